@@ -1,0 +1,13 @@
+-- Deletes a voucher with its locks. Its sessions end with its life, wherever their keys still stand.
+-- KEYS
+--   vs:{CODE}        STRING  the book
+--   vs:{CODE}:locks  ZSET    its live locks
+-- ARGV
+-- Status
+--   deleted          1, or 0 when there was no such voucher
+local book_key, locks_key = KEYS[1], KEYS[2]
+
+-- GET refuses a key of another type: it is somebody else's. UNLINK frees a million locks without holding the server.
+local existed = redis.call('GET', book_key) and 1 or 0
+redis.call('UNLINK', book_key, locks_key)
+return {'deleted', existed}

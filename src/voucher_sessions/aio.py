@@ -1,0 +1,148 @@
+"""The engine for asyncio: the same thin shell, awaited."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from types import TracebackType
+from typing import Self, TypeVar
+
+import redis.asyncio
+from redis.exceptions import NoScriptError, RedisError
+
+from voucher_sessions import clients
+from voucher_sessions.calls import Again, Call, Calls
+from voucher_sessions.keys import Keys
+from voucher_sessions.models import (
+    ActiveSession,
+    IfSessionMissing,
+    Redemption,
+    Release,
+    Rollback,
+    Used,
+    Validation,
+    Voucher,
+    VoucherState,
+)
+from voucher_sessions.requests import SessionLike
+
+T = TypeVar("T")
+
+
+class AsyncVoucherSessions:
+    """``VoucherSessions`` for asyncio: the same verbs with the same parameters, results and errors, to be awaited.
+
+    ``client`` is any client of ``redis.asyncio``: ``Redis``, ``RedisCluster``, one that Sentinel gave, fakeredis.
+    """
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis | redis.asyncio.RedisCluster,
+        *,
+        prefix: str = "vs",
+        partition: Callable[[str], str] | None = None,
+        receipt_ttl: float | timedelta | None = None,
+    ) -> None:
+        self._client = clients.checked(client, asynchronous=True)
+        self._calls = Calls(Keys(prefix, partition), receipt_ttl)
+        self._opened: clients.AsyncOpened | None = None
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        prefix: str = "vs",
+        partition: Callable[[str], str] | None = None,
+        receipt_ttl: float | timedelta | None = None,
+        **client_options: object,
+    ) -> Self:
+        """See ``VoucherSessions.from_url``. Not awaited; ``embedded://`` waits here until its server has started."""
+        Calls(Keys(prefix, partition), receipt_ttl)  # bad input is told before a server is started for it
+        opened = clients.open_url_async(url, client_options)
+        engine = cls(opened.client, prefix=prefix, partition=partition, receipt_ttl=receipt_ttl)
+        engine._opened = opened
+        return engine
+
+    async def aclose(self) -> None:
+        """Close what ``from_url`` opened; a client that was handed in stays open."""
+        if self._opened is not None:
+            await self._opened.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def put_voucher(self, voucher: Voucher, *, used: Used | None = None) -> VoucherState:
+        """See ``VoucherSessions.put_voucher``."""
+        return await self._run(self._calls.put_voucher(voucher, used))
+
+    async def get_voucher(self, code: str) -> VoucherState:
+        """See ``VoucherSessions.get_voucher``."""
+        return await self._run(self._calls.get_voucher(code))
+
+    async def delete_voucher(self, code: str) -> bool:
+        """See ``VoucherSessions.delete_voucher``."""
+        return await self._run(self._calls.delete_voucher(code))
+
+    async def validate(
+        self, code: str, *, credits: int = 0, points: int = 0, session: SessionLike | None = None
+    ) -> Validation:
+        """See ``VoucherSessions.validate``."""
+        return await self._run(self._calls.validate(code, credits, points, session))
+
+    async def redeem(
+        self,
+        code: str,
+        *,
+        credits: int | None = None,
+        points: int | None = None,
+        session: SessionLike | str | None = None,
+        redemption_id: str | None = None,
+        if_session_missing: IfSessionMissing = "raise",
+    ) -> Redemption:
+        """See ``VoucherSessions.redeem``."""
+        return await self._run(
+            self._calls.redeem(code, credits, points, session, redemption_id, if_session_missing)
+        )
+
+    async def release(self, code: str, session_key: str) -> Release:
+        """See ``VoucherSessions.release``."""
+        return await self._run(self._calls.release(code, session_key))
+
+    async def rollback(self, code: str, redemption_id: str) -> Rollback:
+        """See ``VoucherSessions.rollback``."""
+        return await self._run(self._calls.rollback(code, redemption_id))
+
+    async def list_sessions(self, code: str, *, limit: int = 100) -> list[ActiveSession]:
+        """See ``VoucherSessions.list_sessions``."""
+        return await self._run(self._calls.list_sessions(code, limit))
+
+    async def get_redemption(self, code: str, redemption_id: str) -> Redemption:
+        """See ``VoucherSessions.get_redemption``."""
+        return await self._run(self._calls.get_redemption(code, redemption_id))
+
+    async def _run(self, call: Call[T]) -> T:
+        """Send a call until it is answered: once, but for the moments after a mass expiry."""
+        while True:
+            try:
+                reply = await self._evaluate(call)
+            except RedisError as error:
+                call.raise_from(error)
+                raise
+            try:
+                return call.result(reply)
+            except Again:
+                continue
+
+    async def _evaluate(self, call: Call[T]) -> list[bytes | int]:
+        numbered = len(call.keys), *call.keys, *call.args
+        # Undecoded, whatever the host's client does: codes and keys are bytes here, and never somebody's encoding.
+        try:
+            return await self._client.execute_command("EVALSHA", call.script.sha, *numbered, NEVER_DECODE=True)
+        except NoScriptError:  # a restart, SCRIPT FLUSH, a new replica: EVAL loads it again
+            return await self._client.execute_command("EVAL", call.script.text, *numbered, NEVER_DECODE=True)

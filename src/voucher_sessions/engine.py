@@ -1,0 +1,185 @@
+"""The engine for ordinary code: a thin shell around the calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from types import TracebackType
+from typing import Self, TypeVar
+
+import redis
+from redis.exceptions import NoScriptError, RedisError
+
+from voucher_sessions import clients
+from voucher_sessions.calls import Again, Call, Calls
+from voucher_sessions.keys import Keys
+from voucher_sessions.models import (
+    ActiveSession,
+    IfSessionMissing,
+    Redemption,
+    Release,
+    Rollback,
+    Used,
+    Validation,
+    Voucher,
+    VoucherState,
+)
+from voucher_sessions.requests import SessionLike
+
+T = TypeVar("T")
+
+
+class VoucherSessions:
+    """Validates, redeems and releases vouchers in Redis, each call one atomic script and one round trip.
+
+    ``client`` is any client of redis-py: ``Redis``, ``RedisCluster``, one that Sentinel gave, fakeredis; its settings
+    (decoding, protocol, pool, retries) stay the host's. ``prefix`` begins all keys. ``receipt_ttl`` (seconds or a
+    timedelta) forgets redemptions after that time; by default their receipts stay for good.
+
+    An engine can be shared by threads as far as its client can. Every verb raises ``InvalidRequest`` for bad input
+    before anything is sent, and ``CorruptState`` for keys that hold what this library never wrote. A verb that
+    changes something raises ``OutcomeUnknown`` when the connection fails before the reply came; it is safe to repeat
+    with the key or id that the error carries. Other errors of the server or the client (out of memory, no
+    permission, …) come as redis-py raises them, and then nothing was changed.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis | redis.RedisCluster,
+        *,
+        prefix: str = "vs",
+        partition: Callable[[str], str] | None = None,
+        receipt_ttl: float | timedelta | None = None,
+    ) -> None:
+        self._client = clients.checked(client, asynchronous=False)
+        self._calls = Calls(Keys(prefix, partition), receipt_ttl)
+        self._opened: clients.Opened | None = None
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        prefix: str = "vs",
+        partition: Callable[[str], str] | None = None,
+        receipt_ttl: float | timedelta | None = None,
+        **client_options: object,
+    ) -> Self:
+        """An engine with a client of its own, which ``close`` closes.
+
+        ``redis:// rediss:// unix://`` as redis-py reads them; ``redis+cluster://h:p,h:p`` and
+        ``redis+sentinel://h:p,h:p/service`` with one or more seeds; ``embedded:///some/dir`` starts a server that
+        keeps its data in that folder (``embedded://``: a temporary one); ``memory://`` is fakeredis, in this process
+        alone. ``client_options`` go to the client.
+        """
+        Calls(Keys(prefix, partition), receipt_ttl)  # bad input is told before a server is started for it
+        opened = clients.open_url(url, client_options)
+        engine = cls(opened.client, prefix=prefix, partition=partition, receipt_ttl=receipt_ttl)
+        engine._opened = opened
+        return engine
+
+    def close(self) -> None:
+        """Close what ``from_url`` opened; a client that was handed in stays open."""
+        if self._opened is not None:
+            self._opened.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def put_voucher(self, voucher: Voucher, *, used: Used | None = None) -> VoucherState:
+        """Create a voucher, or change the limits of one (semantics 13).
+
+        Locks stay, and so does what is used, unless ``used`` brings the figures of another system. Limits may fall
+        below what is used and locked: nothing breaks, and nothing new is granted.
+        """
+        return self._run(self._calls.put_voucher(voucher, used))
+
+    def get_voucher(self, code: str) -> VoucherState:
+        """How a voucher stands. Raises ``VoucherNotFound``."""
+        return self._run(self._calls.get_voucher(code))
+
+    def delete_voucher(self, code: str) -> bool:
+        """Delete a voucher with its sessions; True if there was one. Receipts are history and stay (semantics 16)."""
+        return self._run(self._calls.delete_voucher(code))
+
+    def validate(
+        self, code: str, *, credits: int = 0, points: int = 0, session: SessionLike | None = None
+    ) -> Validation:
+        """Whether the voucher can be redeemed once for these credits and points (minor units; semantics 1 to 6).
+
+        Without a session it answers and changes nothing. With one it locks quantity 1, the credits and the points
+        until the session expires, or nothing; the same key again overrides amounts and expiry, and a refused override
+        leaves the session as it was. An unknown code is an answer (``not_found``), not an error.
+
+        ``session`` is a ``Session`` or the seed documents' mapping: ``{"type": "LOCK", "key": …, "ttl": 7,
+        "ttl_unit": "DAYS"}``; a key left out is generated before anything is sent.
+        """
+        return self._run(self._calls.validate(code, credits, points, session))
+
+    def redeem(
+        self,
+        code: str,
+        *,
+        credits: int | None = None,
+        points: int | None = None,
+        session: SessionLike | str | None = None,
+        redemption_id: str | None = None,
+        if_session_missing: IfSessionMissing = "raise",
+    ) -> Redemption:
+        """Redeem the voucher once, for good, and remove the session that held it (semantics 7 to 10).
+
+        ``credits`` and ``points`` (minor units) None: what the session locked, or 0 without a session.
+        ``redemption_id`` is the caller's, its order id say: the same id and request again answers the first result
+        with ``replayed=True``, however long after. Without one it is generated before anything is sent.
+
+        Raises ``LimitExceeded`` (one of three), ``SessionNotFound`` unless ``if_session_missing="redeem"``,
+        ``VoucherNotFound``, ``RedemptionConflict`` when the id stands for another request. Then nothing was changed.
+        """
+        return self._run(
+            self._calls.redeem(code, credits, points, session, redemption_id, if_session_missing)
+        )
+
+    def release(self, code: str, session_key: str) -> Release:
+        """Release a session's lock before it expires; ``released=False`` if it was not live (semantics 12)."""
+        return self._run(self._calls.release(code, session_key))
+
+    def rollback(self, code: str, redemption_id: str) -> Rollback:
+        """Give back exactly what a redemption took, once; again: ``replayed=True`` (semantics 11).
+
+        It never revives a lock. Raises ``RedemptionNotFound``.
+        """
+        return self._run(self._calls.rollback(code, redemption_id))
+
+    def list_sessions(self, code: str, *, limit: int = 100) -> list[ActiveSession]:
+        """The live sessions of a voucher, soonest to expire first, 10,000 at most. Raises ``VoucherNotFound``."""
+        return self._run(self._calls.list_sessions(code, limit))
+
+    def get_redemption(self, code: str, redemption_id: str) -> Redemption:
+        """The receipt of a redemption. Raises ``RedemptionNotFound``."""
+        return self._run(self._calls.get_redemption(code, redemption_id))
+
+    def _run(self, call: Call[T]) -> T:
+        """Send a call until it is answered: once, but for the moments after a mass expiry."""
+        while True:
+            try:
+                reply = self._evaluate(call)
+            except RedisError as error:
+                call.raise_from(error)
+                raise
+            try:
+                return call.result(reply)
+            except Again:
+                continue
+
+    def _evaluate(self, call: Call[T]) -> list[bytes | int]:
+        numbered = len(call.keys), *call.keys, *call.args
+        # Undecoded, whatever the host's client does: codes and keys are bytes here, and never somebody's encoding.
+        try:
+            return self._client.execute_command("EVALSHA", call.script.sha, *numbered, NEVER_DECODE=True)
+        except NoScriptError:  # a restart, SCRIPT FLUSH, a new replica: EVAL loads it again
+            return self._client.execute_command("EVAL", call.script.text, *numbered, NEVER_DECODE=True)

@@ -1,0 +1,255 @@
+"""What users hand in and get back: frozen pydantic models, in the words of the field.
+
+Amounts are integers in minor units (cents, points), times are UTC, durations are milliseconds. The types ``Text`` and
+``Amount`` are the one place that says which codes, keys, ids and numbers exist (semantics 4 and 15).
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from enum import StrEnum
+from fractions import Fraction
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
+
+from voucher_sessions.errors import InvalidRequest
+
+MAX_NUMBER: Final = 2**53 - 1  # what a double, the only number of Lua, holds exactly
+MAX_TTL_MS: Final = 3_650 * 86_400_000
+
+Text = Annotated[str, Field(strict=True, min_length=1, max_length=256, pattern=r"\S")]
+Amount = Annotated[int, Field(strict=True, ge=0, le=MAX_NUMBER)]
+Reason = Literal["quantity_exceeded", "gift_amount_exceeded", "loyalty_card_points_exceeded", "not_found"]
+IfSessionMissing = Literal["raise", "redeem"]
+
+_T = TypeVar("_T")
+
+
+class SessionType(StrEnum):
+    """What a session does to its voucher. LOCK: holds quantity 1 and the request's credits and points."""
+
+    LOCK = "LOCK"
+
+
+class TtlUnit(StrEnum):
+    """The units of ``Session.ttl``, as the seed document lists them."""
+
+    DAYS = "DAYS"
+    HOURS = "HOURS"
+    MINUTES = "MINUTES"
+    SECONDS = "SECONDS"
+    MILLISECONDS = "MILLISECONDS"
+    MICROSECONDS = "MICROSECONDS"
+    NANOSECONDS = "NANOSECONDS"
+
+
+_MS_PER_UNIT: Final = {
+    TtlUnit.DAYS: Fraction(86_400_000),
+    TtlUnit.HOURS: Fraction(3_600_000),
+    TtlUnit.MINUTES: Fraction(60_000),
+    TtlUnit.SECONDS: Fraction(1_000),
+    TtlUnit.MILLISECONDS: Fraction(1),
+    TtlUnit.MICROSECONDS: Fraction(1, 1_000),
+    TtlUnit.NANOSECONDS: Fraction(1, 1_000_000),
+}
+
+
+def ttl_in_ms(ttl: int | float, unit: TtlUnit) -> int:
+    """Whole milliseconds, rounded up (semantics 5).
+
+    A float counts as the decimal that it prints as: 0.001 SECONDS is 1 ms, though the double is a hair above it.
+    """
+    return math.ceil((Fraction(ttl) if isinstance(ttl, int) else Fraction(repr(ttl))) * _MS_PER_UNIT[unit])
+
+
+def invalid(error: ValidationError, field: str = "") -> InvalidRequest:
+    """The first complaint of pydantic as ours. It never repeats the value, which may be a session key."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    path = ".".join(filter(None, (field, *map(str, first["loc"]))))
+    return InvalidRequest(path or error.title, first["msg"].removeprefix("Value error, "))
+
+
+class Checked:
+    """Checks a value against one of the types above: ``Checked(Text)("code", value)``."""
+
+    def __init__(self, type_: Any) -> None:
+        self._validate = TypeAdapter[Any](type_).validate_python
+
+    def __call__(self, field: str, value: _T) -> _T:
+        try:
+            self._validate(value)
+        except ValidationError as error:
+            raise invalid(error, field) from None
+        return value
+
+
+class _Request(BaseModel):
+    """What users hand in. Bad input raises ``InvalidRequest``; inside a host's own pydantic model it is part of that
+    model's ``ValidationError``, as web frameworks expect.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise invalid(error) from None
+
+
+class Voucher(_Request):
+    """A voucher's limits. ``quantity``: how often it may be redeemed, None without limit, 0 never.
+
+    ``credits`` (a gift card's) and ``points`` (a loyalty card's): what it may give in all.
+    """
+
+    code: Text
+    quantity: Amount | None = None
+    credits: Amount = 0
+    points: Amount = 0
+
+
+class Used(_Request):
+    """What has been spent for good, in figures that another system kept until now."""
+
+    quantity: Amount = 0
+    credits: Amount = 0
+    points: Amount = 0
+
+
+class Session(_Request):
+    """The session object of a request, as the seed documents describe it.
+
+    ``type`` is required to establish a session. ``key`` absent: generated. ``ttl`` and ``ttl_unit``: both or neither;
+    neither is 7 DAYS (semantics 4 and 5).
+    """
+
+    type: SessionType | None = None
+    key: Text | None = Field(default=None, repr=False)
+    ttl_unit: TtlUnit | None = None
+    ttl: int | float | None = Field(default=None, validate_default=True)
+
+    @field_validator("ttl", mode="plain")
+    @classmethod
+    def _ttl(cls, ttl: object, info: ValidationInfo) -> int | float | None:
+        if "ttl_unit" not in info.data:  # refused already, and told first
+            return None
+        unit: TtlUnit | None = info.data["ttl_unit"]
+        if ttl is None and unit is None:
+            return None
+        if ttl is None or unit is None:
+            raise ValueError("ttl and ttl_unit come together or not at all")
+        if isinstance(ttl, bool) or not isinstance(ttl, int | float):
+            raise ValueError("must be a number")
+        if isinstance(ttl, float) and not math.isfinite(ttl):
+            raise ValueError("must be finite")
+        if ttl <= 0:
+            raise ValueError("must be above 0")
+        if ttl_in_ms(ttl, unit) > MAX_TTL_MS:
+            raise ValueError("must be at most 3,650 days")
+        return ttl
+
+
+class Redeemable(_Request):
+    """One voucher of a stack. Amounts None: 0 in validate_stack; in redeem_stack what the session locked."""
+
+    code: Text
+    credits: Amount | None = None
+    points: Amount | None = None
+
+
+class _Result(BaseModel):
+    """What users get back."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Balance(_Result):
+    """One of a voucher's three books. ``available`` = limit - used - locked, never below 0; None is without limit."""
+
+    limit: int | None
+    used: int
+    locked: int
+    available: int | None
+
+
+class VoucherState(_Result):
+    """A voucher as it stands: its three balances, the locks of live sessions counted in."""
+
+    code: str
+    quantity: Balance
+    credits: Balance
+    points: Balance
+
+
+class Available(_Result):
+    """What one caller could use: the locks of other sessions subtracted, its own not. None is without limit."""
+
+    quantity: int | None
+    credits: int
+    points: int
+
+
+class ActiveSession(_Result):
+    """A live session of one voucher. ``ttl`` and ``ttl_unit`` are told by the validate call that set them alone."""
+
+    key: str = Field(repr=False)
+    type: SessionType
+    quantity: int
+    credits: int
+    points: int
+    expires_at: datetime
+    remaining_ms: int
+    ttl: int | float | None = None
+    ttl_unit: TtlUnit | None = None
+
+
+class Validation(_Result):
+    """The answer of validate. ``session`` is the caller's live session: just locked, or, refused, as it was before.
+
+    ``locked_by_others``: it would fit were it not for other live sessions. ``retry_after_ms``: until the next of those
+    expires; None unless ``locked_by_others``.
+    """
+
+    code: str
+    valid: bool
+    reason: Reason | None
+    locked_by_others: bool
+    retry_after_ms: int | None
+    available: Available
+    session: ActiveSession | None
+
+
+class Redemption(_Result):
+    """What a redemption took for good. ``replayed``: this call changed nothing, an earlier one with the same id did."""
+
+    id: str
+    code: str
+    session_key: str | None = Field(repr=False)
+    quantity: int
+    credits: int
+    points: int
+    redeemed_at: datetime
+    rolled_back: bool
+    replayed: bool
+
+
+class Release(_Result):
+    """``released``: the session was live and its lock is gone; False: there was none."""
+
+    code: str
+    session_key: str = Field(repr=False)
+    released: bool
+
+
+class Rollback(_Result):
+    """What a rollback gave back. ``replayed``: an earlier call did, this one changed nothing."""
+
+    code: str
+    redemption_id: str
+    quantity: int
+    credits: int
+    points: int
+    replayed: bool

@@ -1,0 +1,221 @@
+"""From what a script answered to what the user gets: a model, or an error of the domain.
+
+A reply is a flat list of bytes and integers, the status first; the script's header tells what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple, Self
+
+from voucher_sessions.errors import (
+    GiftAmountExceeded,
+    LimitExceeded,
+    LoyaltyPointsExceeded,
+    QuantityExceeded,
+)
+from voucher_sessions.models import (
+    ActiveSession,
+    Available,
+    Balance,
+    Reason,
+    Redemption,
+    Rollback,
+    SessionType,
+    Validation,
+    VoucherState,
+)
+from voucher_sessions.requests import Lock
+
+# What a reply is made of.
+Item = bytes | int
+Reply = Sequence[Item]
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_REASONS: Final[dict[Item, Reason]] = {
+    b"quantity_exceeded": "quantity_exceeded",
+    b"gift_amount_exceeded": "gift_amount_exceeded",
+    b"loyalty_card_points_exceeded": "loyalty_card_points_exceeded",
+    b"not_found": "not_found",
+}
+
+
+def moment(ms: int) -> datetime:
+    """A server time in ms as UTC."""
+    return _EPOCH + timedelta(milliseconds=ms)
+
+
+def chunks(items: Reply, size: int) -> list[Reply]:
+    """The items of a reply in groups, one a voucher."""
+    if len(items) % size:
+        raise ValueError(f"{len(items)} items are not in groups of {size}")
+    return [items[at : at + size] for at in range(0, len(items), size)]
+
+
+def voucher_state(code: str, reply: Reply) -> VoucherState:
+    """The reply 'state'."""
+    if reply[0] != b"state":
+        raise ValueError(f"status {reply[0]!r}")
+    limit, used, locked = chunks(reply[1:], 3)
+    quantity, credits, points = map(_balance, limit, used, locked)
+    return VoucherState(code=code, quantity=quantity, credits=credits, points=points)
+
+
+def _balance(limit: Item, used: Item, locked: Item) -> Balance:
+    limit, used, locked = int(limit), int(used), int(locked)
+    if limit < 0:
+        return Balance(limit=None, used=used, locked=locked, available=None)
+    return Balance(limit=limit, used=used, locked=locked, available=max(0, limit - used - locked))
+
+
+class Verdict(NamedTuple):
+    """How a script judged a need: ``judge`` in book.lua."""
+
+    reason: Reason | None
+    locked_by_others: bool
+    retry_after_ms: int | None
+    available: Available
+
+    @classmethod
+    def read(cls, items: Reply) -> Self:
+        reason, held, retry_after_ms, quantity, credits, points = items
+        return cls(
+            reason=_REASONS[reason] if reason else None,
+            locked_by_others=bool(held),
+            retry_after_ms=int(retry_after_ms) if held else None,
+            available=Available(
+                quantity=None if int(quantity) < 0 else int(quantity), credits=int(credits), points=int(points)
+            ),
+        )
+
+
+def validation(code: str, now_ms: int, row: Reply, *, lock: Lock | None, locked: bool) -> Validation:
+    """One voucher's row of the reply 'answered'; ``locked``: this call has just set the lock."""
+    verdict = Verdict.read(row[:6])
+    session = None
+    if lock is not None and row[6]:
+        expires_at_ms, credits, points = map(int, row[6:])
+        session = active_session(lock.key, now_ms, expires_at_ms, credits, points, lock if locked else None)
+    return Validation(
+        code=code,
+        valid=verdict.reason is None,
+        reason=verdict.reason,
+        locked_by_others=verdict.locked_by_others,
+        retry_after_ms=verdict.retry_after_ms,
+        available=verdict.available,
+        session=session,
+    )
+
+
+def active_session(
+    key: str, now_ms: int, expires_at_ms: int, credits: int, points: int, lock: Lock | None = None
+) -> ActiveSession:
+    """A live lock; ``lock`` is what the call asked for that has just set it."""
+    return ActiveSession(
+        key=key,
+        type=SessionType.LOCK,
+        quantity=1,
+        credits=credits,
+        points=points,
+        expires_at=moment(expires_at_ms),
+        remaining_ms=expires_at_ms - now_ms,
+        ttl=lock.ttl if lock else None,
+        ttl_unit=lock.ttl_unit if lock else None,
+    )
+
+
+def active_sessions(reply: Reply) -> list[ActiveSession]:
+    """The reply 'sessions'."""
+    now_ms = int(reply[1])
+    sessions = []
+    for member, expires_at_ms in chunks(reply[2:], 2):
+        credits, points, key = _bytes(member).split(b" ", 2)
+        sessions.append(active_session(key.decode(), now_ms, int(float(expires_at_ms)), int(credits), int(points)))
+    return sessions
+
+
+_LIMIT_ERRORS: Final[dict[Reason, tuple[type[LimitExceeded], str]]] = {
+    "quantity_exceeded": (QuantityExceeded, "quantity"),
+    "gift_amount_exceeded": (GiftAmountExceeded, "credits"),
+    "loyalty_card_points_exceeded": (LoyaltyPointsExceeded, "points"),
+}
+
+
+def limit_exceeded(code: str, row: Reply) -> LimitExceeded | None:
+    """One voucher's row of the reply 'refused'; None when this one was not in the way."""
+    verdict = Verdict.read(row[2:])
+    if verdict.reason is None:
+        return None
+    error, balance = _LIMIT_ERRORS[verdict.reason]
+    requested = {"quantity": 1, "credits": int(row[0]), "points": int(row[1])}
+    return error(
+        code,
+        verdict.reason,
+        requested=requested[balance],
+        available=getattr(verdict.available, balance),
+        locked_by_others=verdict.locked_by_others,
+        retry_after_ms=verdict.retry_after_ms,
+    )
+
+
+class Receipt(NamedTuple):
+    """The record of one redemption, as redeem.lua writes it: words, and the session key, which may hold spaces, last.
+
+    ``call`` and ``rolled_back_by`` are random words of the calls that redeemed and rolled back. They tell a call that a
+    client library repeated by itself, because the reply was lost, from one that the user repeated.
+    """
+
+    quantity: int
+    credits: int
+    points: int
+    redeemed_at_ms: int
+    call: str
+    rolled_back_by: str | None
+    session_key: str | None
+
+    @classmethod
+    def read(cls, item: Item) -> Self:
+        _life, quantity, credits, points, at, call, rolled_back_by, key = _bytes(item).decode().split(" ", 7)
+        return cls(
+            quantity=int(quantity),
+            credits=int(credits),
+            points=int(points),
+            redeemed_at_ms=int(at),
+            call=call,
+            rolled_back_by=None if rolled_back_by == "-" else rolled_back_by,
+            session_key=key or None,
+        )
+
+    def redemption(self, code: str, redemption_id: str, *, replayed: bool) -> Redemption:
+        return Redemption(
+            id=redemption_id,
+            code=code,
+            session_key=self.session_key,
+            quantity=self.quantity,
+            credits=self.credits,
+            points=self.points,
+            redeemed_at=moment(self.redeemed_at_ms),
+            rolled_back=self.rolled_back_by is not None,
+            replayed=replayed,
+        )
+
+    def rollback(self, code: str, redemption_id: str, *, replayed: bool) -> Rollback:
+        return Rollback(
+            code=code,
+            redemption_id=redemption_id,
+            quantity=self.quantity,
+            credits=self.credits,
+            points=self.points,
+            replayed=replayed,
+        )
+
+    def agrees(self, session_key: str | None, credits: int | None, points: int | None) -> bool:
+        """Whether a request is the one that this receipt is of: same session, and the amounts that it names."""
+        return session_key == self.session_key and credits in (None, self.credits) and points in (None, self.points)
+
+
+def _bytes(item: Item) -> bytes:
+    if not isinstance(item, bytes):
+        raise TypeError(f"bytes expected, not {item!r}")
+    return item

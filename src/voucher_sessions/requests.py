@@ -1,0 +1,88 @@
+"""Arguments made ready to be sent: checked, and filled in with what the caller left to the engine."""
+
+from __future__ import annotations
+
+import secrets
+import string
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Final, NamedTuple
+
+from pydantic import Field
+
+from voucher_sessions.errors import InvalidRequest
+from voucher_sessions.models import Amount, Checked, IfSessionMissing, Session, Text, TtlUnit, ttl_in_ms
+
+SessionLike = Session | Mapping[str, object]
+
+check_text = Checked(Text)
+check_amount = Checked(Amount)
+check_optional_amount = Checked(Amount | None)
+check_if_session_missing = Checked(IfSessionMissing)
+check_list_limit = Checked(Annotated[int, Field(strict=True, ge=1, le=10_000)])
+
+_LETTERS: Final = string.ascii_letters + string.digits
+
+
+def random_text(length: int) -> str:
+    """Letters and digits from the system's cryptographic source; 32 of them carry 190 bits."""
+    number = secrets.randbelow(len(_LETTERS) ** length)
+    letters = []
+    for _ in range(length):
+        number, at = divmod(number, len(_LETTERS))
+        letters.append(_LETTERS[at])
+    return "".join(letters)
+
+
+class Lock(NamedTuple):
+    """A session to establish: its key and its effective time to live (semantics 4 and 5)."""
+
+    key: str
+    ttl: int | float
+    ttl_unit: TtlUnit
+    ttl_ms: int
+
+
+def lock(session: SessionLike) -> Lock:
+    """What validate establishes: the seed's session object with its defaults filled in."""
+    session = _session(session)
+    if session.type is None:
+        raise InvalidRequest("session.type", "is required to establish a session")
+    ttl, unit = (7, TtlUnit.DAYS) if session.ttl is None or session.ttl_unit is None else (session.ttl, session.ttl_unit)
+    return Lock(session.key or "ssn_" + random_text(32), ttl, unit, ttl_in_ms(ttl, unit))
+
+
+def session_key(session: SessionLike | str) -> str:
+    """The key of a session that exists already; all else in the session object is optional and unused."""
+    if isinstance(session, str):
+        return check_text("session", session)
+    key = _session(session).key
+    if key is None:
+        raise InvalidRequest("session.key", "is required to redeem a session")
+    return key
+
+
+def _session(session: SessionLike) -> Session:
+    if isinstance(session, Session):
+        return session
+    if not isinstance(session, Mapping):
+        raise InvalidRequest("session", "must be a Session or a mapping")
+    if not all(isinstance(name, str) for name in session):
+        raise InvalidRequest("session", "its names must be text")
+    try:
+        return Session(**session)  # type: ignore[arg-type]  # any values: refusing wrong ones is what Session does
+    except InvalidRequest as error:
+        raise InvalidRequest(f"session.{error.field}", error.problem) from None
+
+
+def duration_in_ms(field: str, value: float | timedelta | None) -> int | None:
+    """A duration in seconds, or a timedelta, as whole milliseconds; None stays None."""
+    if value is None:
+        return None
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    try:
+        checked = Session(ttl=seconds, ttl_unit=TtlUnit.SECONDS)
+    except InvalidRequest as error:
+        raise InvalidRequest(field, error.problem) from None
+    assert checked.ttl is not None
+    return ttl_in_ms(checked.ttl, TtlUnit.SECONDS)

@@ -1,0 +1,61 @@
+"""The Lua scripts, read from ``lua/``: one file a verb, and the book that they include."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import sha1
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+_INCLUDE_BOOK: Final = "-- include: book\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script as it goes to the server. ``sha`` is the name under which the server keeps it."""
+
+    name: str
+    text: str = field(repr=False)
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Not for security: EVALSHA names scripts so.
+        object.__setattr__(self, "sha", sha1(self.text.encode(), usedforsecurity=False).hexdigest())
+
+
+def _source(name: str) -> str:
+    """From the installed package, or, where it is installed editable, live from the checkout's ``lua/``."""
+    packaged = files("voucher_sessions") / "lua" / f"{name}.lua"
+    if packaged.is_file():
+        return packaged.read_text("utf-8")
+    return (Path(__file__).parents[2] / "lua" / f"{name}.lua").read_text("utf-8")
+
+
+def _script(name: str) -> Script:
+    return Script(name, _source(name).replace(_INCLUDE_BOOK, _BOOK))
+
+
+_BOOK: Final = _source("book")
+
+PUT_VOUCHER: Final = _script("put_voucher")
+GET_VOUCHER: Final = _script("get_voucher")
+DELETE_VOUCHER: Final = _script("delete_voucher")
+VALIDATE: Final = _script("validate")
+REDEEM: Final = _script("redeem")
+RELEASE: Final = _script("release")
+ROLLBACK: Final = _script("rollback")
+LIST_SESSIONS: Final = _script("list_sessions")
+GET_REDEMPTION: Final = _script("get_redemption")
+
+ALL: Final = (
+    PUT_VOUCHER,
+    GET_VOUCHER,
+    DELETE_VOUCHER,
+    VALIDATE,
+    REDEEM,
+    RELEASE,
+    ROLLBACK,
+    LIST_SESSIONS,
+    GET_REDEMPTION,
+)

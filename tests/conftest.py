@@ -1,0 +1,166 @@
+"""One suite for every engine on every server: ``engine`` is sync and asyncio, over fakeredis and real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import fakeredis
+import pytest
+import redis.asyncio
+import time_machine
+from servers import BINARIES, Server, running
+
+from voucher_sessions import AsyncVoucherSessions, VoucherSessions
+
+BACKENDS = ["fakeredis", *BINARIES]
+# Every combination of decoding and protocol, spread over the two engines.
+VARIANTS = [
+    pytest.param((kind, decode, protocol), id=f"{kind}-{'text' if decode else 'bytes'}-resp{protocol}")
+    for kind, decode, protocol in (("sync", False, 3), ("sync", True, 2), ("async", True, 3), ("async", False, 2))
+]
+
+
+class Awaited:
+    """An asyncio engine with the manners of the sync one, so that one suite can test both."""
+
+    def __init__(self, engine: AsyncVoucherSessions, loop: asyncio.AbstractEventLoop) -> None:
+        self._engine = engine
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._engine, name)
+        if not inspect.iscoroutinefunction(attribute):
+            return attribute
+        return lambda *args, **kwargs: self._loop.run_until_complete(attribute(*args, **kwargs))
+
+
+class Clock:
+    """The server's clock: moved on fakeredis, waited for on a real server."""
+
+    def __init__(self, admin: redis.Redis, traveller: time_machine.Traveller | None) -> None:
+        self._admin = admin
+        self._traveller = traveller
+
+    def now_ms(self) -> int:
+        seconds, micros = self._admin.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.now_ms() / 1000, UTC)
+
+    def advance(self, ms: int) -> None:
+        self.reach(self.now_ms() + ms)
+
+    def reach(self, at_ms: int) -> None:
+        """Move on to this very millisecond, or, on a real server, just past its beginning."""
+        if self._traveller is not None:
+            self._traveller.shift((at_ms - self.now_ms()) / 1000)
+            return
+        assert at_ms - self.now_ms() < 10_000, "a real server is waited for: use a short TTL"
+        while self.now_ms() < at_ms:
+            time.sleep(0.001)
+
+
+@pytest.fixture(scope="session")
+def server_of() -> Iterator[Callable[[str], Server]]:
+    """Starts each server once, when first asked for."""
+    contexts: dict[str, Any] = {}
+
+    def get(name: str) -> Server:
+        if name not in contexts:
+            context = running(name)
+            contexts[name] = (context, context.__enter__())
+        server: Server = contexts[name][1]
+        return server
+
+    yield get
+    for context, _ in contexts.values():
+        context.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+class Backend:
+    """A store for one test: clients of both kinds to the same data, and its clock."""
+
+    def __init__(self, name: str, server: Server | None, traveller: time_machine.Traveller | None) -> None:
+        self.name = name
+        self.server = server
+        self._fake = fakeredis.FakeServer() if server is None else None
+        self.admin: redis.Redis = self.client()
+        self.admin.flushall()
+        self.clock = Clock(self.admin, traveller)
+
+    def client(self, **options: Any) -> redis.Redis:
+        if self.server is None:
+            return fakeredis.FakeRedis(server=self._fake, **options)
+        return self.server.client(**options)
+
+    def async_client(self, **options: Any) -> redis.asyncio.Redis:
+        if self.server is None:
+            return fakeredis.FakeAsyncRedis(server=self._fake, **options)
+        return redis.asyncio.Redis(unix_socket_path=self.server.socket, **options)
+
+    def keys(self) -> dict[bytes, int]:
+        """All keys with what is left of their TTL in ms, -1 for none."""
+        return {key: self.admin.pttl(key) for key in self.admin.scan_iter(count=1000)}
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, server_of: Callable[[str], Server]) -> Iterator[Backend]:
+    if request.param == "fakeredis":
+        with time_machine.travel(datetime(2026, 11, 21, 12, 0, 0, 500, tzinfo=UTC), tick=False) as traveller:
+            yield Backend("fakeredis", None, traveller)
+    else:
+        yield Backend(request.param, server_of(request.param), None)
+
+
+@pytest.fixture
+def clock(backend: Backend) -> Clock:
+    return backend.clock
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture
+def make_engine(
+    variant: tuple[str, bool, int], backend: Backend, loop: asyncio.AbstractEventLoop
+) -> Iterator[Callable[..., VoucherSessions]]:
+    """Makes engines of one kind over the test's store; what they leave behind must know when to go."""
+    kind, decode, protocol = variant
+    opened: list[Callable[[], object]] = []
+
+    def make(**options: Any) -> Any:
+        if kind == "sync":
+            client = backend.client(decode_responses=decode, protocol=protocol)
+            opened.append(client.close)
+            return VoucherSessions(client, **options)
+        async_client = backend.async_client(decode_responses=decode, protocol=protocol)
+        opened.append(lambda: loop.run_until_complete(async_client.aclose()))
+        return Awaited(AsyncVoucherSessions(async_client, **options), loop)
+
+    yield make
+    for key, ttl_ms in backend.keys().items():
+        if b":locks" in key or b":session:" in key:
+            assert ttl_ms >= 0, f"{key!r} stays for ever"
+    for close in opened:
+        close()
+
+
+@pytest.fixture
+def engine(make_engine: Callable[..., VoucherSessions]) -> VoucherSessions:
+    """An engine of each kind; the asyncio one is awaited behind the sync one's face."""
+    return make_engine()
