@@ -76,15 +76,11 @@ local function add(balance, quantity, credits, points)
   balance.points = math.max(0, balance.points + points)
 end
 
-local function nothing_locked(book)
-  book.locked = amounts(0, 0, 0)
-  book.next_expiry, book.locked_until = 0, 0
-end
-
 -- Takes expired locks out of the book. True when more than a batch had expired: the script must answer 'again'.
 local function reclaim(book, now)
   if now >= book.locked_until then
-    nothing_locked(book)
+    book.locked = amounts(0, 0, 0)
+    book.index_expired = book.locked_until > 0
     return false
   end
   if now < book.next_expiry then
@@ -138,16 +134,24 @@ local function refit(book, gone)
   redis.call('PEXPIREAT', book.locks_key, digits(book.locked_until))
 end
 
--- Puts a session's lock into the book, in place of its old one; the caller saves the book. ZADD comes first: it is
--- refused, before anything has changed, by a key of another type and by a server that is out of memory.
+-- Puts a session's lock into the book, in place of its old one; the caller saves the book. What comes first is refused,
+-- before anything has changed, by a server that is out of memory; ZADD also by a key of another type.
 local function lock(book, old, session_name, session_key, need, expires_at)
   local credits, points, expiry = digits(need.credits), digits(need.points), digits(expires_at)
   local member = credits .. ' ' .. points .. ' ' .. session_key
-  redis.call('ZADD', book.locks_key, expiry, member)
-  if old.member and old.member ~= member then
-    redis.call('ZREM', book.locks_key, old.member)
+  local text = book.life .. ' ' .. expiry .. ' ' .. credits .. ' ' .. points
+  if book.index_expired then
+    -- It may stand until this millisecond ends, and its locks would then be taken out of the totals a second time.
+    redis.call('SET', session_name, text, 'PXAT', expiry)
+    redis.call('UNLINK', book.locks_key)
+    redis.call('ZADD', book.locks_key, expiry, member)
+  else
+    redis.call('ZADD', book.locks_key, expiry, member)
+    if old.member and old.member ~= member then
+      redis.call('ZREM', book.locks_key, old.member)
+    end
+    redis.call('SET', session_name, text, 'PXAT', expiry)
   end
-  redis.call('SET', session_name, book.life .. ' ' .. expiry .. ' ' .. credits .. ' ' .. points, 'PXAT', expiry)
   if book.locked.quantity == 0 or expires_at < book.next_expiry then
     book.next_expiry = expires_at
   end
@@ -166,7 +170,7 @@ local function unlock(book, old, session_name)
   redis.call('DEL', session_name)
   add(book.locked, -1, -old.credits, -old.points)
   if book.locked.quantity == 0 then
-    nothing_locked(book)
+    book.next_expiry, book.locked_until = 0, 0
   elseif old.expires_at == book.locked_until then
     refit(book, old.expires_at)
   end

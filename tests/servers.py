@@ -48,7 +48,14 @@ class Server:
     def __init__(self, binary: Path, folder: str, options: dict[str, str]) -> None:
         self.folder = Path(folder)
         self.socket = str(self.folder / "s")
-        words = {"port": "0", "unixsocket": self.socket, "save": "", "dir": folder, "logfile": f"{folder}/log", **options}
+        words = {
+            "port": "0",
+            "unixsocket": self.socket,
+            "save": "",
+            "dir": folder,
+            "logfile": f"{folder}/log",
+            **options,
+        }
         self._command = [str(binary), *(word for name, value in words.items() for word in (f"--{name}", value))]
         self.start()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeVar
@@ -24,6 +24,7 @@ from voucher_sessions.models import (
     Voucher,
     VoucherState,
 )
+from voucher_sessions.replies import Reply
 from voucher_sessions.requests import SessionLike
 
 T = TypeVar("T")
@@ -43,7 +44,7 @@ class AsyncVoucherSessions:
         partition: Callable[[str], str] | None = None,
         receipt_ttl: float | timedelta | None = None,
     ) -> None:
-        self._client = clients.checked(client, asynchronous=True)
+        self._execute: Callable[..., Awaitable[Reply]] = clients.checked(client, asynchronous=True).execute_command
         self._calls = Calls(Keys(prefix, partition), receipt_ttl)
         self._opened: clients.AsyncOpened | None = None
 
@@ -106,9 +107,7 @@ class AsyncVoucherSessions:
         if_session_missing: IfSessionMissing = "raise",
     ) -> Redemption:
         """See ``VoucherSessions.redeem``."""
-        return await self._run(
-            self._calls.redeem(code, credits, points, session, redemption_id, if_session_missing)
-        )
+        return await self._run(self._calls.redeem(code, credits, points, session, redemption_id, if_session_missing))
 
     async def release(self, code: str, session_key: str) -> Release:
         """See ``VoucherSessions.release``."""
@@ -139,10 +138,10 @@ class AsyncVoucherSessions:
             except Again:
                 continue
 
-    async def _evaluate(self, call: Call[T]) -> list[bytes | int]:
+    async def _evaluate(self, call: Call[T]) -> Reply:
         numbered = len(call.keys), *call.keys, *call.args
         # Undecoded, whatever the host's client does: codes and keys are bytes here, and never somebody's encoding.
         try:
-            return await self._client.execute_command("EVALSHA", call.script.sha, *numbered, NEVER_DECODE=True)
+            return await self._execute("EVALSHA", call.script.sha, *numbered, NEVER_DECODE=True)
         except NoScriptError:  # a restart, SCRIPT FLUSH, a new replica: EVAL loads it again
-            return await self._client.execute_command("EVAL", call.script.text, *numbered, NEVER_DECODE=True)
+            return await self._execute("EVAL", call.script.text, *numbered, NEVER_DECODE=True)

@@ -80,8 +80,8 @@ class Need(NamedTuple):
     points: int | None
 
 
-class Again(Exception):  # noqa: N818 - no error: the script asks to be called again
-    """More locks had expired than one script call reclaims."""
+class Again(Exception):
+    """No error: more locks had expired than one script call reclaims, so the script asks to be called again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,9 +183,7 @@ class Calls:
         lock = None if session is None else requests.lock(session)
         return self._validate([Need(code, credits, points)], lock, lambda answers: answers[0])
 
-    def _validate(
-        self, needs: Sequence[Need], lock: Lock | None, result: Callable[[list[Validation]], T]
-    ) -> Call[T]:
+    def _validate(self, needs: Sequence[Need], lock: Lock | None, result: Callable[[list[Validation]], T]) -> Call[T]:
         codes = tuple(need.code for need in needs)
         session_key = lock.key if lock else ""
         args: list[Arg] = [session_key.encode(), lock.ttl_ms if lock else 0]
@@ -215,7 +213,11 @@ class Calls:
         check_optional_amount("credits", credits)
         check_optional_amount("points", points)
         return self._redeem(
-            [Need(code, credits, points)], session, redemption_id, if_session_missing, lambda redemptions: redemptions[0]
+            [Need(code, credits, points)],
+            session,
+            redemption_id,
+            if_session_missing,
+            lambda redemptions: redemptions[0],
         )
 
     def _redeem(
@@ -268,9 +270,7 @@ class Calls:
     def rollback(self, code: str, redemption_id: str) -> Call[Rollback]:
         return self._rollback((check_text("code", code),), redemption_id, lambda rollbacks: rollbacks[0])
 
-    def _rollback(
-        self, codes: tuple[str, ...], redemption_id: str, result: Callable[[list[Rollback]], T]
-    ) -> Call[T]:
+    def _rollback(self, codes: tuple[str, ...], redemption_id: str, result: Callable[[list[Rollback]], T]) -> Call[T]:
         check_text("redemption_id", redemption_id)
         call = random_text(8)
         return Call(

@@ -24,6 +24,7 @@ from voucher_sessions.models import (
     Voucher,
     VoucherState,
 )
+from voucher_sessions.replies import Reply
 from voucher_sessions.requests import SessionLike
 
 T = TypeVar("T")
@@ -51,7 +52,7 @@ class VoucherSessions:
         partition: Callable[[str], str] | None = None,
         receipt_ttl: float | timedelta | None = None,
     ) -> None:
-        self._client = clients.checked(client, asynchronous=False)
+        self._execute: Callable[..., Reply] = clients.checked(client, asynchronous=False).execute_command
         self._calls = Calls(Keys(prefix, partition), receipt_ttl)
         self._opened: clients.Opened | None = None
 
@@ -140,9 +141,7 @@ class VoucherSessions:
         Raises ``LimitExceeded`` (one of three), ``SessionNotFound`` unless ``if_session_missing="redeem"``,
         ``VoucherNotFound``, ``RedemptionConflict`` when the id stands for another request. Then nothing was changed.
         """
-        return self._run(
-            self._calls.redeem(code, credits, points, session, redemption_id, if_session_missing)
-        )
+        return self._run(self._calls.redeem(code, credits, points, session, redemption_id, if_session_missing))
 
     def release(self, code: str, session_key: str) -> Release:
         """Release a session's lock before it expires; ``released=False`` if it was not live (semantics 12)."""
@@ -176,10 +175,10 @@ class VoucherSessions:
             except Again:
                 continue
 
-    def _evaluate(self, call: Call[T]) -> list[bytes | int]:
+    def _evaluate(self, call: Call[T]) -> Reply:
         numbered = len(call.keys), *call.keys, *call.args
         # Undecoded, whatever the host's client does: codes and keys are bytes here, and never somebody's encoding.
         try:
-            return self._client.execute_command("EVALSHA", call.script.sha, *numbered, NEVER_DECODE=True)
+            return self._execute("EVALSHA", call.script.sha, *numbered, NEVER_DECODE=True)
         except NoScriptError:  # a restart, SCRIPT FLUSH, a new replica: EVAL loads it again
-            return self._client.execute_command("EVAL", call.script.text, *numbered, NEVER_DECODE=True)
+            return self._execute("EVAL", call.script.text, *numbered, NEVER_DECODE=True)

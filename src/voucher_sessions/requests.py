@@ -48,7 +48,9 @@ def lock(session: SessionLike) -> Lock:
     session = _session(session)
     if session.type is None:
         raise InvalidRequest("session.type", "is required to establish a session")
-    ttl, unit = (7, TtlUnit.DAYS) if session.ttl is None or session.ttl_unit is None else (session.ttl, session.ttl_unit)
+    ttl, unit = (
+        (7, TtlUnit.DAYS) if session.ttl is None or session.ttl_unit is None else (session.ttl, session.ttl_unit)
+    )
     return Lock(session.key or "ssn_" + random_text(32), ttl, unit, ttl_in_ms(ttl, unit))
 
 

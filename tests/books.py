@@ -1,0 +1,193 @@
+"""A model of the books in plain Python: what DESIGN.md promises, told without Redis, scripts or keys.
+
+It knows the clock only as a number that it is given, and forgets nothing: the machine compares every result with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+UNLIMITED = 2**53 - 1
+
+
+class Amounts(NamedTuple):
+    quantity: int = 0
+    credits: int = 0
+    points: int = 0
+
+    def plus(self, other: Amounts, sign: int = 1) -> Amounts:
+        return Amounts(*(max(0, mine + sign * theirs) for mine, theirs in zip(self, other, strict=True)))
+
+
+@dataclass
+class Lock:
+    amounts: Amounts
+    expires_at: int
+
+
+@dataclass
+class Receipt:
+    voucher: Book
+    session_key: str | None
+    taken: Amounts
+    at: int
+    rolled_back: bool = False
+
+
+@dataclass
+class Book:
+    limit: Amounts
+    without_limit: bool
+    used: Amounts = field(default_factory=Amounts)
+    sessions: dict[str, Lock] = field(default_factory=dict)
+    lowered: bool = False  # limits were lowered, or figures brought: used + locked may exceed them for once
+
+    def live(self, now: int) -> dict[str, Lock]:
+        return {key: lock for key, lock in self.sessions.items() if now < lock.expires_at}
+
+    def locked(self, now: int, besides: str | None = None) -> Amounts:
+        total = Amounts()
+        for key, lock in self.live(now).items():
+            if key != besides:
+                total = total.plus(lock.amounts)
+        return total
+
+
+class Refused(Exception):
+    """A domain error, by the name of its class and its facts."""
+
+    def __init__(self, name: str, **facts: Any) -> None:
+        super().__init__(name, facts)
+        self.name = name
+        self.facts = facts
+
+
+REASONS = (
+    ("quantity_exceeded", "QuantityExceeded"),
+    ("gift_amount_exceeded", "GiftAmountExceeded"),
+    ("loyalty_card_points_exceeded", "LoyaltyPointsExceeded"),
+)
+
+
+class Verdict(NamedTuple):
+    short: int | None  # which of the three balances falls short
+    held: bool
+    retry_after: int | None
+    left: tuple[int, int, int]
+
+
+class Books:
+    """All vouchers and receipts."""
+
+    def __init__(self) -> None:
+        self.vouchers: dict[str, Book] = {}
+        self.receipts: dict[tuple[str, str], Receipt] = {}
+
+    def judge(self, book: Book, need: Amounts, key: str | None, now: int) -> Verdict:
+        def short(left: tuple[int, ...]) -> int | None:
+            return next((at for at in range(3) if need[at] > 0 and left[at] < need[at]), None)
+
+        unlocked = tuple(limit - used for limit, used in zip(book.limit, book.used, strict=True))
+        others = book.locked(now, besides=key)
+        left = tuple(mine - theirs for mine, theirs in zip(unlocked, others, strict=True))
+        held = short(left) is not None and short(unlocked) is None
+        retry = min(lock.expires_at for other, lock in book.live(now).items() if other != key) - now if held else None
+        quantity, credits, points = (max(0, each) for each in left)
+        return Verdict(short(left), held, retry, (quantity, credits, points))
+
+    def put(self, code: str, limit: Amounts, without_limit: bool, used: Amounts | None, now: int) -> None:
+        book = self.vouchers.get(code)
+        if book is None:
+            book = self.vouchers[code] = Book(limit, without_limit)
+        book.lowered = (
+            book.lowered or used is not None or any(new < old for new, old in zip(limit, book.limit, strict=True))
+        )
+        book.limit, book.without_limit = limit, without_limit
+        if used is not None:
+            book.used = used
+
+    def delete(self, code: str) -> bool:
+        return self.vouchers.pop(code, None) is not None
+
+    def book(self, code: str) -> Book:
+        if code not in self.vouchers:
+            raise Refused("VoucherNotFound", code=code)
+        return self.vouchers[code]
+
+    def validate(
+        self, code: str, credits: int, points: int, session: tuple[str, int] | None, now: int
+    ) -> tuple[Verdict | None, Lock | None]:
+        """The verdict (None: no such voucher) and the caller's live lock afterwards."""
+        book = self.vouchers.get(code)
+        if book is None:
+            return None, None
+        need = Amounts(1, credits, points)
+        key = session[0] if session else None
+        verdict = self.judge(book, need, key, now)
+        if session is None or key is None:
+            return verdict, None
+        if verdict.short is None:
+            book.sessions[key] = Lock(need, now + session[1])
+        return verdict, book.live(now).get(key)
+
+    def redeem(
+        self,
+        code: str,
+        credits: int | None,
+        points: int | None,
+        key: str | None,
+        redemption_id: str,
+        if_missing: str,
+        now: int,
+    ) -> tuple[Receipt, bool]:
+        """The receipt, and whether it is a replay."""
+        receipt = self.receipts.get((code, redemption_id))
+        if receipt is not None:
+            agrees = credits in (None, receipt.taken.credits) and points in (None, receipt.taken.points)
+            if key != receipt.session_key or not agrees:
+                raise Refused("RedemptionConflict", code=code, redemption_id=redemption_id)
+            return receipt, True
+        book = self.book(code)
+        own = book.live(now).get(key) if key is not None else None
+        if key is not None and own is None and if_missing == "raise":
+            raise Refused("SessionNotFound", code=code, session_key=key)
+        mine = own.amounts if own else Amounts()
+        need = Amounts(1, mine.credits if credits is None else credits, mine.points if points is None else points)
+        verdict = self.judge(book, need, key, now)
+        if verdict.short is not None:
+            reason, error = REASONS[verdict.short]
+            raise Refused(
+                error,
+                code=code,
+                reason=reason,
+                requested=need[verdict.short],
+                available=verdict.left[verdict.short],
+                locked_by_others=verdict.held,
+                retry_after_ms=verdict.retry_after,
+            )
+        if own is not None and key is not None:
+            del book.sessions[key]
+        book.used = book.used.plus(need)
+        receipt = self.receipts[code, redemption_id] = Receipt(book, key, need, now)
+        return receipt, False
+
+    def release(self, code: str, key: str, now: int) -> bool:
+        book = self.vouchers.get(code)
+        if book is None or key not in book.live(now):
+            return False
+        del book.sessions[key]
+        return True
+
+    def rollback(self, code: str, redemption_id: str) -> tuple[Receipt, bool]:
+        receipt = self.receipt(code, redemption_id)
+        replayed = receipt.rolled_back
+        if not replayed:
+            receipt.rolled_back = True
+            receipt.voucher.used = receipt.voucher.used.plus(receipt.taken, -1)
+        return receipt, replayed
+
+    def receipt(self, code: str, redemption_id: str) -> Receipt:
+        if (code, redemption_id) not in self.receipts:
+            raise Refused("RedemptionNotFound", code=code, redemption_id=redemption_id)
+        return self.receipts[code, redemption_id]

@@ -1,0 +1,215 @@
+"""Bad input is ``InvalidRequest`` that names the field, and not one command goes out for it."""
+
+from __future__ import annotations
+
+import asyncio
+from operator import methodcaller
+from typing import Any
+
+import fakeredis
+import pydantic
+import pytest
+
+from voucher_sessions import (
+    AsyncVoucherSessions,
+    InvalidRequest,
+    Redeemable,
+    Session,
+    Used,
+    Voucher,
+    VoucherSessions,
+)
+
+NAN = float("nan")
+INFINITE = float("inf")
+NOT_TEXT: list[Any] = ["", " ", "\t\n ", "x" * 257, 5, b"bytes", None, True, ["a"], "lone \ud800 surrogate"]
+NOT_AMOUNTS: list[Any] = [-1, 2**53, 10**6000, 1.0, "5", True, False, NAN, INFINITE, [], b"5"]
+NOT_TTLS: list[Any] = [
+    0,
+    -1,
+    0.0,
+    -0.5,
+    NAN,
+    INFINITE,
+    -INFINITE,
+    "7",
+    True,
+    [],
+    3651,
+    3650.0001,
+    365_000_000,
+    10**5000,
+]
+BAD_SESSIONS: list[tuple[str, Any]] = [
+    ("session.type", {}),
+    ("session.type", {"key": "k"}),
+    ("session.type", {"type": None}),
+    ("session.type", {"type": "lock"}),
+    ("session.type", {"type": "HOLD"}),
+    ("session.type", {"type": 5}),
+    ("session.key", {"type": "LOCK", "key": ""}),
+    ("session.key", {"type": "LOCK", "key": "  "}),
+    ("session.key", {"type": "LOCK", "key": "x" * 257}),
+    ("session.key", {"type": "LOCK", "key": 7}),
+    ("session.key", {"type": "LOCK", "key": b"k"}),
+    ("session.key", {"type": "LOCK", "key": "\udfff"}),
+    *(("session.ttl", {"type": "LOCK", "ttl": ttl, "ttl_unit": "DAYS"}) for ttl in NOT_TTLS),
+    ("session.ttl", {"type": "LOCK", "ttl": 1e300, "ttl_unit": "NANOSECONDS"}),
+    ("session.ttl", {"type": "LOCK", "ttl": 5}),
+    ("session.ttl", {"type": "LOCK", "ttl_unit": "DAYS"}),
+    ("session.ttl_unit", {"type": "LOCK", "ttl": 5, "ttl_unit": "days"}),
+    ("session.ttl_unit", {"type": "LOCK", "ttl": 5, "ttl_unit": "WEEKS"}),
+    ("session.ttl_unit", {"type": "LOCK", "ttl": 5, "ttl_unit": 1}),
+    ("session.ttlunit", {"type": "LOCK", "ttlunit": "DAYS"}),
+    ("session.self", {"type": "LOCK", "self": 1}),
+    ("session", {"type": "LOCK", 5: 6}),
+    ("session", "LOCK"),
+    ("session", ["LOCK"]),
+    ("session", 5),
+    ("session", True),
+]
+
+BAD_CALLS: list[tuple[str, methodcaller]] = []
+
+
+def bad(field: str, verb: str, *args: Any, **kwargs: Any) -> None:
+    BAD_CALLS.append((field, methodcaller(verb, *args, **kwargs)))
+
+
+def _keyed(session: Any) -> Any:
+    """The session object with a key, so that what else is wrong with it is told."""
+    return {"key": "k", **session} if isinstance(session, dict) else session
+
+
+for text in NOT_TEXT:
+    for verb, others in (
+        ("validate", ()),
+        ("redeem", ()),
+        ("release", ("k",)),
+        ("rollback", ("id",)),
+        ("get_voucher", ()),
+        ("delete_voucher", ()),
+        ("list_sessions", ()),
+        ("get_redemption", ("id",)),
+    ):
+        bad("code", verb, text, *others)
+    bad("session_key", "release", "A", text)
+    bad("redemption_id", "rollback", "A", text)
+    bad("redemption_id", "get_redemption", "A", text)
+    if text is not None:
+        bad("redemption_id", "redeem", "A", redemption_id=text)
+        bad("session", "redeem", "A", session=text)
+for amount in NOT_AMOUNTS:
+    for verb in ("validate", "redeem"):
+        bad("credits", verb, "A", credits=amount)
+        bad("points", verb, "A", points=amount)
+bad("credits", "validate", "A", credits=None)
+bad("points", "validate", "A", points=None)
+for field, session in BAD_SESSIONS:
+    bad(field, "validate", "A", session=session)
+    if field != "session.type" and session != "LOCK":
+        bad(field, "redeem", "A", session=_keyed(session))
+bad("session.key", "redeem", "A", session={"type": "LOCK"})
+bad("session.key", "redeem", "A", session=Session())
+bad("session.type", "validate", "A", session=Session(key="k"))
+for choice in ("RAISE", "", None, True, 1):
+    bad("if_session_missing", "redeem", "A", if_session_missing=choice)
+for limit in (0, -1, 10_001, 1.0, "5", None, True):
+    bad("limit", "list_sessions", "A", limit=limit)
+for voucher in ("A", {"code": "A"}, None):
+    bad("voucher", "put_voucher", voucher)
+bad("used", "put_voucher", Voucher(code="A"), used={"quantity": 1})
+bad("used", "put_voucher", Voucher(code="A"), used=5)
+
+
+class Deaf:
+    """A client that must not be called."""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        raise AssertionError("a command was sent")
+
+
+class AsyncDeaf:
+    """The same for asyncio."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        raise AssertionError("a command was sent")
+
+
+@pytest.mark.parametrize(("field", "act"), BAD_CALLS)
+def test_bad_input_names_the_field_and_sends_nothing(field: str, act: methodcaller) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        act(VoucherSessions(Deaf()))  # type: ignore[arg-type]  # a stand-in
+    assert refused.value.field == field
+    assert refused.value.problem
+    assert str(refused.value) == f"{field}: {refused.value.problem}"
+    assert isinstance(refused.value, ValueError)
+
+    with pytest.raises(InvalidRequest) as refused_async:
+        asyncio.run(act(AsyncVoucherSessions(AsyncDeaf())))  # type: ignore[arg-type]  # a stand-in
+    assert str(refused_async.value) == str(refused.value)
+
+
+@pytest.mark.parametrize("text", [text for text in NOT_TEXT if isinstance(text, str) and len(text.strip()) > 1])
+def test_an_error_never_repeats_a_session_key(text: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        VoucherSessions(Deaf()).validate("A", session={"type": "LOCK", "key": text})  # type: ignore[arg-type]
+    assert text not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "field", "data"),
+    [
+        (Voucher, "code", {}),
+        *((Voucher, "code", {"code": text}) for text in NOT_TEXT),
+        *((Voucher, name, {"code": "A", name: amount}) for name in ("quantity", "credits") for amount in NOT_AMOUNTS),
+        (Voucher, "credits", {"code": "A", "credits": None}),
+        (Voucher, "points", {"code": "A", "points": None}),
+        (Voucher, "kredits", {"code": "A", "kredits": 5}),
+        *(
+            (Used, name, {name: amount})
+            for name in ("quantity", "credits", "points")
+            for amount in (*NOT_AMOUNTS, None)
+        ),
+        *((Redeemable, "points", {"code": "A", "points": amount}) for amount in NOT_AMOUNTS),
+        (Session, "ttl", {"ttl": 5}),
+        (Session, "type", {"type": "HOLD"}),
+    ],
+)
+def test_a_request_model_is_refused_when_it_is_made(model: type[Any], field: str, data: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        model(**data)
+    assert refused.value.field == field
+
+
+def test_inside_a_hosts_own_model_it_is_part_of_that_models_error() -> None:
+    class Body(pydantic.BaseModel):
+        session: Session
+
+    assert Body.model_validate({"session": {"type": "LOCK", "key": "k"}}).session.key == "k"
+    with pytest.raises(pydantic.ValidationError, match="ttl and ttl_unit come together"):
+        Body.model_validate({"session": {"type": "LOCK", "ttl": 5}})
+
+
+@pytest.mark.parametrize("ttl", [0, -5, NAN, "5", True])
+def test_a_receipt_ttl_is_a_duration(ttl: Any) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        VoucherSessions(fakeredis.FakeRedis(), receipt_ttl=ttl)
+    assert refused.value.field == "receipt_ttl"
+
+
+def test_each_engine_refuses_the_other_kinds_client() -> None:
+    with pytest.raises(InvalidRequest, match="AsyncVoucherSessions is the engine for it"):
+        VoucherSessions(fakeredis.FakeAsyncRedis())  # type: ignore[arg-type]  # the mistake in question
+    with pytest.raises(InvalidRequest, match=": VoucherSessions is the engine for it"):
+        AsyncVoucherSessions(fakeredis.FakeRedis())  # type: ignore[arg-type]  # the mistake in question
+    with pytest.raises(InvalidRequest, match="from_url"):
+        VoucherSessions("redis://localhost")  # type: ignore[arg-type]  # the mistake in question
+
+
+def test_a_partition_is_a_function_to_text() -> None:
+    with pytest.raises(InvalidRequest, match="partition"):
+        VoucherSessions(fakeredis.FakeRedis(), partition="A")  # type: ignore[arg-type]  # the mistake in question
+    engine = VoucherSessions(fakeredis.FakeRedis(), partition=lambda code: "")
+    with pytest.raises(InvalidRequest, match=r"partition\(code\)"):
+        engine.get_voucher("A")

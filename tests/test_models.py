@@ -1,0 +1,194 @@
+"""Models and errors by themselves: units, dumps, what a repr shows, what a pickle keeps."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import voucher_sessions
+from voucher_sessions import (
+    ActiveSession,
+    AsyncVoucherSessions,
+    CorruptState,
+    CrossSlotStack,
+    EmbeddedServerError,
+    GiftAmountExceeded,
+    InvalidRequest,
+    NotDurable,
+    OutcomeUnknown,
+    RedemptionConflict,
+    RedemptionNotFound,
+    Session,
+    SessionNotFound,
+    TtlUnit,
+    Validation,
+    Voucher,
+    VoucherNotFound,
+    VoucherSessions,
+    VoucherSessionsError,
+)
+from voucher_sessions.models import MAX_TTL_MS, ttl_in_ms
+from voucher_sessions.requests import random_text
+
+NANOSECONDS = {
+    TtlUnit.DAYS: 86_400 * 10**9,
+    TtlUnit.HOURS: 3_600 * 10**9,
+    TtlUnit.MINUTES: 60 * 10**9,
+    TtlUnit.SECONDS: 10**9,
+    TtlUnit.MILLISECONDS: 10**6,
+    TtlUnit.MICROSECONDS: 10**3,
+    TtlUnit.NANOSECONDS: 1,
+}
+
+
+@given(st.integers(1, 10**20), st.sampled_from(TtlUnit))
+def test_whole_ttls_are_rounded_up_to_ms(ttl: int, unit: TtlUnit) -> None:
+    ms = ttl_in_ms(ttl, unit)
+    assert (ms - 1) * 10**6 < ttl * NANOSECONDS[unit] <= ms * 10**6
+
+
+@pytest.mark.parametrize(
+    ("ttl", "unit", "ms"),
+    [
+        (0.001, "SECONDS", 1),  # as a double it is a hair above 0.001
+        (0.1, "SECONDS", 100),
+        (1.001, "SECONDS", 1001),
+        (0.0000001, "DAYS", 9),
+        (5e-324, "NANOSECONDS", 1),
+        (1e-9, "SECONDS", 1),
+        (1.5, "MILLISECONDS", 2),
+        (1_000_001, "NANOSECONDS", 2),
+        (3650.0, "DAYS", MAX_TTL_MS),
+    ],
+)
+def test_fractional_ttls_count_as_the_decimals_that_they_print_as(ttl: float, unit: str, ms: int) -> None:
+    assert ttl_in_ms(Session(ttl=ttl, ttl_unit=TtlUnit(unit)).ttl or 0, TtlUnit(unit)) == ms
+
+
+@given(st.floats(1e-6, 1e9), st.sampled_from(TtlUnit))
+@example(0.3, TtlUnit.SECONDS)
+def test_fractional_ttls_are_never_cut(ttl: float, unit: TtlUnit) -> None:
+    assert ttl_in_ms(ttl, unit) >= ttl * NANOSECONDS[unit] / 10**6 * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("ttl_unit", list(TtlUnit))
+def test_the_longest_ttl_is_3650_days_in_every_unit(ttl_unit: TtlUnit) -> None:
+    longest = MAX_TTL_MS * 10**6 // NANOSECONDS[ttl_unit]
+    assert Session(ttl=longest, ttl_unit=ttl_unit).ttl == longest
+    with pytest.raises(InvalidRequest, match="3,650 days"):
+        Session(ttl=longest + 1, ttl_unit=ttl_unit)
+
+
+def test_results_dump_to_a_response_body() -> None:
+    with VoucherSessions.from_url("memory://") as engine:
+        engine.put_voucher(Voucher(code="A", credits=10))
+        answer = engine.validate("A", credits=4, session={"type": "LOCK", "key": "cart", "ttl": 7, "ttl_unit": "DAYS"})
+        body = answer.model_dump(mode="json")
+        expires_at = body["session"].pop("expires_at")
+        assert body == {
+            "code": "A",
+            "valid": True,
+            "reason": None,
+            "locked_by_others": False,
+            "retry_after_ms": None,
+            "available": {"quantity": None, "credits": 10, "points": 0},
+            "session": {
+                "key": "cart",
+                "type": "LOCK",
+                "quantity": 1,
+                "credits": 4,
+                "points": 0,
+                "remaining_ms": 604_800_000,
+                "ttl": 7,
+                "ttl_unit": "DAYS",
+            },
+        }
+        assert expires_at.endswith("Z")
+        assert Validation.model_validate_json(answer.model_dump_json()) == answer
+        redeemed = engine.redeem("A", session="cart", redemption_id="order")
+        assert redeemed.model_dump(mode="json")["redeemed_at"].endswith("Z")
+
+
+def test_results_and_requests_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Voucher(code="A").code = "B"
+    with VoucherSessions.from_url("memory://") as engine:
+        state = engine.put_voucher(Voucher(code="A"))
+        with pytest.raises(ValueError, match="frozen"):
+            state.code = "B"
+
+
+KEY = "ssn_yQGMTeKBSw8OOuFPwlBEjzGy8d8VA9Ts"
+ERRORS: list[VoucherSessionsError] = [
+    InvalidRequest("session.ttl", "must be above 0"),
+    CrossSlotStack((("A", "B"), ("C",))),
+    VoucherNotFound("A"),
+    SessionNotFound("A", KEY),
+    RedemptionNotFound("A", "order"),
+    GiftAmountExceeded("A", "gift_amount_exceeded", requested=5, available=2, locked_by_others=True, retry_after_ms=40),
+    RedemptionConflict("A", "order"),
+    OutcomeUnknown("redeem", ("A",), session_key=KEY, redemption_id="order"),
+    NotDurable("redeem", "no replica confirmed it", {"id": "order"}),
+    CorruptState("nonsense"),
+    EmbeddedServerError(Path("folder"), "no disk"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_errors_survive_pickling_with_their_facts(error: VoucherSessionsError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert copy.__dict__ == error.__dict__
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_no_error_text_shows_a_session_key(error: VoucherSessionsError) -> None:
+    assert KEY not in str(error)
+    assert KEY not in repr(error)
+
+
+def test_no_repr_shows_a_session_key() -> None:
+    with VoucherSessions.from_url("memory://") as engine:
+        engine.put_voucher(Voucher(code="A", credits=10))
+        session = {"type": "LOCK", "key": KEY}
+        results: list[Any] = [Session.model_validate(session), engine.validate("A", session=session)]
+        results += [engine.list_sessions("A"), engine.release("A", KEY)]
+        results += [engine.redeem("A", session=KEY, if_session_missing="redeem", redemption_id="order")]
+        assert KEY not in repr(results)
+        assert KEY not in str(results[1])
+        assert isinstance(results[2][0], ActiveSession)
+
+
+def test_a_short_session_key_is_not_shown_in_full_either() -> None:
+    assert "'k1'" not in str(SessionNotFound("A", "k1"))
+
+
+def test_random_text_is_letters_and_digits_of_the_length_asked_for() -> None:
+    texts = [random_text(32) for _ in range(200)]
+    assert len(set(texts)) == 200
+    assert {len(text) for text in texts} == {32}
+    assert len(set("".join(texts))) == 62
+
+
+def test_all_that_is_exported_exists_and_is_sorted() -> None:
+    assert all(hasattr(voucher_sessions, name) for name in voucher_sessions.__all__)
+    assert sorted(voucher_sessions.__all__) == voucher_sessions.__all__
+
+
+def test_both_engines_have_the_same_verbs_with_the_same_parameters() -> None:
+    def verbs(engine: type[Any]) -> dict[str, inspect.Signature]:
+        found = inspect.getmembers(engine, inspect.isfunction)
+        return {
+            name: inspect.signature(verb) for name, verb in found if not name.startswith("_") and "close" not in name
+        }
+
+    assert verbs(VoucherSessions) == verbs(AsyncVoucherSessions)
+    for engine in (VoucherSessions, AsyncVoucherSessions):
+        assert all(getattr(engine, name).__doc__ for name in verbs(engine))
