@@ -134,6 +134,18 @@ local function refit(book, gone)
   redis.call('PEXPIREAT', book.locks_key, digits(book.locked_until))
 end
 
+-- A script that fails half-way is not undone. The first write of a single voucher is refused where the index is
+-- somebody else's; of a stack, all indexes are looked at before the first is written to.
+local function check_indexes(books)
+  if #books > 1 then
+    for _, book in ipairs(books) do
+      if book then
+        redis.call('ZCARD', book.locks_key)
+      end
+    end
+  end
+end
+
 -- Puts a session's lock into the book, in place of its old one; the caller saves the book. What comes first is refused,
 -- before anything has changed, by a server that is out of memory; ZADD also by a key of another type.
 local function lock(book, old, session_name, session_key, need, expires_at)

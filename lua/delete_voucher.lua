@@ -5,9 +5,10 @@
 -- ARGV
 -- Status
 --   deleted          1, or 0 when there was no such voucher
+-- include: book
 local book_key, locks_key = KEYS[1], KEYS[2]
 
--- GET refuses a key of another type: it is somebody else's. UNLINK frees a million locks without holding the server.
-local existed = redis.call('GET', book_key) and 1 or 0
+local existed = open_book(book_key, locks_key) and 1 or 0
+-- UNLINK frees a million locks without holding the server.
 redis.call('UNLINK', book_key, locks_key)
 return {'deleted', existed}

@@ -17,8 +17,8 @@
 --   again                      expired locks were reclaimed and more are left: call again
 --   receipts                   for each voucher its receipt
 --   conflict                   the voucher that has a receipt of this id, while others of the stack have none
---   voucher_missing            the voucher that does not exist
---   session_missing            the voucher on which the session is not live
+--   voucher_missing            the vouchers that do not exist
+--   session_missing            the vouchers on which the session is not live
 --   refused                    for each voucher: credits, points asked for; reason ('': it fits), locked_by_others,
 --                              retry_after_ms, quantity (-1: without limit), credits, points available to the caller
 -- include: book
@@ -38,13 +38,17 @@ elseif receipt_at then
 end
 
 local now = clock()
+local missing = {'voucher_missing'}
 local books, again = {}, false
 for i = 1, vouchers do
   local k = 4 * i - 3
   books[i] = open_book(KEYS[k], KEYS[k + 1], texts[k])
   if not books[i] then
-    return {'voucher_missing', i}
+    missing[#missing + 1] = i
   end
+end
+if #missing > 1 then
+  return missing
 end
 for _, book in ipairs(books) do
   again = reclaim(book, now) or again
@@ -54,10 +58,11 @@ if again then
 end
 
 local reply, needs, locks, fits = {'refused'}, {}, {}, true
+local not_live = {'session_missing'}
 for i, book in ipairs(books) do
   local own = lock_of(book, session_key, texts[4 * i - 1], now)
   if own == NO_LOCK and session_key ~= '' and if_session_missing == 'raise' then
-    return {'session_missing', i}
+    not_live[#not_live + 1] = i
   end
   locks[i] = own
   needs[i] = {
@@ -68,10 +73,13 @@ for i, book in ipairs(books) do
   reply[#reply + 1] = needs[i].points
   fits = judge(book, own, needs[i], now, reply) and fits
 end
-if not fits then
+if #not_live > 1 then
+  return not_live
+elseif not fits then
   return reply
 end
 
+check_indexes(books)
 for i, book in ipairs(books) do
   local need = needs[i]
   local taken = string.format('%s 1 %.0f %.0f %.0f %s', book.life, need.credits, need.points, now, call)

@@ -12,15 +12,20 @@ local session_key = ARGV[1]
 local now = clock()
 
 local texts = redis.call('MGET', unpack(KEYS))
-local reply = {'released'}
+local reply, books, locks = {'released'}, {}, {}
 for i = 1, #KEYS / 3 do
   local k = 3 * i - 2
-  local book = open_book(KEYS[k], KEYS[k + 1], texts[k])
-  local own = book and lock_of(book, session_key, texts[k + 2], now) or NO_LOCK
-  if own ~= NO_LOCK then
-    unlock(book, own, KEYS[k + 2])
+  local book = open_book(KEYS[k], KEYS[k + 1], texts[k]) or false
+  books[i] = book
+  locks[i] = book and lock_of(book, session_key, texts[k + 2], now) or NO_LOCK
+  reply[i + 1] = locks[i].quantity
+end
+
+check_indexes(books)
+for i, book in ipairs(books) do
+  if locks[i] ~= NO_LOCK then
+    unlock(book, locks[i], KEYS[3 * i])
     save_book(book)
   end
-  reply[i + 1] = own.quantity
 end
 return reply

@@ -17,6 +17,8 @@ from servers import BINARIES, Server, running
 
 from voucher_sessions import AsyncVoucherSessions, VoucherSessions
 
+pytest_plugins = ["lua_coverage"]
+
 BACKENDS = ["fakeredis", *BINARIES]
 # Every combination of decoding and protocol, spread over the two engines.
 VARIANTS = [

@@ -129,7 +129,7 @@ ERRORS: list[VoucherSessionsError] = [
     InvalidRequest("session.ttl", "must be above 0"),
     CrossSlotStack((("A", "B"), ("C",))),
     VoucherNotFound("A"),
-    SessionNotFound("A", KEY),
+    SessionNotFound("A", session_key=KEY),
     RedemptionNotFound("A", "order"),
     GiftAmountExceeded("A", "gift_amount_exceeded", requested=5, available=2, locked_by_others=True, retry_after_ms=40),
     RedemptionConflict("A", "order"),
@@ -167,7 +167,7 @@ def test_no_repr_shows_a_session_key() -> None:
 
 
 def test_a_short_session_key_is_not_shown_in_full_either() -> None:
-    assert "'k1'" not in str(SessionNotFound("A", "k1"))
+    assert "'k1'" not in str(SessionNotFound("A", session_key="k1"))
 
 
 def test_random_text_is_letters_and_digits_of_the_length_asked_for() -> None:

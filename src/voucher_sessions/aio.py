@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeVar
@@ -11,14 +11,18 @@ import redis.asyncio
 from redis.exceptions import NoScriptError, RedisError
 
 from voucher_sessions import clients
-from voucher_sessions.calls import Again, Call, Calls
+from voucher_sessions.call import Again, Call
+from voucher_sessions.calls import Calls
 from voucher_sessions.keys import Keys
 from voucher_sessions.models import (
     ActiveSession,
     IfSessionMissing,
+    Redeemable,
     Redemption,
     Release,
     Rollback,
+    StackRedemption,
+    StackValidation,
     Used,
     Validation,
     Voucher,
@@ -124,6 +128,31 @@ class AsyncVoucherSessions:
     async def get_redemption(self, code: str, redemption_id: str) -> Redemption:
         """See ``VoucherSessions.get_redemption``."""
         return await self._run(self._calls.get_redemption(code, redemption_id))
+
+    async def validate_stack(
+        self, redeemables: Sequence[Redeemable], *, session: SessionLike | None = None, release: Sequence[str] = ()
+    ) -> StackValidation:
+        """See ``VoucherSessions.validate_stack``."""
+        return await self._run(self._calls.validate_stack(redeemables, session, release))
+
+    async def redeem_stack(
+        self,
+        redeemables: Sequence[Redeemable],
+        *,
+        session: SessionLike | str | None = None,
+        redemption_id: str | None = None,
+        if_session_missing: IfSessionMissing = "raise",
+    ) -> StackRedemption:
+        """See ``VoucherSessions.redeem_stack``."""
+        return await self._run(self._calls.redeem_stack(redeemables, session, redemption_id, if_session_missing))
+
+    async def release_stack(self, codes: Sequence[str], session_key: str) -> list[Release]:
+        """See ``VoucherSessions.release_stack``."""
+        return await self._run(self._calls.release_stack(codes, session_key))
+
+    async def rollback_stack(self, codes: Sequence[str], redemption_id: str) -> list[Rollback]:
+        """See ``VoucherSessions.rollback_stack``."""
+        return await self._run(self._calls.rollback_stack(codes, redemption_id))
 
     async def _run(self, call: Call[T]) -> T:
         """Send a call until it is answered: once, but for the moments after a mass expiry."""

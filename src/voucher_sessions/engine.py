@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeVar
@@ -11,14 +11,18 @@ import redis
 from redis.exceptions import NoScriptError, RedisError
 
 from voucher_sessions import clients
-from voucher_sessions.calls import Again, Call, Calls
+from voucher_sessions.call import Again, Call
+from voucher_sessions.calls import Calls
 from voucher_sessions.keys import Keys
 from voucher_sessions.models import (
     ActiveSession,
     IfSessionMissing,
+    Redeemable,
     Redemption,
     Release,
     Rollback,
+    StackRedemption,
+    StackValidation,
     Used,
     Validation,
     Voucher,
@@ -161,6 +165,39 @@ class VoucherSessions:
     def get_redemption(self, code: str, redemption_id: str) -> Redemption:
         """The receipt of a redemption. Raises ``RedemptionNotFound``."""
         return self._run(self._calls.get_redemption(code, redemption_id))
+
+    def validate_stack(
+        self, redeemables: Sequence[Redeemable], *, session: SessionLike | None = None, release: Sequence[str] = ()
+    ) -> StackValidation:
+        """``validate`` for 1 to 30 vouchers, all or nothing, in one script (semantics 14). Amounts None are 0.
+
+        ``release`` names codes that left the cart: where all is valid, the same session's locks on them are released
+        in the same step. On a cluster all codes of the call must share a slot, else ``CrossSlotStack``.
+        """
+        return self._run(self._calls.validate_stack(redeemables, session, release))
+
+    def redeem_stack(
+        self,
+        redeemables: Sequence[Redeemable],
+        *,
+        session: SessionLike | str | None = None,
+        redemption_id: str | None = None,
+        if_session_missing: IfSessionMissing = "raise",
+    ) -> StackRedemption:
+        """``redeem`` for 1 to 30 vouchers, all or nothing, in one script (semantics 14).
+
+        Each voucher gets a receipt of its own under the one ``redemption_id``. The error of a refusal tells every
+        voucher that is in the way: ``LimitExceeded.refusals``, ``SessionNotFound.codes``, ``VoucherNotFound.codes``.
+        """
+        return self._run(self._calls.redeem_stack(redeemables, session, redemption_id, if_session_missing))
+
+    def release_stack(self, codes: Sequence[str], session_key: str) -> list[Release]:
+        """``release`` for 1 to 30 vouchers in one script."""
+        return self._run(self._calls.release_stack(codes, session_key))
+
+    def rollback_stack(self, codes: Sequence[str], redemption_id: str) -> list[Rollback]:
+        """``rollback`` for 1 to 30 vouchers in one script: all that have a receipt of this id, or none."""
+        return self._run(self._calls.rollback_stack(codes, redemption_id))
 
     def _run(self, call: Call[T]) -> T:
         """Send a call until it is answered: once, but for the moments after a mass expiry."""

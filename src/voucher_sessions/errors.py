@@ -93,22 +93,27 @@ class CrossSlotStack(InvalidRequest):
 
 
 class VoucherNotFound(VoucherSessionsError):
-    """There is no voucher with this ``code``."""
+    """There is no voucher with this ``code``. Of a stack, ``codes`` tells all that are missing."""
 
-    def __init__(self, code: str) -> None:
-        super().__init__(f"there is no voucher {code!r}: put_voucher creates it")
-        self.code = code
+    def __init__(self, *codes: str) -> None:
+        super().__init__(f"there is no voucher {', '.join(map(repr, codes))}: put_voucher creates it")
+        self.code = codes[0]
+        self.codes = codes
 
 
 class SessionNotFound(VoucherSessionsError):
-    """The session is not live on this voucher; nothing was changed (semantics 9)."""
+    """The session is not live on this voucher; nothing was changed (semantics 9).
 
-    def __init__(self, code: str, session_key: str) -> None:
+    Of a stack, ``codes`` tells all vouchers on which it is not live.
+    """
+
+    def __init__(self, *codes: str, session_key: str) -> None:
         super().__init__(
-            f"session {shortened(session_key)!r} is not live on voucher {code!r}: validate again, "
+            f"session {shortened(session_key)!r} is not live on voucher {', '.join(map(repr, codes))}: validate again, "
             "or redeem with if_session_missing='redeem'"
         )
-        self.code = code
+        self.code = codes[0]
+        self.codes = codes
         self.session_key = session_key
 
 
@@ -127,6 +132,7 @@ class LimitExceeded(VoucherSessionsError):
     ``reason`` is the same word as in ``Validation.reason``; ``requested`` and ``available`` are figures of the
     balance that it names (``available`` leaves the caller's own lock out and is never below 0). ``locked_by_others``
     tells "held, try again" from "used up", and ``retry_after_ms`` when the next of the locks in the way expires.
+    Of a stack, ``refusals`` tells this one and those of the other vouchers that cannot give it either.
     """
 
     what: ClassVar[str] = "of its limit"
@@ -149,6 +155,12 @@ class LimitExceeded(VoucherSessionsError):
         self.available = available
         self.locked_by_others = locked_by_others
         self.retry_after_ms = retry_after_ms
+        self.others: tuple[LimitExceeded, ...] = ()
+
+    @property
+    def refusals(self) -> tuple[LimitExceeded, ...]:
+        """This one, and those of the other vouchers of its stack that cannot give it either."""
+        return (self, *self.others)
 
 
 class QuantityExceeded(LimitExceeded):

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from voucher_sessions.errors import InvalidRequest
+from redis.crc import key_slot
+
+from voucher_sessions.errors import CrossSlotStack, InvalidRequest
 from voucher_sessions.models import Checked, Text
 
 _check_text = Checked(Text)
@@ -25,37 +27,59 @@ def _escaped(text: str) -> bytes:
 
 
 class Keys:
-    """The keys of one prefix, the codes spread over slots by ``partition`` (by default each code for itself)."""
+    """The keys of one prefix, the codes spread over slots by ``partition`` (by default each code for itself).
 
-    def __init__(self, prefix: str, partition: Callable[[str], str] | None) -> None:
+    The methods give them as the scripts want them: for each voucher in turn, its book first.
+    """
+
+    def __init__(self, prefix: str, partition: Callable[[str], str] | None = None, *, clustered: bool = False) -> None:
         if "{" in _check_text("prefix", prefix) or "}" in prefix:
             raise InvalidRequest("prefix", "must not contain braces: they mark what a cluster hashes")
         if partition is not None and not callable(partition):
             raise InvalidRequest("partition", "must be a function from a code to a text")
         self._prefix = prefix.encode() + b":"
         self._partition = partition
+        self._clustered = clustered
 
-    def hashed(self, code: str) -> bytes:
-        """What a cluster hashes of this code's keys: codes that share it can be stacked."""
+    def voucher(self, code: str) -> list[bytes]:
+        """Book and index of locks."""
+        book = self._book(code)
+        return [book, book + b":locks"]
+
+    def sessions(self, codes: tuple[str, ...], session_key: str) -> list[bytes]:
+        """For each voucher book, index and the session's lock."""
+        session = b":session:" + session_key.encode()
+        return [key for book in self._books(codes) for key in (book, book + b":locks", book + session)]
+
+    def sessions_and_redemptions(self, codes: tuple[str, ...], session_key: str, redemption_id: str) -> list[bytes]:
+        """For each voucher book, index, the session's lock and the redemption's receipt."""
+        session = b":session:" + session_key.encode()
+        redemption = b":redemption:" + redemption_id.encode()
+        return [
+            key for book in self._books(codes) for key in (book, book + b":locks", book + session, book + redemption)
+        ]
+
+    def redemptions(self, codes: tuple[str, ...], redemption_id: str) -> list[bytes]:
+        """For each voucher book and receipt."""
+        redemption = b":redemption:" + redemption_id.encode()
+        return [key for book in self._books(codes) for key in (book, book + redemption)]
+
+    def redemption(self, code: str, redemption_id: str) -> bytes:
+        """The receipt."""
+        return self._book(code) + b":redemption:" + redemption_id.encode()
+
+    def _books(self, codes: tuple[str, ...]) -> list[bytes]:
+        books = [self._book(code) for code in codes]
+        if self._clustered and len(codes) > 1:
+            groups: dict[int, list[str]] = {}
+            for code, book in zip(codes, books, strict=True):
+                groups.setdefault(key_slot(book), []).append(code)
+            if len(groups) > 1:
+                raise CrossSlotStack(tuple(map(tuple, groups.values())))
+        return books
+
+    def _book(self, code: str) -> bytes:
         if self._partition is None:
-            return _escaped(code)
-        return _escaped(_check_text("partition(code)", self._partition(code)))
-
-    def book(self, code: str) -> bytes:
-        hashed = self.hashed(code)
-        name = b"{" + hashed + b"}"
-        if self._partition is not None:
-            name += b"{" + _escaped(code) + b"}"
-        return self._prefix + name
-
-    @staticmethod
-    def locks(book: bytes) -> bytes:
-        return book + b":locks"
-
-    @staticmethod
-    def session(book: bytes, session_key: str) -> bytes:
-        return book + b":session:" + session_key.encode()
-
-    @staticmethod
-    def redemption(book: bytes, redemption_id: str) -> bytes:
-        return book + b":redemption:" + redemption_id.encode()
+            return self._prefix + b"{" + _escaped(code) + b"}"
+        hashed = _escaped(_check_text("partition(code)", self._partition(code)))
+        return self._prefix + b"{" + hashed + b"}{" + _escaped(code) + b"}"

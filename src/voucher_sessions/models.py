@@ -21,6 +21,7 @@ MAX_TTL_MS: Final = 3_650 * 86_400_000
 
 Text = Annotated[str, Field(strict=True, min_length=1, max_length=256, pattern=r"\S")]
 Amount = Annotated[int, Field(strict=True, ge=0, le=MAX_NUMBER)]
+Figure = Annotated[int, Field(ge=0)]
 Reason = Literal["quantity_exceeded", "gift_amount_exceeded", "loyalty_card_points_exceeded", "not_found"]
 IfSessionMissing = Literal["raise", "redeem"]
 
@@ -66,7 +67,7 @@ def ttl_in_ms(ttl: int | float, unit: TtlUnit) -> int:
 
 def invalid(error: ValidationError, field: str = "") -> InvalidRequest:
     """The first complaint of pydantic as ours. It never repeats the value, which may be a session key."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    first = error.errors(include_url=False)[0]
     path = ".".join(filter(None, (field, *map(str, first["loc"]))))
     return InvalidRequest(path or error.title, first["msg"].removeprefix("Value error, "))
 
@@ -169,10 +170,10 @@ class _Result(BaseModel):
 class Balance(_Result):
     """One of a voucher's three books. ``available`` = limit - used - locked, never below 0; None is without limit."""
 
-    limit: int | None
-    used: int
-    locked: int
-    available: int | None
+    limit: Figure | None
+    used: Figure
+    locked: Figure
+    available: Figure | None
 
 
 class VoucherState(_Result):
@@ -187,9 +188,9 @@ class VoucherState(_Result):
 class Available(_Result):
     """What one caller could use: the locks of other sessions subtracted, its own not. None is without limit."""
 
-    quantity: int | None
-    credits: int
-    points: int
+    quantity: Figure | None
+    credits: Figure
+    points: Figure
 
 
 class ActiveSession(_Result):
@@ -197,11 +198,11 @@ class ActiveSession(_Result):
 
     key: str = Field(repr=False)
     type: SessionType
-    quantity: int
-    credits: int
-    points: int
+    quantity: Figure
+    credits: Figure
+    points: Figure
     expires_at: datetime
-    remaining_ms: int
+    remaining_ms: Figure
     ttl: int | float | None = None
     ttl_unit: TtlUnit | None = None
 
@@ -217,7 +218,7 @@ class Validation(_Result):
     valid: bool
     reason: Reason | None
     locked_by_others: bool
-    retry_after_ms: int | None
+    retry_after_ms: Figure | None
     available: Available
     session: ActiveSession | None
 
@@ -228,9 +229,9 @@ class Redemption(_Result):
     id: str
     code: str
     session_key: str | None = Field(repr=False)
-    quantity: int
-    credits: int
-    points: int
+    quantity: Figure
+    credits: Figure
+    points: Figure
     redeemed_at: datetime
     rolled_back: bool
     replayed: bool
@@ -249,7 +250,27 @@ class Rollback(_Result):
 
     code: str
     redemption_id: str
-    quantity: int
-    credits: int
-    points: int
+    quantity: Figure
+    credits: Figure
+    points: Figure
+    replayed: bool
+
+
+class StackValidation(_Result):
+    """The answer of validate_stack: ``valid`` if all fit, and then all are locked; else nothing was changed.
+
+    ``validations``: one a redeemable, in the request's order, each with a reason of its own. ``session``: the caller's
+    live session on the vouchers of the stack taken together: the sums of what it locks, and its soonest expiry.
+    """
+
+    valid: bool
+    session: ActiveSession | None
+    validations: list[Validation]
+
+
+class StackRedemption(_Result):
+    """What a stack's redemption took, voucher by voucher, under one id. ``replayed``: an earlier call did."""
+
+    id: str
+    redemptions: list[Redemption]
     replayed: bool

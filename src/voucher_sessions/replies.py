@@ -14,6 +14,7 @@ from voucher_sessions.errors import (
     LimitExceeded,
     LoyaltyPointsExceeded,
     QuantityExceeded,
+    RedemptionConflict,
 )
 from voucher_sessions.models import (
     ActiveSession,
@@ -21,12 +22,15 @@ from voucher_sessions.models import (
     Balance,
     Reason,
     Redemption,
+    Release,
     Rollback,
     SessionType,
+    StackRedemption,
+    StackValidation,
     Validation,
     VoucherState,
 )
-from voucher_sessions.requests import Lock
+from voucher_sessions.requests import Lock, Need
 
 # What a reply is made of.
 Item = bytes | int
@@ -46,6 +50,13 @@ def moment(ms: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=ms)
 
 
+def expect(reply: Reply, status: bytes) -> Reply:
+    """What follows the status, when it is the one expected."""
+    if reply[0] != status:
+        raise ValueError(f"status {reply[0]!r}")
+    return reply[1:]
+
+
 def chunks(items: Reply, size: int) -> list[Reply]:
     """The items of a reply in groups, one a voucher."""
     if len(items) % size:
@@ -55,9 +66,7 @@ def chunks(items: Reply, size: int) -> list[Reply]:
 
 def voucher_state(code: str, reply: Reply) -> VoucherState:
     """The reply 'state'."""
-    if reply[0] != b"state":
-        raise ValueError(f"status {reply[0]!r}")
-    limit, used, locked = chunks(reply[1:], 3)
+    limit, used, locked = chunks(expect(reply, b"state"), 3)
     quantity, credits, points = map(_balance, limit, used, locked)
     return VoucherState(code=code, quantity=quantity, credits=credits, points=points)
 
@@ -127,11 +136,11 @@ def active_session(
 
 def active_sessions(reply: Reply) -> list[ActiveSession]:
     """The reply 'sessions'."""
-    now_ms = int(reply[1])
-    sessions = []
-    for member, expires_at_ms in chunks(reply[2:], 2):
+    now_ms, *items = expect(reply, b"sessions")
+    sessions: list[ActiveSession] = []
+    for member, expires_at_ms in chunks(items, 2):
         credits, points, key = _bytes(member).split(b" ", 2)
-        sessions.append(active_session(key.decode(), now_ms, int(float(expires_at_ms)), int(credits), int(points)))
+        sessions.append(active_session(key.decode(), int(now_ms), int(float(expires_at_ms)), int(credits), int(points)))
     return sessions
 
 
@@ -219,3 +228,82 @@ def _bytes(item: Item) -> bytes:
     if not isinstance(item, bytes):
         raise TypeError(f"bytes expected, not {item!r}")
     return item
+
+
+def deleted(reply: Reply) -> bool:
+    """The reply 'deleted'."""
+    (existed,) = expect(reply, b"deleted")
+    return existed == 1
+
+
+def redemption_of(code: str, redemption_id: str, reply: Reply) -> Redemption:
+    """The reply 'receipts' to get_redemption."""
+    ((_, receipt),) = receipts((code,), reply)
+    return receipt.redemption(code, redemption_id, replayed=False)
+
+
+def rollbacks(codes: tuple[str, ...], redemption_id: str, call: str, reply: Reply) -> list[Rollback]:
+    """The reply 'receipts' to rollback; ``call`` is the call's own random word."""
+    return [
+        receipt.rollback(code, redemption_id, replayed=receipt.rolled_back_by != call)
+        for code, receipt in receipts(codes, reply)
+    ]
+
+
+def stack_redemption(redeemed: list[Redemption]) -> StackRedemption:
+    """The redemptions of one call as a whole."""
+    return StackRedemption(id=redeemed[0].id, redemptions=redeemed, replayed=all(each.replayed for each in redeemed))
+
+
+def validations(codes: tuple[str, ...], lock: Lock | None, reply: Reply) -> list[Validation]:
+    """The reply 'answered', one a voucher."""
+    now_ms, *rows = expect(reply, b"answered")
+    by_voucher = chunks(rows, 9)
+    locked = lock is not None and all(row[0] == b"" for row in by_voucher)
+    return [
+        validation(code, int(now_ms), row, lock=lock, locked=locked)
+        for code, row in zip(codes, by_voucher, strict=True)
+    ]
+
+
+def stack_validation(codes: tuple[str, ...], lock: Lock | None, reply: Reply) -> StackValidation:
+    """The reply 'answered' as a whole."""
+    answers = validations(codes, lock, reply)
+    live = [answer.session for answer in answers if answer.session is not None]
+    session = None
+    if live:
+        soonest = min(live, key=lambda each: each.remaining_ms)
+        sums = {name: sum(getattr(each, name) for each in live) for name in ("quantity", "credits", "points")}
+        session = soonest.model_copy(update=sums)
+    return StackValidation(valid=all(answer.valid for answer in answers), session=session, validations=answers)
+
+
+def releases(codes: tuple[str, ...], session_key: str, reply: Reply) -> list[Release]:
+    """The reply 'released', one a voucher."""
+    return [
+        Release(code=code, session_key=session_key, released=released == 1)
+        for code, released in zip(codes, expect(reply, b"released"), strict=True)
+    ]
+
+
+def receipts(codes: tuple[str, ...], reply: Reply) -> list[tuple[str, Receipt]]:
+    """The reply 'receipts', one a voucher."""
+    return list(zip(codes, map(Receipt.read, expect(reply, b"receipts")), strict=True))
+
+
+def redemptions(
+    needs: Sequence[Need], session_key: str | None, redemption_id: str, call: str, reply: Reply
+) -> list[Redemption]:
+    """The reply 'receipts' or 'refused' to redeem; ``call`` is the call's own random word."""
+    codes = tuple(need.code for need in needs)
+    if reply[0] == b"refused":
+        refused = [limit_exceeded(code, row) for code, row in zip(codes, chunks(reply[1:], 8), strict=True)]
+        first, *others = filter(None, refused)
+        first.others = tuple(others)
+        raise first
+    redeemed: list[Redemption] = []
+    for need, (code, receipt) in zip(needs, receipts(codes, reply), strict=True):
+        if not receipt.agrees(session_key, need.credits, need.points):
+            raise RedemptionConflict(code, redemption_id)
+        redeemed.append(receipt.redemption(code, redemption_id, replayed=receipt.call != call))
+    return redeemed

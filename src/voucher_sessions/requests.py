@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import secrets
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Final, NamedTuple
 
 from pydantic import Field
 
 from voucher_sessions.errors import InvalidRequest
-from voucher_sessions.models import Amount, Checked, IfSessionMissing, Session, Text, TtlUnit, ttl_in_ms
+from voucher_sessions.models import Amount, Checked, IfSessionMissing, Redeemable, Session, Text, TtlUnit, ttl_in_ms
 
 SessionLike = Session | Mapping[str, object]
 
@@ -20,6 +20,8 @@ check_amount = Checked(Amount)
 check_optional_amount = Checked(Amount | None)
 check_if_session_missing = Checked(IfSessionMissing)
 check_list_limit = Checked(Annotated[int, Field(strict=True, ge=1, le=10_000)])
+
+MAX_STACK: Final = 30
 
 _LETTERS: Final = string.ascii_letters + string.digits
 
@@ -32,6 +34,42 @@ def random_text(length: int) -> str:
         number, at = divmod(number, len(_LETTERS))
         letters.append(_LETTERS[at])
     return "".join(letters)
+
+
+class Need(NamedTuple):
+    """What is asked of one voucher. Amounts None: 0 to validate, to redeem what the session locked."""
+
+    code: str
+    credits: int | None
+    points: int | None
+
+
+def need(code: str, credits: int | None, points: int | None) -> Need:
+    """What is asked of one voucher, checked."""
+    return Need(
+        check_text("code", code), check_optional_amount("credits", credits), check_optional_amount("points", points)
+    )
+
+
+def stack(redeemables: Sequence[Redeemable]) -> list[Need]:
+    """What is asked of a stack (semantics 14)."""
+    if not isinstance(redeemables, Sequence) or not all(isinstance(each, Redeemable) for each in redeemables):
+        raise InvalidRequest("redeemables", "must be a list of Redeemable")
+    check_codes("redeemables", [each.code for each in redeemables])
+    return [Need(each.code, each.credits, each.points) for each in redeemables]
+
+
+def check_codes(field: str, codes: Sequence[str]) -> tuple[str, ...]:
+    """The codes of a stack: 1 to 30, none twice."""
+    if isinstance(codes, str) or not isinstance(codes, Sequence):
+        raise InvalidRequest(field, "must be a list")
+    if not 1 <= len(codes) <= MAX_STACK:
+        raise InvalidRequest(field, f"must be 1 to {MAX_STACK}, not {len(codes)}")
+    for at, code in enumerate(codes):
+        check_text(f"{field}.{at}", code)
+    if len(set(codes)) < len(codes):
+        raise InvalidRequest(field, "must not name a code twice")
+    return tuple(codes)
 
 
 class Lock(NamedTuple):

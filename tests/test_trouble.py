@@ -1,0 +1,281 @@
+"""What an engine makes of a server or a connection in trouble, and of what others wrote under its keys."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from operator import methodcaller
+from typing import Any
+
+import pytest
+import redis
+import redis.exceptions
+from conftest import Backend
+
+from voucher_sessions import (
+    AsyncVoucherSessions,
+    CorruptState,
+    OutcomeUnknown,
+    Voucher,
+    VoucherSessions,
+)
+
+CHANGING = [
+    methodcaller("put_voucher", Voucher(code="A")),
+    methodcaller("delete_voucher", "A"),
+    methodcaller("validate", "A", session={"type": "LOCK"}),
+    methodcaller("redeem", "A", session="cart"),
+    methodcaller("release", "A", "cart"),
+    methodcaller("rollback", "A", "order"),
+]
+READING = [
+    methodcaller("get_voucher", "A"),
+    methodcaller("validate", "A"),
+    methodcaller("list_sessions", "A"),
+    methodcaller("get_redemption", "A", "order"),
+]
+
+
+class Stub:
+    """A client that answers, or fails, as told."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.sent: list[tuple[Any, ...]] = []
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        self.sent.append(args)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class AsyncStub(Stub):
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        return super().execute_command(*args, **options)
+
+
+def on_both(act: methodcaller, *answers: Any) -> list[Exception | Any]:
+    """What the sync and the asyncio engine make of these answers."""
+    sync = VoucherSessions(Stub(*answers))  # type: ignore[arg-type]  # a stand-in
+    waiting = AsyncVoucherSessions(AsyncStub(*answers))  # type: ignore[arg-type]  # a stand-in
+    results: list[Any] = []
+    for run in (lambda: act(sync), lambda: asyncio.run(act(waiting))):
+        try:
+            results.append(run())
+        except Exception as error:  # the outcome is what is tested
+            results.append(error)
+    return results
+
+
+@pytest.mark.parametrize("act", CHANGING)
+@pytest.mark.parametrize("error", [redis.exceptions.ConnectionError, redis.exceptions.TimeoutError])
+def test_a_lost_reply_of_a_changing_verb_is_an_unknown_outcome(act: methodcaller, error: type[Exception]) -> None:
+    for outcome in on_both(act, error("gone")):
+        assert isinstance(outcome, OutcomeUnknown)
+        assert isinstance(outcome, redis.exceptions.ConnectionError)
+        assert outcome.codes == ("A",)
+        assert isinstance(outcome.__cause__, error)
+
+
+def test_an_unknown_outcome_carries_what_was_generated() -> None:
+    for outcome in on_both(CHANGING[2], redis.exceptions.ConnectionError("gone")):
+        assert outcome.session_key.startswith("ssn_")
+        assert outcome.redemption_id is None
+    for outcome in on_both(CHANGING[3], redis.exceptions.ConnectionError("gone")):
+        assert outcome.session_key == "cart"
+        assert outcome.redemption_id.startswith("rdm_")
+
+
+@pytest.mark.parametrize("act", READING)
+def test_a_lost_reply_of_a_reading_verb_is_the_clients_own_error(act: methodcaller) -> None:
+    for outcome in on_both(act, redis.exceptions.ConnectionError("gone")):
+        assert type(outcome) is redis.exceptions.ConnectionError
+
+
+@pytest.mark.parametrize("act", CHANGING + READING)
+def test_an_error_of_the_server_comes_as_it_is(act: methodcaller) -> None:
+    for outcome in on_both(act, redis.exceptions.ReadOnlyError("READONLY replica")):
+        assert type(outcome) is redis.exceptions.ReadOnlyError
+
+
+NONSENSE: list[Any] = [
+    None,
+    [],
+    b"OK",
+    7,
+    {},
+    [b"nonsense"],
+    [b"state"],
+    [b"state", 1, 2, 3, 4],
+    [b"state", b"x", 2, 3, 4, 5, 6, 7, 8, 9],
+    [b"answered"],
+    [b"answered", 5, b"", 0],
+    [b"answered", 5, b"because", 0, 0, 0, 0, 0, 0, 0, 0],
+    [b"answered", b"now", b"", 0, 0, 1, 1, 1, 5, 0, 0],
+    [b"answered", 5, b"", 0, 0, 1, -1, 1, 0, 0, 0],
+    [b"refused", 1],
+    [b"refused", 0, 0, b"not_found", 0, 0, 0, 0, 0],
+    [b"refused", 0, 0, b"", 0, 0, 0, 0, 0],
+    [b"receipts"],
+    [b"receipts", b"life 1 2"],
+    [b"receipts", b"life x 0 0 5 call - key"],
+    [b"receipts", 5],
+    [b"released"],
+    [b"deleted"],
+    [b"sessions"],
+    [b"sessions", 5, b"no member", 7],
+    [b"sessions", 5, 6, 7],
+    [b"voucher_missing", 9],
+    [b"voucher_missing"],
+    [b"session_missing", None],
+    [b"conflict", b"x"],
+]
+
+
+@pytest.mark.parametrize("act", CHANGING + READING)
+@pytest.mark.parametrize("nonsense", NONSENSE)
+def test_a_reply_of_nonsense_is_corrupt_state(act: methodcaller, nonsense: Any) -> None:
+    for outcome in on_both(act, nonsense):
+        assert isinstance(outcome, CorruptState), outcome
+
+
+def test_noscript_heals_once_and_sends_the_text() -> None:
+    stub = Stub(redis.exceptions.NoScriptError("NOSCRIPT"), [b"deleted", 1])
+    assert VoucherSessions(stub).delete_voucher("A") is True  # type: ignore[arg-type]  # a stand-in
+    assert [args[0] for args in stub.sent] == ["EVALSHA", "EVAL"]
+    assert stub.sent[0][2:] == stub.sent[1][2:]
+
+
+def test_again_is_called_again() -> None:
+    stub = Stub([b"again"], [b"again"], [b"state", -1, 0, 0, 0, 0, 0, 0, 0, 0])
+    assert VoucherSessions(stub).get_voucher("A").quantity.limit is None  # type: ignore[arg-type]  # a stand-in
+    assert len(stub.sent) == 3
+
+
+def test_every_call_is_one_command() -> None:
+    replies = {"validate": [b"answered", 5, b"", 0, 0, 1, 1, 1, 0, 0, 0], "delete_voucher": [b"deleted", 0]}
+    for verb, reply in replies.items():
+        stub = Stub(reply)
+        getattr(VoucherSessions(stub), verb)("A")  # type: ignore[arg-type]  # a stand-in
+        assert len(stub.sent) == 1
+
+
+ACTS: list[methodcaller] = [
+    methodcaller("put_voucher", Voucher(code="A", credits=5)),
+    methodcaller("get_voucher", "A"),
+    methodcaller("validate", "A"),
+    methodcaller("validate", "A", session={"type": "LOCK", "key": "cart"}),
+    methodcaller("redeem", "A"),
+    methodcaller("redeem", "A", session="cart"),
+    methodcaller("release", "A", "cart"),
+    methodcaller("list_sessions", "A"),
+]
+
+
+@pytest.fixture
+def taken(make_engine: Callable[..., VoucherSessions], backend: Backend) -> Callable[[str], VoucherSessions]:
+    """An engine with a live session, under one of whose keys somebody else's value stands."""
+
+    def take(key: str, value: str = "list") -> VoucherSessions:
+        engine = make_engine()
+        engine.put_voucher(Voucher(code="A", credits=50))
+        engine.validate("A", credits=5, session={"type": "LOCK", "key": "cart"})
+        engine.validate("A", credits=5, session={"type": "LOCK", "key": "other"})
+        ttl_ms = backend.keys()[key.encode()]
+        backend.admin.delete(key)
+        if value == "list":
+            backend.admin.rpush(key, "someone else's")
+        else:
+            backend.admin.set(key, value)
+        if ttl_ms > 0:
+            backend.admin.pexpire(key, ttl_ms)
+        return engine
+
+    return take
+
+
+@pytest.mark.parametrize("value", ["list", "some text", "x - 5 0 0 0 0 0 0 0 0", ""])
+@pytest.mark.parametrize("act", [*ACTS, methodcaller("delete_voucher", "A")])
+def test_a_book_of_somebody_elses_is_corrupt_state(
+    taken: Callable[..., VoucherSessions], backend: Backend, act: methodcaller, value: str
+) -> None:
+    engine = taken("vs:{A}", value)
+    before = backend.contents()
+    with pytest.raises(CorruptState, match="'A'"):
+        act(engine)
+    assert backend.contents() == before
+
+
+@pytest.mark.parametrize("act", [ACTS[3], ACTS[5], ACTS[6]])
+def test_an_index_of_somebody_elses_is_corrupt_state(
+    taken: Callable[..., VoucherSessions], backend: Backend, act: methodcaller
+) -> None:
+    engine = taken("vs:{A}:locks")
+    before = backend.contents()
+    with pytest.raises(CorruptState, match="'A'"):
+        act(engine)
+    assert backend.contents() == before
+
+
+@pytest.mark.parametrize("act", [ACTS[3], ACTS[5], ACTS[6]])
+def test_a_session_of_somebody_elses_is_corrupt_state(
+    taken: Callable[..., VoucherSessions], backend: Backend, act: methodcaller
+) -> None:
+    engine = taken("vs:{A}:session:cart", "some text")
+    before = backend.contents()
+    with pytest.raises(CorruptState, match="'A'"):
+        act(engine)
+    assert backend.contents() == before
+
+
+@pytest.mark.parametrize("value", ["some text", ""])
+@pytest.mark.parametrize(
+    "act",
+    [
+        methodcaller("redeem", "A", redemption_id="order"),
+        methodcaller("rollback", "A", "order"),
+        methodcaller("get_redemption", "A", "order"),
+    ],
+)
+def test_a_receipt_of_somebody_elses_is_corrupt_state(
+    make_engine: Callable[..., VoucherSessions], backend: Backend, act: methodcaller, value: str
+) -> None:
+    engine = make_engine()
+    engine.put_voucher(Voucher(code="A", credits=50))
+    backend.admin.set("vs:{A}:redemption:order", value)
+    before = backend.contents()
+    with pytest.raises(CorruptState):
+        act(engine)
+    assert backend.contents() == before
+
+
+def test_a_rollback_on_a_corrupt_book_changes_nothing(
+    make_engine: Callable[..., VoucherSessions], backend: Backend
+) -> None:
+    engine = make_engine()
+    engine.put_voucher(Voucher(code="A", credits=50))
+    engine.redeem("A", credits=40, redemption_id="order")
+    book = backend.admin.get("vs:{A}")
+    backend.admin.set("vs:{A}", "some text")
+    with pytest.raises(CorruptState):
+        engine.rollback("A", "order")
+    backend.admin.set("vs:{A}", book)  # type: ignore[arg-type]  # what was read
+    assert engine.rollback("A", "order").replayed is False
+    assert engine.get_voucher("A").credits.used == 0
+
+
+def test_an_expired_lock_of_somebody_elses_is_corrupt_state(
+    make_engine: Callable[..., VoucherSessions], backend: Backend
+) -> None:
+    engine = make_engine()
+    engine.put_voucher(Voucher(code="A", credits=50))
+    engine.validate("A", session={"type": "LOCK", "key": "stays"})
+    engine.validate("A", session={"type": "LOCK", "key": "goes", "ttl": 5, "ttl_unit": "MILLISECONDS"})
+    backend.admin.zadd("vs:{A}:locks", {"nonsense": 5})
+    backend.clock.advance(6)
+    before = backend.contents()
+    with pytest.raises(CorruptState):
+        engine.validate("A")
+    assert backend.contents() == before
