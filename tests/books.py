@@ -5,6 +5,7 @@ It knows the clock only as a number that it is given, and forgets nothing: the m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -119,17 +120,31 @@ class Books:
         self, code: str, credits: int, points: int, session: tuple[str, int] | None, now: int
     ) -> tuple[Verdict | None, Lock | None]:
         """The verdict (None: no such voucher) and the caller's live lock afterwards."""
-        book = self.vouchers.get(code)
-        if book is None:
-            return None, None
-        need = Amounts(1, credits, points)
+        ((verdict, lock),) = self.validate_stack([(code, credits, points)], session, (), now)
+        return verdict, lock
+
+    def validate_stack(
+        self,
+        needs: Sequence[tuple[str, int | None, int | None]],
+        session: tuple[str, int] | None,
+        release: Sequence[str],
+        now: int,
+    ) -> list[tuple[Verdict | None, Lock | None]]:
+        """The same of each; locked are all or none."""
         key = session[0] if session else None
-        verdict = self.judge(book, need, key, now)
-        if session is None or key is None:
-            return verdict, None
-        if verdict.short is None:
-            book.sessions[key] = Lock(need, now + session[1])
-        return verdict, book.live(now).get(key)
+        verdicts: list[Verdict | None] = []
+        for code, credits, points in needs:
+            book, need = self.vouchers.get(code), Amounts(1, credits or 0, points or 0)
+            verdicts.append(self.judge(book, need, key, now) if book else None)
+        if session is not None and all(verdict and verdict.short is None for verdict in verdicts):
+            for code, credits, points in needs:
+                lock = Lock(Amounts(1, credits or 0, points or 0), now + session[1])
+                self.vouchers[code].sessions[session[0]] = lock
+            for code in release:
+                self.release(code, session[0], now)
+        books = [self.vouchers.get(code) for code, _, _ in needs]
+        locks = [book.live(now).get(key) if book and key else None for book in books]
+        return list(zip(verdicts, locks, strict=True))
 
     def redeem(
         self,
@@ -142,35 +157,74 @@ class Books:
         now: int,
     ) -> tuple[Receipt, bool]:
         """The receipt, and whether it is a replay."""
-        receipt = self.receipts.get((code, redemption_id))
-        if receipt is not None:
-            agrees = credits in (None, receipt.taken.credits) and points in (None, receipt.taken.points)
-            if key != receipt.session_key or not agrees:
-                raise Refused("RedemptionConflict", code=code, redemption_id=redemption_id)
-            return receipt, True
-        book = self.book(code)
-        own = book.live(now).get(key) if key is not None else None
-        if key is not None and own is None and if_missing == "raise":
-            raise Refused("SessionNotFound", code=code, session_key=key)
-        mine = own.amounts if own else Amounts()
-        need = Amounts(1, mine.credits if credits is None else credits, mine.points if points is None else points)
-        verdict = self.judge(book, need, key, now)
-        if verdict.short is not None:
-            reason, error = REASONS[verdict.short]
-            raise Refused(
-                error,
-                code=code,
-                reason=reason,
-                requested=need[verdict.short],
-                available=verdict.left[verdict.short],
-                locked_by_others=verdict.held,
-                retry_after_ms=verdict.retry_after,
+        (result,) = self.redeem_stack([(code, credits, points)], key, redemption_id, if_missing, now)
+        return result
+
+    def redeem_stack(
+        self,
+        needs: Sequence[tuple[str, int | None, int | None]],
+        key: str | None,
+        redemption_id: str,
+        if_missing: str,
+        now: int,
+    ) -> list[tuple[Receipt, bool]]:
+        """The same of each; redeemed are all or none."""
+        found = [self.receipts.get((code, redemption_id)) for code, _, _ in needs]
+        if any(found):
+            conflicts = [code for (code, _, _), receipt in zip(needs, found, strict=True) if receipt]
+            if all(found):
+                conflicts = [
+                    code
+                    for (code, credits, points), receipt in zip(needs, found, strict=True)
+                    if receipt and not self.agrees(receipt, key, credits, points)
+                ]
+            if conflicts:
+                raise Refused("RedemptionConflict", code=conflicts[0], redemption_id=redemption_id)
+            return [(receipt, True) for receipt in found if receipt]
+        missing = tuple(code for code, _, _ in needs if code not in self.vouchers)
+        if missing:
+            raise Refused("VoucherNotFound", code=missing[0], codes=missing)
+        books = [self.vouchers[code] for code, _, _ in needs]
+        owns = [book.live(now).get(key) if key is not None else None for book in books]
+        not_live = tuple(code for (code, _, _), own in zip(needs, owns, strict=True) if own is None)
+        if key is not None and not_live and if_missing == "raise":
+            raise Refused("SessionNotFound", code=not_live[0], codes=not_live, session_key=key)
+        taken = []
+        for (_, credits, points), own in zip(needs, owns, strict=True):
+            mine = own.amounts if own else Amounts()
+            taken.append(
+                Amounts(1, mine.credits if credits is None else credits, mine.points if points is None else points)
             )
-        if own is not None and key is not None:
-            del book.sessions[key]
-        book.used = book.used.plus(need)
-        receipt = self.receipts[code, redemption_id] = Receipt(book, key, need, now)
-        return receipt, False
+        for (code, _, _), book, need in zip(needs, books, taken, strict=True):
+            self.refuse(code, self.judge(book, need, key, now), need)
+        done = []
+        for (code, _, _), book, need in zip(needs, books, taken, strict=True):
+            if key is not None and key in book.live(now):
+                del book.sessions[key]
+            book.used = book.used.plus(need)
+            receipt = self.receipts[code, redemption_id] = Receipt(book, key, need, now)
+            done.append((receipt, False))
+        return done
+
+    @staticmethod
+    def agrees(receipt: Receipt, key: str | None, credits: int | None, points: int | None) -> bool:
+        named = credits in (None, receipt.taken.credits) and points in (None, receipt.taken.points)
+        return named and key == receipt.session_key
+
+    @staticmethod
+    def refuse(code: str, verdict: Verdict, need: Amounts) -> None:
+        if verdict.short is None:
+            return
+        reason, error = REASONS[verdict.short]
+        raise Refused(
+            error,
+            code=code,
+            reason=reason,
+            requested=need[verdict.short],
+            available=verdict.left[verdict.short],
+            locked_by_others=verdict.held,
+            retry_after_ms=verdict.retry_after,
+        )
 
     def release(self, code: str, key: str, now: int) -> bool:
         book = self.vouchers.get(code)
@@ -180,12 +234,20 @@ class Books:
         return True
 
     def rollback(self, code: str, redemption_id: str) -> tuple[Receipt, bool]:
-        receipt = self.receipt(code, redemption_id)
-        replayed = receipt.rolled_back
-        if not replayed:
-            receipt.rolled_back = True
-            receipt.voucher.used = receipt.voucher.used.plus(receipt.taken, -1)
-        return receipt, replayed
+        """The receipt, and whether it is a replay."""
+        (result,) = self.rollback_stack([code], redemption_id)
+        return result
+
+    def rollback_stack(self, codes: Sequence[str], redemption_id: str) -> list[tuple[Receipt, bool]]:
+        """The same of each; rolled back are all or none."""
+        receipts = [self.receipt(code, redemption_id) for code in codes]
+        done = []
+        for receipt in receipts:
+            done.append((receipt, receipt.rolled_back))
+            if not receipt.rolled_back:
+                receipt.rolled_back = True
+                receipt.voucher.used = receipt.voucher.used.plus(receipt.taken, -1)
+        return done
 
     def receipt(self, code: str, redemption_id: str) -> Receipt:
         if (code, redemption_id) not in self.receipts:

@@ -16,14 +16,14 @@ from typing import Any
 import fakeredis
 import pytest
 import time_machine
-from books import REASONS, UNLIMITED, Amounts, Books, Receipt, Refused
+from books import REASONS, UNLIMITED, Amounts, Books, Lock, Receipt, Refused, Verdict
 from conftest import Awaited
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from servers import BINARIES, Server
 
-from voucher_sessions import AsyncVoucherSessions, Used, Voucher, VoucherSessions, VoucherSessionsError
+from voucher_sessions import AsyncVoucherSessions, Redeemable, Used, Voucher, VoucherSessions, VoucherSessionsError
 
 CODES = st.sampled_from(["A", "B"])
 KEYS = st.sampled_from(["k1", "k2", "k3"])
@@ -31,6 +31,16 @@ IDS = st.sampled_from(["o1", "o2", "o3"])
 AMOUNTS = st.integers(0, 4)
 MAYBE_AMOUNTS = st.none() | AMOUNTS
 HOUR = 3_600_000
+STACKS = st.lists(
+    st.builds(Redeemable, code=CODES, credits=MAYBE_AMOUNTS, points=MAYBE_AMOUNTS),
+    min_size=1,
+    max_size=2,
+    unique_by=lambda each: each.code,
+)
+
+
+def needs(stack: list[Redeemable]) -> list[tuple[str, int | None, int | None]]:
+    return [(each.code, each.credits, each.points) for each in stack]
 
 
 class Machine(RuleBasedStateMachine):
@@ -139,6 +149,11 @@ class Machine(RuleBasedStateMachine):
         now = self.now()
         verdict, lock = self.books.validate(code, credits, points, (key, ttl_ms) if key else None, now)
         answer = self.engine.validate(code, credits=credits, points=points, session=session)
+        self.agree_on_validation(code, answer, verdict, lock, key, ttl_ms if answer.valid else None)
+
+    def agree_on_validation(
+        self, code: str, answer: Any, verdict: Verdict | None, lock: Lock | None, key: str | None, ttl_ms: int | None
+    ) -> None:
         assert answer.code == code
         if verdict is None:
             assert (answer.valid, answer.reason, answer.session) == (False, "not_found", None)
@@ -158,10 +173,58 @@ class Machine(RuleBasedStateMachine):
             return
         assert answer.session is not None
         assert (answer.session.key, answer.session.credits, answer.session.points) == (key, *lock.amounts[1:])
-        assert answer.session.ttl == (ttl_ms if answer.valid else None)
+        assert answer.session.ttl == ttl_ms
         seen = round(answer.session.expires_at.timestamp() * 1000)
         self.same_time(seen, lock.expires_at)
         lock.expires_at = seen  # the server's word for it, a little later than ours on a real one
+
+    @rule(stack=STACKS, release=st.booleans(), key=st.none() | KEYS, data=st.data())
+    def validate_stack(self, stack: list[Redeemable], release: bool, key: str | None, data: st.DataObject) -> None:
+        ttl_ms = data.draw(self.TTLS) if key else 0
+        session = None if key is None else {"type": "LOCK", "key": key, "ttl": ttl_ms, "ttl_unit": "MILLISECONDS"}
+        left = [code for code in ("A", "B") if code not in {each.code for each in stack}] if release and key else []
+        now = self.now()
+        expected = self.books.validate_stack(needs(stack), (key, ttl_ms) if key else None, left, now)
+        answer = self.engine.validate_stack(stack, session=session, release=tuple(left))
+        assert answer.valid == all(verdict and verdict.short is None for verdict, _ in expected)
+        for each, (verdict, lock), validation in zip(stack, expected, answer.validations, strict=True):
+            self.agree_on_validation(each.code, validation, verdict, lock, key, ttl_ms if answer.valid else None)
+        locks = [lock for _, lock in expected if lock]
+        assert (answer.session is None) == (not locks)
+        if answer.session:
+            assert answer.session.credits == sum(lock.amounts.credits for lock in locks)
+            assert answer.session.quantity == len(locks)
+
+    @rule(stack=STACKS, key=st.none() | KEYS, redemption_id=IDS, if_missing=st.sampled_from(["raise", "redeem"]))
+    def redeem_stack(self, stack: list[Redeemable], key: str | None, redemption_id: str, if_missing: Any) -> None:
+        now = self.now()
+        both = self.outcome(
+            lambda: self.engine.redeem_stack(
+                stack, session=key, redemption_id=redemption_id, if_session_missing=if_missing
+            ),
+            lambda: self.books.redeem_stack(needs(stack), key, redemption_id, if_missing, now),
+        )
+        if both:
+            done, expected = both
+            assert (done.id, done.replayed) == (redemption_id, expected[0][1])
+            for each, redemption, (receipt, replayed) in zip(stack, done.redemptions, expected, strict=True):
+                self.agree_on_redemption(each.code, redemption_id, redemption, receipt, replayed)
+
+    @rule(codes=st.permutations(["A", "B"]), key=KEYS)
+    def release_stack(self, codes: list[str], key: str) -> None:
+        now = self.now()
+        expected = [self.books.release(code, key, now) for code in codes]
+        assert [each.released for each in self.engine.release_stack(codes, key)] == expected
+
+    @rule(codes=st.permutations(["A", "B"]), redemption_id=IDS)
+    def rollback_stack(self, codes: list[str], redemption_id: str) -> None:
+        both = self.outcome(
+            lambda: self.engine.rollback_stack(codes, redemption_id),
+            lambda: self.books.rollback_stack(codes, redemption_id),
+        )
+        if both:
+            for seen, (receipt, replayed) in zip(*both, strict=True):
+                assert (seen.quantity, seen.credits, seen.points, seen.replayed) == (*receipt.taken, replayed)
 
     @rule(
         code=CODES,

@@ -232,6 +232,8 @@ SESSION: Final = Session(type=SessionType.LOCK, key="<key>", ttl=9, ttl_unit=Ttl
 STACK: Final = [Redeemable(code="CODE", credits=50, points=6), Redeemable(code="OTHER", credits=70, points=8)]
 EACH: Final[list[dict[str, object]]] = [{"credits": 50, "points": 6}, {"credits": 70, "points": 8}]
 calls: Final = Calls(Keys("vs"), None)
+agreement = Calls(Keys("vs", str), None).agree_on_partition()
+assert agreement
 forgetful: Final = Calls(Keys("vs"), 60)
 
 
@@ -282,6 +284,7 @@ EXAMPLES: Final = [
     Example(calls.release("CODE", "<key>"), {"session_key": b"<key>"}, [{}]),
     Example(calls.release_stack(["OTHER", "CODE"], "<key>"), {"session_key": b"<key>"}, [{}, {}]),
     Example(calls.delete_voucher("CODE")),
+    Example(agreement, {"fingerprint": ANY}),
 ]
 
 
@@ -318,7 +321,7 @@ def check(source: str, included: str, examples: list[Example]) -> None:
 
 def _check_call(header: Header, example: Example) -> None:
     call = example.call
-    told = [(pattern.replace("CODE", call.codes[0]), type_) for pattern, type_ in header.keys]
+    told = [(pattern.replace("CODE", "".join(call.codes[:1])), type_) for pattern, type_ in header.keys]
     for code in call.codes:
         told += [(pattern.replace("CODE", code), type_) for pattern, type_ in header.each_keys]
     patterns = [pattern.replace("<key>", example.session_key).encode() for pattern, _ in told]

@@ -331,3 +331,33 @@ def test_14_a_partition_puts_codes_into_one_slot(make_engine: Callable[..., Vouc
         b"vs:{ann}{ann-%7B3%7D}",
         b"vs:{%7D%7B}{%7D%7B}",
     }
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        str,
+        str.upper,
+        lambda code: code.partition("_")[0],
+        lambda code: code[:1],
+        lambda code: str(len(code)),
+    ],
+)
+def test_14_engines_that_disagree_on_the_partition_are_told_at_once(
+    make_engine: Callable[..., VoucherSessions], backend: Backend, other: Callable[[str], str]
+) -> None:
+    first = make_engine(partition=customer)
+    first.put_voucher(Voucher(code="ann-1", credits=10))
+    assert make_engine(partition=lambda code: code.split("-")[0]).get_voucher("ann-1").credits.limit == 10
+    before = backend.contents()
+    disagrees = make_engine(partition=other)
+    for _ in range(2):
+        with pytest.raises(InvalidRequest) as refused:
+            disagrees.put_voucher(Voucher(code="ann-1", credits=10))
+        assert refused.value.field == "partition"
+    assert backend.contents() == before
+
+
+def test_14_without_a_partition_and_a_cluster_nothing_is_asked() -> None:
+    assert Calls(Keys("vs"), None).agree_on_partition() is None
+    assert Calls(Keys("vs", clustered=True), None).agree_on_partition() is not None

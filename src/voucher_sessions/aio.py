@@ -49,7 +49,8 @@ class AsyncVoucherSessions:
         receipt_ttl: float | timedelta | None = None,
     ) -> None:
         self._execute: Callable[..., Awaitable[Reply]] = clients.checked(client, asynchronous=True).execute_command
-        self._calls = Calls(Keys(prefix, partition), receipt_ttl)
+        self._calls = Calls(Keys(prefix, partition, clustered=clients.is_cluster(client)), receipt_ttl)
+        self._agreement = self._calls.agree_on_partition()
         self._opened: clients.AsyncOpened | None = None
 
     @classmethod
@@ -155,6 +156,12 @@ class AsyncVoucherSessions:
         return await self._run(self._calls.rollback_stack(codes, redemption_id))
 
     async def _run(self, call: Call[T]) -> T:
+        if self._agreement is not None:
+            await self._answer(self._agreement)
+            self._agreement = None
+        return await self._answer(call)
+
+    async def _answer(self, call: Call[T]) -> T:
         """Send a call until it is answered: once, but for the moments after a mass expiry."""
         while True:
             try:

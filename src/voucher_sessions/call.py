@@ -12,6 +12,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from voucher_sessions.errors import (
     CorruptState,
+    InvalidRequest,
     OutcomeUnknown,
     RedemptionConflict,
     RedemptionNotFound,
@@ -59,6 +60,8 @@ class Call(Generic[T]):
                     raise RedemptionConflict(self._told(reply)[0], self.redemption_id or "")
                 case _:
                     return self.read(reply)
+        except InvalidRequest:  # a ValueError, but not one of the reply's
+            raise
         except (TypeError, ValueError, LookupError, ArithmeticError) as error:
             raise CorruptState(f"{self.verb}: the server's reply is not one of {self.script.name}.lua") from error
 

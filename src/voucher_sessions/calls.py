@@ -55,6 +55,22 @@ class Calls:
         self._keys = keys
         self._receipt_ttl_ms = requests.duration_in_ms("receipt_ttl", receipt_ttl)
 
+    def agree_on_partition(self) -> Call[None] | None:
+        """What an engine must ask before its first call, if anything (semantics 14)."""
+        agreed = self._keys.partition()
+        if agreed is None:
+            return None
+        key, fingerprint = agreed
+        return Call(
+            verb="agree_on_partition",
+            codes=(),
+            script=scripts.AGREE_ON_PARTITION,
+            keys=[key],
+            args=[fingerprint],
+            read=partial(replies.agreed, fingerprint),
+            changes=False,
+        )
+
     def put_voucher(self, voucher: Voucher, used: Used | None) -> Call[VoucherState]:
         if not isinstance(voucher, Voucher):
             raise InvalidRequest("voucher", "must be a Voucher")

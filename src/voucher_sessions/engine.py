@@ -57,7 +57,8 @@ class VoucherSessions:
         receipt_ttl: float | timedelta | None = None,
     ) -> None:
         self._execute: Callable[..., Reply] = clients.checked(client, asynchronous=False).execute_command
-        self._calls = Calls(Keys(prefix, partition), receipt_ttl)
+        self._calls = Calls(Keys(prefix, partition, clustered=clients.is_cluster(client)), receipt_ttl)
+        self._agreement = self._calls.agree_on_partition()
         self._opened: clients.Opened | None = None
 
     @classmethod
@@ -200,6 +201,12 @@ class VoucherSessions:
         return self._run(self._calls.rollback_stack(codes, redemption_id))
 
     def _run(self, call: Call[T]) -> T:
+        if self._agreement is not None:
+            self._answer(self._agreement)
+            self._agreement = None
+        return self._answer(call)
+
+    def _answer(self, call: Call[T]) -> T:
         """Send a call until it is answered: once, but for the moments after a mass expiry."""
         while True:
             try:

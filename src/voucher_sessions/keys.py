@@ -4,6 +4,7 @@
     prefix:{CODE}:locks              ZSET    amounts and session key, by expiry in ms           expires with its last lock
     prefix:{CODE}:session:<key>      STRING  the lock of one session                            expires with it
     prefix:{CODE}:redemption:<id>    STRING  the receipt of one redemption                      stays, or receipt_ttl
+    prefix:partition                 STRING  the fingerprint of partition, on clusters          stays
 
 The braces make a voucher one hash slot of a cluster; with a partition it is ``prefix:{PARTITION}{CODE}…``. Braces
 inside a code are escaped, so a code ends at its brace and what follows can be any text: no code, session key or
@@ -13,6 +14,8 @@ redemption id reaches another voucher's keys.
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
+from typing import Final
 
 from redis.crc import key_slot
 
@@ -20,6 +23,12 @@ from voucher_sessions.errors import CrossSlotStack, InvalidRequest
 from voucher_sessions.models import Checked, Text
 
 _check_text = Checked(Text)
+
+# Codes that tell apart what partitions are usually made of: a part up to a separator, a length, a case, digits.
+_PROBES: Final = (
+    *("A", "a", "7", "GIFT-50", "gift-50", "GIFT_50", "GIFT.50", "GIFT:50", "GIFT/50", "GIFT 50", "GIFT50", "50-GIFT"),
+    *("ann-1-2", "1-2-ann", "ann@example.com", "ann|1", "ann#1", "2026-11-21", "00012345", "ÄÖÜ", "{A}-1", "x" * 256),
+)
 
 
 def _escaped(text: str) -> bytes:
@@ -40,6 +49,23 @@ class Keys:
         self._prefix = prefix.encode() + b":"
         self._partition = partition
         self._clustered = clustered
+
+    def partition(self) -> tuple[bytes, str] | None:
+        """Where the engines of a prefix agree on the slots, and what this one would have; None where it is all the same.
+
+        A function cannot be compared, but what it makes of some codes can.
+        """
+        if self._partition is None and not self._clustered:
+            return None
+        fingerprint = sha256(b"\n".join(map(self._probed, _PROBES))).hexdigest()
+        return self._prefix + b"partition", fingerprint
+
+    def _probed(self, code: str) -> bytes:
+        try:
+            return self._book(code)
+        except Exception as error:
+            # A partition may know its own codes alone; then all that agree with it fail alike.
+            return type(error).__name__.encode()
 
     def voucher(self, code: str) -> list[bytes]:
         """Book and index of locks."""

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple, Self
 
 from voucher_sessions.errors import (
     GiftAmountExceeded,
+    InvalidRequest,
     LimitExceeded,
     LoyaltyPointsExceeded,
     QuantityExceeded,
@@ -228,6 +229,17 @@ def _bytes(item: Item) -> bytes:
     if not isinstance(item, bytes):
         raise TypeError(f"bytes expected, not {item!r}")
     return item
+
+
+def agreed(fingerprint: str, reply: Reply) -> None:
+    """The reply 'partition'; raises where the engines that came first map codes in another way."""
+    (remembered,) = expect(reply, b"partition")
+    if _bytes(remembered).decode() != fingerprint:
+        raise InvalidRequest(
+            "partition",
+            "maps codes in another way than the engines that used this prefix before, and would not find their "
+            "vouchers. Give all engines of a prefix the same partition, or a prefix of their own",
+        )
 
 
 def deleted(reply: Reply) -> bool:

@@ -47,6 +47,7 @@ RELEASE: Final = _script("release")
 ROLLBACK: Final = _script("rollback")
 LIST_SESSIONS: Final = _script("list_sessions")
 GET_REDEMPTION: Final = _script("get_redemption")
+AGREE_ON_PARTITION: Final = _script("agree_on_partition")
 
 ALL: Final = (
     PUT_VOUCHER,
@@ -58,4 +59,5 @@ ALL: Final = (
     ROLLBACK,
     LIST_SESSIONS,
     GET_REDEMPTION,
+    AGREE_ON_PARTITION,
 )
