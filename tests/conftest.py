@@ -125,7 +125,7 @@ class Backend:
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, server_of: Callable[[str], Server]) -> Iterator[Backend]:
     if request.param == "fakeredis":
-        with time_machine.travel(datetime(2026, 11, 21, 12, 0, 0, 500, tzinfo=UTC), tick=False) as traveller:
+        with time_machine.travel(datetime(2026, 11, 21, 12, tzinfo=UTC), tick=False) as traveller:
             yield Backend("fakeredis", None, traveller)
     else:
         yield Backend(request.param, server_of(request.param), None)

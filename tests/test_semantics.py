@@ -326,6 +326,7 @@ def test_06_in_the_very_millisecond_of_the_last_expiry(gift: VoucherSessions, cl
     clock.reach(round(session.expires_at.timestamp() * 1000))
     gift.redeem("GIFT", credits=1)
     gift.validate("GIFT", credits=100, session=lock("stays"))
+    gift.validate("GIFT", credits=5, session=lock("soon", 1))
     clock.advance(2)
     assert figures(gift, "GIFT")["credits"] == (5000, 1, 100, 4899)
     assert figures(gift, "GIFT")["quantity"] == (None, 1, 1, None)
