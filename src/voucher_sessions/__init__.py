@@ -1,6 +1,7 @@
 """Exact, atomic sessions for vouchers, gift cards and loyalty points in Redis: validate, redeem, release."""
 
 from voucher_sessions.aio import AsyncVoucherSessions
+from voucher_sessions.durability import Durability
 from voucher_sessions.engine import VoucherSessions
 from voucher_sessions.errors import (
     CorruptState,
@@ -45,6 +46,7 @@ __all__ = [
     "Balance",
     "CorruptState",
     "CrossSlotStack",
+    "Durability",
     "EmbeddedServerError",
     "GiftAmountExceeded",
     "InvalidRequest",

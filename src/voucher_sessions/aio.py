@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import redis.asyncio
 from redis.exceptions import NoScriptError, RedisError
 
 from voucher_sessions import clients
-from voucher_sessions.call import Again, Call
+from voucher_sessions.call import Again, Arg, Call
 from voucher_sessions.calls import Calls
+from voucher_sessions.durability import Durability
+from voucher_sessions.durability import checked as checked_durability
 from voucher_sessions.keys import Keys
 from voucher_sessions.models import (
     ActiveSession,
@@ -28,7 +30,6 @@ from voucher_sessions.models import (
     Voucher,
     VoucherState,
 )
-from voucher_sessions.replies import Reply
 from voucher_sessions.requests import SessionLike
 
 T = TypeVar("T")
@@ -46,10 +47,13 @@ class AsyncVoucherSessions:
         *,
         prefix: str = "vs",
         partition: Callable[[str], str] | None = None,
+        durability: Durability | None = None,
         receipt_ttl: float | timedelta | None = None,
     ) -> None:
-        self._execute: Callable[..., Awaitable[Reply]] = clients.checked(client, asynchronous=True).execute_command
-        self._calls = Calls(Keys(prefix, partition, clustered=clients.is_cluster(client)), receipt_ttl)
+        self._client = clients.checked(client, asynchronous=True)
+        clustered = clients.is_cluster(client)
+        self._durability = checked_durability(durability, clustered=clustered)
+        self._calls = Calls(Keys(prefix, partition, clustered=clustered), receipt_ttl)
         self._agreement = self._calls.agree_on_partition()
         self._opened: clients.AsyncOpened | None = None
 
@@ -60,15 +64,23 @@ class AsyncVoucherSessions:
         *,
         prefix: str = "vs",
         partition: Callable[[str], str] | None = None,
+        durability: Durability | None = None,
         receipt_ttl: float | timedelta | None = None,
         **client_options: object,
     ) -> Self:
         """See ``VoucherSessions.from_url``. Not awaited; ``embedded://`` waits here until its server has started."""
+        checked_durability(durability, clustered=False)
         Calls(Keys(prefix, partition), receipt_ttl)  # bad input is told before a server is started for it
         opened = clients.open_url_async(url, client_options)
-        engine = cls(opened.client, prefix=prefix, partition=partition, receipt_ttl=receipt_ttl)
+        engine = cls(opened.client, prefix=prefix, partition=partition, durability=durability, receipt_ttl=receipt_ttl)
         engine._opened = opened
         return engine
+
+    @property
+    def client(self) -> redis.asyncio.Redis | redis.asyncio.RedisCluster:
+        """See ``VoucherSessions.client``."""
+        found: redis.asyncio.Redis | redis.asyncio.RedisCluster = self._client
+        return found
 
     async def aclose(self) -> None:
         """Close what ``from_url`` opened; a client that was handed in stays open."""
@@ -165,19 +177,37 @@ class AsyncVoucherSessions:
         """Send a call until it is answered: once, but for the moments after a mass expiry."""
         while True:
             try:
-                reply = await self._evaluate(call)
+                reply, *confirmation = await self._evaluate(call)
             except RedisError as error:
                 call.raise_from(error)
                 raise
             try:
-                return call.result(reply)
+                result = call.result(reply)
             except Again:
                 continue
+            if self._durability is not None and call.changes:
+                self._durability.confirm(call.verb, result, confirmation)
+            return result
 
-    async def _evaluate(self, call: Call[T]) -> Reply:
+    async def _evaluate(self, call: Call[T]) -> list[Any]:
         numbered = len(call.keys), *call.keys, *call.args
-        # Undecoded, whatever the host's client does: codes and keys are bytes here, and never somebody's encoding.
         try:
-            return await self._execute("EVALSHA", call.script.sha, *numbered, NEVER_DECODE=True)
+            return await self._send(call, "EVALSHA", call.script.sha, *numbered)
         except NoScriptError:  # a restart, SCRIPT FLUSH, a new replica: EVAL loads it again
-            return await self._execute("EVAL", call.script.text, *numbered, NEVER_DECODE=True)
+            return await self._send(call, "EVAL", call.script.text, *numbered)
+
+    async def _send(self, call: Call[T], *command: Arg) -> list[Any]:
+        """The script's reply, and what the server says of its durability.
+
+        Undecoded, whatever the host's client does: codes and keys are bytes here, and never somebody's encoding.
+        """
+        if self._durability is None or not call.changes:
+            return [await self._client.execute_command(*command, NEVER_DECODE=True)]
+        async with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.execute_command(*command, NEVER_DECODE=True)
+            for each in self._durability.commands(call.keys[0]):
+                pipeline.execute_command(*each)
+            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        if isinstance(replies[0], Exception):
+            raise replies[0]
+        return replies

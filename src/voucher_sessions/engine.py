@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import redis
 from redis.exceptions import NoScriptError, RedisError
 
 from voucher_sessions import clients
-from voucher_sessions.call import Again, Call
+from voucher_sessions.call import Again, Arg, Call
 from voucher_sessions.calls import Calls
+from voucher_sessions.durability import Durability
+from voucher_sessions.durability import checked as checked_durability
 from voucher_sessions.keys import Keys
 from voucher_sessions.models import (
     ActiveSession,
@@ -28,7 +30,6 @@ from voucher_sessions.models import (
     Voucher,
     VoucherState,
 )
-from voucher_sessions.replies import Reply
 from voucher_sessions.requests import SessionLike
 
 T = TypeVar("T")
@@ -40,6 +41,8 @@ class VoucherSessions:
     ``client`` is any client of redis-py: ``Redis``, ``RedisCluster``, one that Sentinel gave, fakeredis; its settings
     (decoding, protocol, pool, retries) stay the host's. ``prefix`` begins all keys. ``receipt_ttl`` (seconds or a
     timedelta) forgets redemptions after that time; by default their receipts stay for good.
+
+    ``durability`` has every change confirmed by replicas or disk, else ``NotDurable``, which is safe to repeat too.
 
     An engine can be shared by threads as far as its client can. Every verb raises ``InvalidRequest`` for bad input
     before anything is sent, and ``CorruptState`` for keys that hold what this library never wrote. A verb that
@@ -54,10 +57,13 @@ class VoucherSessions:
         *,
         prefix: str = "vs",
         partition: Callable[[str], str] | None = None,
+        durability: Durability | None = None,
         receipt_ttl: float | timedelta | None = None,
     ) -> None:
-        self._execute: Callable[..., Reply] = clients.checked(client, asynchronous=False).execute_command
-        self._calls = Calls(Keys(prefix, partition, clustered=clients.is_cluster(client)), receipt_ttl)
+        self._client = clients.checked(client, asynchronous=False)
+        clustered = clients.is_cluster(client)
+        self._durability = checked_durability(durability, clustered=clustered)
+        self._calls = Calls(Keys(prefix, partition, clustered=clustered), receipt_ttl)
         self._agreement = self._calls.agree_on_partition()
         self._opened: clients.Opened | None = None
 
@@ -68,6 +74,7 @@ class VoucherSessions:
         *,
         prefix: str = "vs",
         partition: Callable[[str], str] | None = None,
+        durability: Durability | None = None,
         receipt_ttl: float | timedelta | None = None,
         **client_options: object,
     ) -> Self:
@@ -78,11 +85,18 @@ class VoucherSessions:
         keeps its data in that folder (``embedded://``: a temporary one); ``memory://`` is fakeredis, in this process
         alone. ``client_options`` go to the client.
         """
+        checked_durability(durability, clustered=False)
         Calls(Keys(prefix, partition), receipt_ttl)  # bad input is told before a server is started for it
         opened = clients.open_url(url, client_options)
-        engine = cls(opened.client, prefix=prefix, partition=partition, receipt_ttl=receipt_ttl)
+        engine = cls(opened.client, prefix=prefix, partition=partition, durability=durability, receipt_ttl=receipt_ttl)
         engine._opened = opened
         return engine
+
+    @property
+    def client(self) -> redis.Redis | redis.RedisCluster:
+        """The client in use: the one handed in, or the one that ``from_url`` opened."""
+        found: redis.Redis | redis.RedisCluster = self._client
+        return found
 
     def close(self) -> None:
         """Close what ``from_url`` opened; a client that was handed in stays open."""
@@ -210,19 +224,37 @@ class VoucherSessions:
         """Send a call until it is answered: once, but for the moments after a mass expiry."""
         while True:
             try:
-                reply = self._evaluate(call)
+                reply, *confirmation = self._evaluate(call)
             except RedisError as error:
                 call.raise_from(error)
                 raise
             try:
-                return call.result(reply)
+                result = call.result(reply)
             except Again:
                 continue
+            if self._durability is not None and call.changes:
+                self._durability.confirm(call.verb, result, confirmation)
+            return result
 
-    def _evaluate(self, call: Call[T]) -> Reply:
+    def _evaluate(self, call: Call[T]) -> list[Any]:
         numbered = len(call.keys), *call.keys, *call.args
-        # Undecoded, whatever the host's client does: codes and keys are bytes here, and never somebody's encoding.
         try:
-            return self._execute("EVALSHA", call.script.sha, *numbered, NEVER_DECODE=True)
+            return self._send(call, "EVALSHA", call.script.sha, *numbered)
         except NoScriptError:  # a restart, SCRIPT FLUSH, a new replica: EVAL loads it again
-            return self._execute("EVAL", call.script.text, *numbered, NEVER_DECODE=True)
+            return self._send(call, "EVAL", call.script.text, *numbered)
+
+    def _send(self, call: Call[T], *command: Arg) -> list[Any]:
+        """The script's reply, and what the server says of its durability.
+
+        Undecoded, whatever the host's client does: codes and keys are bytes here, and never somebody's encoding.
+        """
+        if self._durability is None or not call.changes:
+            return [self._client.execute_command(*command, NEVER_DECODE=True)]
+        with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.execute_command(*command, NEVER_DECODE=True)
+            for each in self._durability.commands(call.keys[0]):
+                pipeline.execute_command(*each)
+            replies: list[Any] = pipeline.execute(raise_on_error=False)
+        if isinstance(replies[0], Exception):
+            raise replies[0]
+        return replies

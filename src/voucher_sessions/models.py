@@ -86,7 +86,7 @@ class Checked:
         return value
 
 
-class _Request(BaseModel):
+class Request(BaseModel):
     """What users hand in. Bad input raises ``InvalidRequest``; inside a host's own pydantic model it is part of that
     model's ``ValidationError``, as web frameworks expect.
     """
@@ -100,7 +100,7 @@ class _Request(BaseModel):
             raise invalid(error) from None
 
 
-class Voucher(_Request):
+class Voucher(Request):
     """A voucher's limits. ``quantity``: how often it may be redeemed, None without limit, 0 never.
 
     ``credits`` (a gift card's) and ``points`` (a loyalty card's): what it may give in all.
@@ -112,7 +112,7 @@ class Voucher(_Request):
     points: Amount = 0
 
 
-class Used(_Request):
+class Used(Request):
     """What has been spent for good, in figures that another system kept until now."""
 
     quantity: Amount = 0
@@ -120,7 +120,7 @@ class Used(_Request):
     points: Amount = 0
 
 
-class Session(_Request):
+class Session(Request):
     """The session object of a request, as the seed documents describe it.
 
     ``type`` is required to establish a session. ``key`` absent: generated. ``ttl`` and ``ttl_unit``: both or neither;
@@ -153,7 +153,7 @@ class Session(_Request):
         return ttl
 
 
-class Redeemable(_Request):
+class Redeemable(Request):
     """One voucher of a stack. Amounts None: 0 in validate_stack; in redeem_stack what the session locked."""
 
     code: Text

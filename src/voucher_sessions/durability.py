@@ -1,0 +1,74 @@
+"""Confirmation by replicas and disk: what Redis alone does not promise with its reply.
+
+A reply tells that the primary has changed its memory. Whoever must not lose that when the primary is lost has each
+change followed by WAIT (replicas have it) or WAITAOF (it is on disk), on the same connection: a primary that has been
+deposed meanwhile cannot confirm it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import Field
+
+from voucher_sessions.errors import InvalidRequest, NotDurable
+from voucher_sessions.models import Request
+
+_FENCE_TTL_MS: Final = 1000
+
+
+class Durability(Request):
+    """What must be confirmed before a change counts as done, and for how long to wait for it.
+
+    ``replicas``: so many have it in memory, or, with ``fsync``, on their disks. ``fsync``: the primary has it on its
+    own disk, which needs Redis 7.2 or Valkey with an append-only file; with ``appendfsync everysec`` that takes a
+    second or two, with ``always`` no time at all. ``timeout_ms`` must be shorter than the client's ``socket_timeout``. What is not confirmed in time raises ``NotDurable``, and so does a server that cannot.
+    """
+
+    replicas: int = Field(default=0, strict=True, ge=0, le=100)
+    fsync: bool = Field(default=False, strict=True)
+    timeout_ms: int = Field(default=1000, strict=True, ge=1, le=600_000)
+
+    def commands(self, book: bytes) -> list[tuple[bytes | int | str, ...]]:
+        """What follows a change on its connection: a write of its own, and the wait.
+
+        A repeated call may find all done and write nothing; what WAIT waits for is the last write of the connection.
+        """
+        fence = ("SET", book + b":fence", "", "PX", _FENCE_TTL_MS)
+        if self.fsync:
+            return [fence, ("WAITAOF", 1, self.replicas, self.timeout_ms)]
+        return [fence, ("WAIT", self.replicas, self.timeout_ms)]
+
+    def confirm(self, verb: str, result: object, answers: list[object]) -> None:
+        """Raise ``NotDurable`` unless the server confirmed all that is asked for."""
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise NotDurable(verb, f"the server cannot confirm it: {answer}", result) from answer
+        match answers[-1], self.fsync:
+            case int(replicas), False:
+                disk = True
+            case [int(local), int(replicas)], True:
+                disk = local >= 1
+            case other, _:
+                raise NotDurable(verb, f"the server cannot confirm it: it answered {other!r}", result)
+        if not disk:
+            raise NotDurable(verb, f"not on disk within {self.timeout_ms} ms", result)
+        if replicas < self.replicas:
+            raise NotDurable(
+                verb, f"{replicas} of {self.replicas} replicas confirmed it within {self.timeout_ms} ms", result
+            )
+
+
+def checked(durability: object, *, clustered: bool) -> Durability | None:
+    """What the engine was given, if it can be had with its client."""
+    if durability is None:
+        return None
+    if not isinstance(durability, Durability):
+        raise InvalidRequest("durability", "must be a Durability or None")
+    if not durability.replicas and not durability.fsync:
+        raise InvalidRequest("durability", "asks for nothing: give it replicas or fsync")
+    if clustered:
+        raise InvalidRequest(
+            "durability", "cannot be had with a cluster client: it does not keep WAIT on the connection of the change"
+        )
+    return durability
