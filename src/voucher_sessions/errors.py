@@ -235,6 +235,6 @@ class EmbeddedServerError(VoucherSessionsError):
     """The server of ``embedded://`` cannot be started in this ``folder``."""
 
     def __init__(self, folder: Path, problem: str) -> None:
-        super().__init__(f"no server could be started in {folder}: {problem}; {folder / 'server.log'} may say more")
+        super().__init__(f"no server could be started in {folder}: {problem}")
         self.folder = folder
         self.problem = problem
