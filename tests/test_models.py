@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import pickle
 from pathlib import Path
 from typing import Any
 
+import fakeredis
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -192,3 +194,21 @@ def test_both_engines_have_the_same_verbs_with_the_same_parameters() -> None:
     assert verbs(VoucherSessions) == verbs(AsyncVoucherSessions)
     for engine in (VoucherSessions, AsyncVoucherSessions):
         assert all(getattr(engine, name).__doc__ for name in verbs(engine))
+
+
+def test_a_client_that_was_handed_in_stays_open() -> None:
+    """``close`` closes only what the engine itself opened."""
+    client = fakeredis.FakeRedis()
+    with VoucherSessions(client) as engine:
+        assert engine.client is client
+    assert client.ping()
+
+    async def main() -> None:
+        waiting = fakeredis.FakeAsyncRedis()
+        async with AsyncVoucherSessions(waiting) as engine:
+            assert engine.client is waiting
+        assert await waiting.ping()
+        await waiting.aclose()
+
+    asyncio.run(main())
+    client.close()

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 from unittest.mock import ANY
 
@@ -485,3 +486,13 @@ def test_the_table_draws_lines_together() -> None:
         "lua/longer.lua      1       0",
         "all                 6       4  33.3% hit",
     ]
+
+
+def test_in_an_editable_install_the_scripts_are_the_checkouts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """``files`` finds no ``lua/`` there, and a change to a script holds at the next start."""
+    package = tmp_path / "src" / "voucher_sessions"
+    (tmp_path / "lua").mkdir()
+    (tmp_path / "lua" / "changed.lua").write_text("return 'changed'", "utf-8")
+    monkeypatch.setattr(scripts, "files", lambda _: package)
+    monkeypatch.setattr(scripts, "__file__", str(package / "scripts.py"))
+    assert scripts._script("changed").text == "return 'changed'"

@@ -316,6 +316,7 @@ def test_14_on_a_cluster_a_stack_of_several_slots_is_refused_before_anything_is_
             call(Calls(Keys("vs", customer, clustered=True), None))
         assert refused.value.groups == (("ann-1", "ann-2"), ("bob-1",))
         assert call(Calls(Keys("vs"), None)).keys
+        assert call(Calls(Keys("vs", lambda code: "one", clustered=True), None)).keys
 
 
 def test_14_a_partition_puts_codes_into_one_slot(make_engine: Callable[..., VoucherSessions], backend: Backend) -> None:

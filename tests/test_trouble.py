@@ -56,48 +56,50 @@ class AsyncStub(Stub):
         return super().execute_command(*args, **options)
 
 
-def on_both(act: methodcaller, *answers: Any) -> list[Exception | Any]:
+def on_both(act: methodcaller, *answers: Any) -> list[Any]:
     """What the sync and the asyncio engine make of these answers."""
     sync = VoucherSessions(Stub(*answers))  # type: ignore[arg-type]  # a stand-in
     waiting = AsyncVoucherSessions(AsyncStub(*answers))  # type: ignore[arg-type]  # a stand-in
-    results: list[Any] = []
-    for run in (lambda: act(sync), lambda: asyncio.run(act(waiting))):
-        try:
-            results.append(run())
-        except Exception as error:  # the outcome is what is tested
-            results.append(error)
-    return results
+    return [outcome(lambda: act(sync)), outcome(lambda: asyncio.run(act(waiting)))]
+
+
+def outcome(run: Callable[[], Any]) -> Any:
+    """The result, or the error."""
+    try:
+        return run()
+    except Exception as error:  # it is what is tested
+        return error
 
 
 @pytest.mark.parametrize("act", CHANGING)
 @pytest.mark.parametrize("error", [redis.exceptions.ConnectionError, redis.exceptions.TimeoutError])
 def test_a_lost_reply_of_a_changing_verb_is_an_unknown_outcome(act: methodcaller, error: type[Exception]) -> None:
-    for outcome in on_both(act, error("gone")):
-        assert isinstance(outcome, OutcomeUnknown)
-        assert isinstance(outcome, redis.exceptions.ConnectionError)
-        assert outcome.codes == ("A",)
-        assert isinstance(outcome.__cause__, error)
+    for seen in on_both(act, error("gone")):
+        assert isinstance(seen, OutcomeUnknown)
+        assert isinstance(seen, redis.exceptions.ConnectionError)
+        assert seen.codes == ("A",)
+        assert isinstance(seen.__cause__, error)
 
 
 def test_an_unknown_outcome_carries_what_was_generated() -> None:
-    for outcome in on_both(CHANGING[2], redis.exceptions.ConnectionError("gone")):
-        assert outcome.session_key.startswith("ssn_")
-        assert outcome.redemption_id is None
-    for outcome in on_both(CHANGING[3], redis.exceptions.ConnectionError("gone")):
-        assert outcome.session_key == "cart"
-        assert outcome.redemption_id.startswith("rdm_")
+    for seen in on_both(CHANGING[2], redis.exceptions.ConnectionError("gone")):
+        assert seen.session_key.startswith("ssn_")
+        assert seen.redemption_id is None
+    for seen in on_both(CHANGING[3], redis.exceptions.ConnectionError("gone")):
+        assert seen.session_key == "cart"
+        assert seen.redemption_id.startswith("rdm_")
 
 
 @pytest.mark.parametrize("act", READING)
 def test_a_lost_reply_of_a_reading_verb_is_the_clients_own_error(act: methodcaller) -> None:
-    for outcome in on_both(act, redis.exceptions.ConnectionError("gone")):
-        assert type(outcome) is redis.exceptions.ConnectionError
+    for seen in on_both(act, redis.exceptions.ConnectionError("gone")):
+        assert type(seen) is redis.exceptions.ConnectionError
 
 
 @pytest.mark.parametrize("act", CHANGING + READING)
 def test_an_error_of_the_server_comes_as_it_is(act: methodcaller) -> None:
-    for outcome in on_both(act, redis.exceptions.ReadOnlyError("READONLY replica")):
-        assert type(outcome) is redis.exceptions.ReadOnlyError
+    for seen in on_both(act, redis.exceptions.ReadOnlyError("READONLY replica")):
+        assert type(seen) is redis.exceptions.ReadOnlyError
 
 
 NONSENSE: list[Any] = [
@@ -137,8 +139,8 @@ NONSENSE: list[Any] = [
 @pytest.mark.parametrize("act", CHANGING + READING)
 @pytest.mark.parametrize("nonsense", NONSENSE)
 def test_a_reply_of_nonsense_is_corrupt_state(act: methodcaller, nonsense: Any) -> None:
-    for outcome in on_both(act, nonsense):
-        assert isinstance(outcome, CorruptState), outcome
+    for seen in on_both(act, nonsense):
+        assert isinstance(seen, CorruptState), seen
 
 
 def test_noscript_heals_once_and_sends_the_text() -> None:
