@@ -410,7 +410,7 @@ class OnServer(Machine):
         return now
 
 
-FAKE = settings(max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+FAKE = settings(max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
 REAL = settings(FAKE, max_examples=15, stateful_step_count=30)
 
 

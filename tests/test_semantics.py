@@ -562,7 +562,7 @@ def test_10_a_generated_id_is_random(gift: VoucherSessions) -> None:
     assert all(re.fullmatch(r"rdm_[A-Za-z0-9]{32}", each) for each in ids)
 
 
-@pytest.mark.parametrize("receipt_ttl", [0.05, timedelta(milliseconds=50)])
+@pytest.mark.parametrize("receipt_ttl", [0.3, timedelta(milliseconds=300)])
 def test_10_receipts_go_after_receipt_ttl_alone(
     make_engine: Callable[..., VoucherSessions], backend: Backend, clock: Clock, receipt_ttl: Any
 ) -> None:
@@ -570,8 +570,8 @@ def test_10_receipts_go_after_receipt_ttl_alone(
     engine.put_voucher(Voucher(code="GIFT", credits=100))
     engine.redeem("GIFT", credits=1, redemption_id="order")
     engine.rollback("GIFT", "order")
-    assert 0 < backend.keys()[b"vs:{GIFT}:redemption:order"] <= 50, "a rollback keeps the receipt's TTL"
-    clock.advance(52)
+    assert 0 < backend.keys()[b"vs:{GIFT}:redemption:order"] <= 300, "a rollback keeps the receipt's TTL"
+    clock.advance(302)
     with pytest.raises(RedemptionNotFound):
         engine.get_redemption("GIFT", "order")
 

@@ -44,14 +44,14 @@ class Durability(Request):
         for answer in answers:
             if isinstance(answer, Exception):
                 raise NotDurable(verb, f"the server cannot confirm it: {answer}", result) from answer
-        match answers[-1], self.fsync:
-            case int(replicas), False:
-                disk = True
-            case [int(local), int(replicas)], True:
-                disk = local >= 1
-            case other, _:
+        match answers[-1]:
+            case int(replicas) if not self.fsync:
+                local = 0
+            case [int(local), int(replicas)] if self.fsync:
+                pass
+            case other:
                 raise NotDurable(verb, f"the server cannot confirm it: it answered {other!r}", result)
-        if not disk:
+        if self.fsync and local < 1:
             raise NotDurable(verb, f"not on disk within {self.timeout_ms} ms", result)
         if replicas < self.replicas:
             raise NotDurable(
