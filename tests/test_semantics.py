@@ -732,8 +732,9 @@ def test_15_a_voucher_without_limit_ends_where_numbers_end(engine: VoucherSessio
     engine.put_voucher(Voucher(code="CARD"), used=Used(quantity=BIGGEST - 1))
     engine.redeem("CARD")
     assert engine.validate("CARD").reason == "quantity_exceeded"
-    with pytest.raises(QuantityExceeded):
+    with pytest.raises(QuantityExceeded) as refused:
         engine.redeem("CARD")
+    assert refused.value.available == 0
 
 
 HOSTILE_CODES = [

@@ -97,9 +97,20 @@ def test_a_lost_reply_of_a_reading_verb_is_the_clients_own_error(act: methodcall
 
 
 @pytest.mark.parametrize("act", CHANGING + READING)
-def test_an_error_of_the_server_comes_as_it_is(act: methodcaller) -> None:
-    for seen in on_both(act, redis.exceptions.ReadOnlyError("READONLY replica")):
-        assert type(seen) is redis.exceptions.ReadOnlyError
+@pytest.mark.parametrize(
+    "error",
+    [
+        redis.exceptions.ReadOnlyError("READONLY replica"),
+        redis.exceptions.OutOfMemoryError("OOM command not allowed"),
+        redis.exceptions.NoPermissionError("NOPERM"),
+        redis.exceptions.AuthenticationError("WRONGPASS"),
+        redis.exceptions.ResponseError("BUSY"),
+    ],
+    ids=str,
+)
+def test_an_error_of_the_server_comes_as_it_is(act: methodcaller, error: Exception) -> None:
+    for seen in on_both(act, error):
+        assert seen is error
 
 
 NONSENSE: list[Any] = [

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from voucher_sessions.errors import (
@@ -67,7 +67,9 @@ class Call(Generic[T]):
 
     def raise_from(self, error: RedisError) -> None:
         """Raise what a failed command means for this call; return where the client's own error says it best."""
-        if self.changes and isinstance(error, RedisConnectionError | RedisTimeoutError):
+        lost = isinstance(error, RedisConnectionError | RedisTimeoutError)
+        # redis-py counts a refused password among the failed connections, but nothing can have run then.
+        if self.changes and lost and not isinstance(error, AuthenticationError | AuthorizationError):
             raise OutcomeUnknown(
                 self.verb, self.codes, session_key=self.session_key, redemption_id=self.redemption_id
             ) from error

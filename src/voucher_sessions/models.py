@@ -69,7 +69,8 @@ def invalid(error: ValidationError, field: str = "") -> InvalidRequest:
     """The first complaint of pydantic as ours. It never repeats the value, which may be a session key."""
     first = error.errors(include_url=False)[0]
     path = ".".join(filter(None, (field, *map(str, first["loc"]))))
-    return InvalidRequest(path or error.title, first["msg"].removeprefix("Value error, "))
+    problem = "must not be blank" if first["type"] == "string_pattern_mismatch" else first["msg"]
+    return InvalidRequest(path or error.title, problem.removeprefix("Value error, "))
 
 
 class Checked:

@@ -163,7 +163,7 @@ def limit_exceeded(code: str, row: Reply) -> LimitExceeded | None:
         code,
         verdict.reason,
         requested=requested[balance],
-        available=getattr(verdict.available, balance),
+        available=getattr(verdict.available, balance) or 0,  # None: without limit, and yet at the end of all numbers
         locked_by_others=verdict.locked_by_others,
         retry_after_ms=verdict.retry_after_ms,
     )
