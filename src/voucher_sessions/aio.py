@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import redis.asyncio
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError
 
 from voucher_sessions import clients
-from voucher_sessions.call import Again, Arg, Call
+from voucher_sessions.call import CLIENT_ERRORS, Again, Arg, Call, Patience
 from voucher_sessions.calls import Calls
 from voucher_sessions.durability import Durability
 from voucher_sessions.durability import checked as checked_durability
@@ -52,6 +54,7 @@ class AsyncVoucherSessions:
     ) -> None:
         self._client = clients.checked(client, asynchronous=True)
         clustered = clients.is_cluster(client)
+        self._patience_seconds = clients.patience_seconds(client)
         self._durability = checked_durability(durability, clustered=clustered)
         self._calls = Calls(Keys(prefix, partition, clustered=clustered), receipt_ttl)
         self._agreement = self._calls.agree_on_partition()
@@ -174,13 +177,14 @@ class AsyncVoucherSessions:
         return await self._answer(call)
 
     async def _answer(self, call: Call[T]) -> T:
-        """Send a call until it is answered: once, but for the moments after a mass expiry."""
+        """Send a call until it is answered: once, but for the moments of a mass expiry, a failover, a resharding."""
+        patience = Patience(self._patience_seconds)
         while True:
             try:
                 reply, *confirmation = await self._evaluate(call)
-            except RedisError as error:
-                call.raise_from(error)
-                raise
+            except CLIENT_ERRORS as error:
+                await asyncio.sleep(call.pause_after(error, patience))
+                continue
             try:
                 result = call.result(reply)
             except Again:
@@ -202,7 +206,11 @@ class AsyncVoucherSessions:
         Undecoded, whatever the host's client does: codes and keys are bytes here, and never somebody's encoding.
         """
         if self._durability is None or not call.changes:
-            return [await self._client.execute_command(*command, NEVER_DECODE=True)]
+            try:
+                return [await self._client.execute_command(*command, NEVER_DECODE=True)]
+            except AttributeError as error:
+                # When a cluster is down, redis-py closes its connections; a task about to write to one fails like this.
+                raise RedisConnectionError("the connection was closed by another task") from error
         async with self._client.pipeline(transaction=False) as pipeline:
             pipeline.execute_command(*command, NEVER_DECODE=True)
             for each in self._durability.commands(call.keys[0]):

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from random import uniform
+from time import monotonic
+from typing import Final, Generic, TypeVar
 
-from redis.exceptions import AuthenticationError, AuthorizationError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+    SlotNotCoveredError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -26,13 +38,41 @@ T = TypeVar("T")
 Arg = bytes | int | str
 
 
+# What a client raises for a command that failed; RedisClusterException is none of redis-py's RedisErrors.
+CLIENT_ERRORS: Final = (RedisError, RedisClusterException)
+# The script did not run: its slot is on its way to another node, has no primary for now, or the server loads its data.
+_NOT_RUN: Final = (TryAgainError, ClusterError, SlotNotCoveredError, BusyLoadingError)
+# The reply did not come; before RedisClusterException, nor did the news of who is primary now.
+_LOST: Final = (RedisConnectionError, RedisTimeoutError, RedisClusterException)
+# redis-py counts a refused password among the failed connections, but nothing can have run then.
+_NO_ACCESS: Final = (AuthenticationError, AuthorizationError)
+
+
+class Patience:
+    """How long a call is sent again, counted from its first failure."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._ends: float | None = None
+
+    def is_over(self) -> bool:
+        """Whether the call must end now."""
+        if self._ends is None:
+            self._ends = monotonic() + self._seconds
+        return monotonic() >= self._ends
+
+
 class Again(Exception):
     """No error: more locks had expired than one script call reclaims, so the script asks to be called again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call(Generic[T]):
-    """Made ready by ``Calls``, sent by the engines. ``changes``: it can have an effect, so a lost reply matters."""
+    """Made ready by ``Calls``, sent by the engines.
+
+    ``changes``: it can have an effect, so a lost reply matters. ``repeatable``: where a first try took effect, a second
+    has none and is answered alike.
+    """
 
     verb: str
     codes: tuple[str, ...]
@@ -41,6 +81,7 @@ class Call(Generic[T]):
     args: list[Arg]
     read: Callable[[Reply], T]
     changes: bool = True
+    repeatable: bool = True
     session_key: str | None = None
     redemption_id: str | None = None
 
@@ -65,11 +106,18 @@ class Call(Generic[T]):
         except (TypeError, ValueError, LookupError, ArithmeticError) as error:
             raise CorruptState(f"{self.verb}: the server's reply is not one of {self.script.name}.lua") from error
 
-    def raise_from(self, error: RedisError) -> None:
+    def pause_after(self, error: RedisError | RedisClusterException, patience: Patience) -> float:
+        """Seconds until the call is to be sent again; where that does not help, raises what its failure means."""
+        helps = self.repeatable or isinstance(error, _NOT_RUN)
+        if _is_passing(error) and helps and not patience.is_over():
+            return uniform(0.02, 0.08)
+        self._raise_from(error)
+        raise error
+
+    def _raise_from(self, error: RedisError | RedisClusterException) -> None:
         """Raise what a failed command means for this call; return where the client's own error says it best."""
-        lost = isinstance(error, RedisConnectionError | RedisTimeoutError)
-        # redis-py counts a refused password among the failed connections, but nothing can have run then.
-        if self.changes and lost and not isinstance(error, AuthenticationError | AuthorizationError):
+        # A client may have sent it several times: that the last try did not run says nothing of the first.
+        if self.changes and _is_passing(error):
             raise OutcomeUnknown(
                 self.verb, self.codes, session_key=self.session_key, redemption_id=self.redemption_id
             ) from error
@@ -81,3 +129,8 @@ class Call(Generic[T]):
     def _told(self, reply: Reply) -> list[str]:
         """The vouchers that a status speaks of, which counts from 1."""
         return [self.codes[int(number) - 1] for number in reply[1:]]
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether a failure is one of the moment: of a connection, of servers that change roles or places."""
+    return isinstance(error, _LOST + _NOT_RUN) and not isinstance(error, _NO_ACCESS)

@@ -85,6 +85,7 @@ class Calls:
             keys=self._keys.voucher(voucher.code),
             args=[random_text(8), quantity, voucher.credits, voucher.points, *brought],
             read=partial(replies.voucher_state, voucher.code),
+            repeatable=used is None,  # figures brought twice would undo what was redeemed in between
         )
 
     def get_voucher(self, code: str) -> Call[VoucherState]:
@@ -106,6 +107,7 @@ class Calls:
             keys=self._keys.voucher(code),
             args=[],
             read=replies.deleted,
+            repeatable=False,
         )
 
     def validate(self, code: str, credits: int, points: int, session: SessionLike | None) -> Call[Validation]:
@@ -218,6 +220,7 @@ class Calls:
             keys=self._keys.sessions(codes, session_key),
             args=[session_key.encode()],
             read=partial(read, codes, session_key),
+            repeatable=False,
             session_key=session_key,
         )
 

@@ -12,9 +12,10 @@ import redis
 import redis.asyncio as aioredis
 from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelConnectionPool
 from redis.cluster import ClusterNode
 from redis.connection import parse_url
-from redis.sentinel import Sentinel
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from voucher_sessions.errors import InvalidRequest
 
@@ -76,6 +77,15 @@ def is_cluster(client: object) -> bool:
     return isinstance(client, redis.RedisCluster | aioredis.RedisCluster)
 
 
+def patience_seconds(client: Any) -> float:
+    """How long calls wait for a primary: longer than most failovers take, where there is one to wait for.
+
+    Of one server alone nobody knows whether it comes back; what to do then is up to the client and its retries.
+    """
+    pool = getattr(client, "connection_pool", None)
+    return 10 if is_cluster(client) or isinstance(pool, SentinelConnectionPool | AsyncSentinelConnectionPool) else 0
+
+
 def open_url(url: str, options: Mapping[str, Any]) -> Opened:
     """A client for ordinary code. What fails half-way leaves nothing open."""
     with ExitStack() as opened:
@@ -107,7 +117,8 @@ def _clients(url: str, options: Mapping[str, Any], library: _Library, servers: E
         case "redis+cluster":
             seeds = _seeds(url, default_port=6379)
             nodes = [library.node(host, port) for host, port in seeds.hosts]
-            return [library.cluster(startup_nodes=nodes, **{**seeds.options, **options})]
+            # redis-py would close all connections at every fifth slot that moved, those too on which others wait.
+            return [library.cluster(startup_nodes=nodes, **{"reinitialize_steps": 0, **seeds.options, **options})]
         case "redis+sentinel":
             seeds = _seeds(url, default_port=26379)
             if not seeds.path:
@@ -154,7 +165,8 @@ def _sentinel_options(options: dict[str, Any]) -> dict[str, Any]:
     The sentinels get the ``socket_`` options too, as redis-py does it, and ``sentinel_username`` and
     ``sentinel_password`` as their credentials.
     """
-    own = {name: options[name] for name in options if name.startswith("socket_")}
+    own: dict[str, Any] = {name: options[name] for name in options if name.startswith("socket_")}
+    own["retry"] = None  # where one sentinel does not answer, the next is asked, and not the same ten times more
     for name in ("username", "password"):
         if f"sentinel_{name}" in options:
             own[name] = options.pop(f"sentinel_{name}")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
 from voucher_sessions import clients
-from voucher_sessions.call import Again, Arg, Call
+from voucher_sessions.call import CLIENT_ERRORS, Again, Arg, Call, Patience
 from voucher_sessions.calls import Calls
 from voucher_sessions.durability import Durability
 from voucher_sessions.durability import checked as checked_durability
@@ -62,6 +63,7 @@ class VoucherSessions:
     ) -> None:
         self._client = clients.checked(client, asynchronous=False)
         clustered = clients.is_cluster(client)
+        self._patience_seconds = clients.patience_seconds(client)
         self._durability = checked_durability(durability, clustered=clustered)
         self._calls = Calls(Keys(prefix, partition, clustered=clustered), receipt_ttl)
         self._agreement = self._calls.agree_on_partition()
@@ -221,13 +223,14 @@ class VoucherSessions:
         return self._answer(call)
 
     def _answer(self, call: Call[T]) -> T:
-        """Send a call until it is answered: once, but for the moments after a mass expiry."""
+        """Send a call until it is answered: once, but for the moments of a mass expiry, a failover, a resharding."""
+        patience = Patience(self._patience_seconds)
         while True:
             try:
                 reply, *confirmation = self._evaluate(call)
-            except RedisError as error:
-                call.raise_from(error)
-                raise
+            except CLIENT_ERRORS as error:
+                time.sleep(call.pause_after(error, patience))
+                continue
             try:
                 result = call.result(reply)
             except Again:

@@ -1,0 +1,5 @@
+"""DESIGN.md section 3 line by line, on a cluster whose vouchers are spread over the slots, and through Sentinel."""
+
+from __future__ import annotations
+
+from test_semantics import *  # noqa: F403

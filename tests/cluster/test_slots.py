@@ -1,0 +1,102 @@
+"""Where vouchers live on a cluster, and what a stack of several slots is told (DESIGN.md 3.14).
+
+Here the clients are handed in, with the settings that redis-py gives them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+from conftest import Awaited
+
+from cluster.load import customer
+from cluster.topology import HOST, Cluster
+from voucher_sessions import AsyncVoucherSessions, CrossSlotStack, Redeemable, Voucher, VoucherSessions
+
+CODES = ["ann-1", "bob-1", "ann-2"]
+STACK = [Redeemable(code=code) for code in CODES]
+SESSION = {"type": "LOCK", "key": "k"}
+CALLS: list[Callable[[Any], Any]] = [
+    lambda engine: engine.validate_stack(STACK),
+    lambda engine: engine.validate_stack(STACK, session=SESSION),
+    lambda engine: engine.validate_stack(STACK[:1], session=SESSION, release=CODES[1:]),
+    lambda engine: engine.redeem_stack(STACK),
+    lambda engine: engine.release_stack(CODES, "k"),
+    lambda engine: engine.rollback_stack(CODES, "order"),
+]
+
+
+class Handed:
+    """A client of one kind, and engines over it. ``deaf``: it must not be asked anything."""
+
+    def __init__(self, kind: str, port: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop if kind == "async" else None
+        library: Any = redis.asyncio if kind == "async" else redis
+        self.client = library.RedisCluster(host=HOST, port=port)
+
+    def engine(self, **options: Any) -> Any:
+        if self._loop is None:
+            return VoucherSessions(self.client, **options)
+        return Awaited(AsyncVoucherSessions(self.client, **options), self._loop)
+
+    def deafen(self) -> None:
+        def refuse(*words: Any, **_: Any) -> Any:
+            raise AssertionError(f"sent: {words}")
+
+        async def refuse_async(*words: Any, **_: Any) -> Any:
+            refuse(*words)
+
+        self.client.execute_command = refuse_async if self._loop else refuse
+
+    def close(self) -> None:
+        if self._loop is None:
+            self.client.close()
+        else:
+            self._loop.run_until_complete(self.client.aclose())
+
+
+@pytest.fixture(params=["sync", "async"])
+def handed(request: pytest.FixtureRequest, cluster: Cluster, loop: asyncio.AbstractEventLoop) -> Iterator[Handed]:
+    with cluster.admin() as admin:
+        admin.flushall()
+    handed = Handed(request.param, cluster.nodes[0].port, loop)
+    yield handed
+    handed.close()
+
+
+def test_vouchers_are_spread_over_the_slots_by_their_code(handed: Handed, cluster: Cluster) -> None:
+    engine = handed.engine()
+    for at in range(60):
+        engine.put_voucher(Voucher(code=f"V{at}", quantity=1))
+        assert engine.validate(f"V{at}", session=SESSION).valid
+    keys = [node.admin.dbsize() for node in cluster.nodes[:3]]
+    assert sum(keys) == 1 + 3 * 60, "what the engines remember of their partition; book, index and session of each"
+    assert min(keys) > 30
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_14_a_stack_of_several_slots_is_refused_before_anything_is_sent(
+    handed: Handed, call: Callable[[Any], Any]
+) -> None:
+    handed.deafen()
+    with pytest.raises(CrossSlotStack) as refused:
+        call(handed.engine())
+    assert refused.value.groups == (("ann-1",), ("bob-1",), ("ann-2",))
+    with pytest.raises(CrossSlotStack) as refused:
+        call(handed.engine(partition=customer))
+    assert refused.value.groups == (("ann-1", "ann-2"), ("bob-1",))
+
+
+def test_14_a_partition_makes_a_stack_possible(handed: Handed) -> None:
+    engine = handed.engine(partition=customer)
+    for code in CODES:
+        engine.put_voucher(Voucher(code=code, quantity=1, credits=10))
+    stack = [Redeemable(code=code, credits=3) for code in ("ann-1", "ann-2")]
+    assert engine.validate_stack(stack, session=SESSION).valid
+    assert engine.redeem_stack(stack, session="k", redemption_id="order").redemptions[1].credits == 3
+    assert [each.credits for each in engine.rollback_stack(["ann-1", "ann-2"], "order")] == [3, 3]
