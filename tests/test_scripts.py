@@ -488,11 +488,17 @@ def test_the_table_draws_lines_together() -> None:
     ]
 
 
-def test_in_an_editable_install_the_scripts_are_the_checkouts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """``files`` finds no ``lua/`` there, and a change to a script holds at the next start."""
-    package = tmp_path / "src" / "voucher_sessions"
+def test_where_the_package_has_no_scripts_they_are_the_checkouts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An editable install has them there alone, and a change to them holds at the next start."""
     (tmp_path / "lua").mkdir()
     (tmp_path / "lua" / "changed.lua").write_text("return 'changed'", "utf-8")
-    monkeypatch.setattr(scripts, "files", lambda _: package)
-    monkeypatch.setattr(scripts, "__file__", str(package / "scripts.py"))
+    monkeypatch.setattr(scripts, "_FOLDERS", (tmp_path / "package", tmp_path / "lua"))
     assert scripts._script("changed").text == "return 'changed'"
+
+
+def test_the_checkouts_scripts_are_the_second_choice() -> None:
+    package, checkout = scripts._FOLDERS
+    assert (package.name, checkout.name) == ("lua", "lua")
+    assert Path(str(checkout)).parent == Path(scripts.__file__).parents[2]

@@ -282,9 +282,9 @@ def test_06_a_lock_lives_as_long_as_now_is_before_its_expiry(single: VoucherSess
     session = single.validate("ONCE", session=lock("first", 60)).session
     assert session is not None
     expires_at_ms = round(session.expires_at.timestamp() * 1000)
-    refused = single.validate("ONCE", session=lock("second"))
-    if clock.now_ms() < expires_at_ms:
-        assert not refused.valid
+    answer = single.validate("ONCE")
+    if clock.now_ms() < expires_at_ms:  # else it was overtaken by the lock's end
+        assert not answer.valid
     clock.reach(expires_at_ms - 1)
     refused = single.validate("ONCE")
     if clock.now_ms() < expires_at_ms:

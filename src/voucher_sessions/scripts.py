@@ -10,6 +10,9 @@ from typing import Final
 
 _INCLUDE_BOOK: Final = "-- include: book\n"
 
+# The installed package's, or, where it is installed editable, the checkout's: live, as its Python is.
+_FOLDERS: Final = (files("voucher_sessions") / "lua", Path(__file__).parents[2] / "lua")
+
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -25,11 +28,8 @@ class Script:
 
 
 def _source(name: str) -> str:
-    """From the installed package, or, where it is installed editable, live from the checkout's ``lua/``."""
-    packaged = files("voucher_sessions") / "lua" / f"{name}.lua"
-    if packaged.is_file():
-        return packaged.read_text("utf-8")
-    return (Path(__file__).parents[2] / "lua" / f"{name}.lua").read_text("utf-8")
+    folder = next(folder for folder in _FOLDERS if folder.is_dir())
+    return (folder / f"{name}.lua").read_text("utf-8")
 
 
 def _script(name: str) -> Script:

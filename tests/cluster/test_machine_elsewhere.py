@@ -16,7 +16,7 @@ from test_machine import IDS, KEYS, REAL, OnServer
 from cluster.topology import Cluster, Sentinels
 from voucher_sessions import AsyncVoucherSessions, CrossSlotStack, Redeemable, VoucherSessions
 
-SHORT = settings(REAL, max_examples=8, stateful_step_count=30)
+SHORT = settings(REAL, max_examples=12, stateful_step_count=30)
 
 
 class OnePartition(OnServer):
