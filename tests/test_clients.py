@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import pytest
 import redis
 import redis.asyncio
+import tls
 from servers import BINARIES, Server, running
-from tls import tls_server
 
 from voucher_sessions import AsyncVoucherSessions, InvalidRequest, Voucher, VoucherSessions, clients
 from voucher_sessions._keeper import _die_with
@@ -157,10 +157,14 @@ class TestOneServer:
             kind.ping(client)
             assert len(admin.client_list()) > 1
 
-    def test_rediss_encrypts_and_knows_its_server(self, kind: Kind, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("name", tls.SERVERS)
+    def test_rediss_with_an_own_authority_and_a_client_certificate(self, kind: Kind, name: str, tmp_path: Path) -> None:
         (port,) = free_ports(1)
-        with tls_server(tmp_path, port) as (_, certificate):
-            kind.round_trip(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}")
+        with tls.tls_server(name, tmp_path, port) as files:
+            known = f"rediss://127.0.0.1:{port}?ssl_ca_certs={files.authority}"
+            kind.round_trip(f"{known}&ssl_certfile={files.client_certificate}&ssl_keyfile={files.client_key}")
+            with pytest.raises(redis.ConnectionError):
+                kind.round_trip(known)  # no certificate of its own
             with pytest.raises(redis.ConnectionError) as caught:
                 kind.round_trip(f"rediss://127.0.0.1:{port}")
             assert "certificate" in str(caught.value.__cause__).lower()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -115,3 +116,25 @@ def test_one_order_id_from_many_processes_is_redeemed_once(server: Server) -> No
 def pay_the_same(url: str) -> bool:
     with VoucherSessions.from_url(url) as engine:
         return engine.redeem("GIFT", credits=30, redemption_id="order").replayed
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"single_connection_client": True}, {"retry": None}, {"max_connections": 64}], ids=str
+)
+def test_one_engine_shared_by_threads(server: Server, options: dict[str, Any]) -> None:
+    """Over pooled clients and one of a single connection, with redis-py's retries and without."""
+    with server.client(**options) as client, ThreadPoolExecutor(16) as threads:
+        engine = VoucherSessions(client)
+        engine.put_voucher(Voucher(code="HUNDRED", quantity=100))
+
+        def buy(at: int) -> bool:
+            try:
+                if engine.validate("HUNDRED", session={"type": "LOCK", "key": f"cart{at}"}).valid:
+                    return engine.redeem("HUNDRED", session=f"cart{at}").session_key == f"cart{at}"
+            except LimitExceeded:
+                pass
+            return False
+
+        assert sum(threads.map(buy, range(400))) == 100
+        state = engine.get_voucher("HUNDRED").quantity
+        assert (state.used, state.locked) == (100, 0)

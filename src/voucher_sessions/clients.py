@@ -78,12 +78,12 @@ def is_cluster(client: object) -> bool:
 
 
 def patience_seconds(client: Any) -> float:
-    """How long calls wait for a primary: longer than most failovers take, where there is one to wait for.
+    """How long calls wait for a primary, where there is one to wait for: a cluster with default settings takes 20 s.
 
     Of one server alone nobody knows whether it comes back; what to do then is up to the client and its retries.
     """
     pool = getattr(client, "connection_pool", None)
-    return 10 if is_cluster(client) or isinstance(pool, SentinelConnectionPool | AsyncSentinelConnectionPool) else 0
+    return 30 if is_cluster(client) or isinstance(pool, SentinelConnectionPool | AsyncSentinelConnectionPool) else 0
 
 
 def open_url(url: str, options: Mapping[str, Any]) -> Opened:

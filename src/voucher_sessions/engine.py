@@ -49,7 +49,7 @@ class VoucherSessions:
     before anything is sent, and ``CorruptState`` for keys that hold what this library never wrote. A verb that
     changes something raises ``OutcomeUnknown`` when the connection fails before the reply came; it is safe to repeat
     with the key or id that the error carries. Other errors of the server or the client (out of memory, no
-    permission, …) come as redis-py raises them, and then nothing was changed.
+    permission, …) come as redis-py raises them; what got them changed nothing.
     """
 
     def __init__(
