@@ -148,7 +148,7 @@ def _locked(file: IO[bytes]) -> bool:
     return True
 
 
-def _say(text: str) -> None:  # pragma: no cover - see main
+def _say(text: str) -> None:  # pragma: no cover - runs in the keeper's own process, which tests start and kill
     """Tell the engine that waits, if it still does, and let go of its pipe."""
     with suppress(BrokenPipeError):
         os.write(sys.stdout.fileno(), text.encode(errors="surrogateescape"))
@@ -174,5 +174,5 @@ def main() -> None:  # pragma: no cover - a process of its own, in which nothing
             shutil.rmtree(folder, ignore_errors=True)
 
 
-if __name__ == "__main__":  # pragma: no cover - see main
+if __name__ == "__main__":  # pragma: no cover - true in the keeper's own process alone, which tests start
     main()

@@ -186,7 +186,7 @@ def _embedded(url: str) -> EmbeddedServer:
 def _fakeredis() -> Any:
     try:
         import fakeredis
-        import lupa  # noqa: F401 - what fakeredis runs scripts with
+        import lupa  # noqa: F401 - imported to be missed here: fakeredis would miss it at the first script
     except ImportError as error:
         raise _missing("memory", error) from error
     return fakeredis

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from test_semantics import *  # noqa: F403
+from test_semantics import *  # noqa: F403 - all its tests, and those added later

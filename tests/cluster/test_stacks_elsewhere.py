@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_stacks import *  # noqa: F403
+from test_stacks import *  # noqa: F403 - all its tests, and those added later
 
 # What these check happens before there is a client.
 for name in (
