@@ -70,9 +70,9 @@ def test_a_host_with_the_primary_and_a_sentinel_is_killed(server: str) -> None:
             took = time.monotonic() - killed
             until(lambda: has_scripts(sentinels.primary(other)))
             time.sleep(1)
-            # For some seconds it takes itself for the primary, with nothing in it; nobody may follow it.
+            # For some seconds it takes itself for the primary, with nothing in it; nobody may follow it. The sentinel
+            # stays away: until it has heard of the others it would name this one, and it would be believed.
             primary.start()
-            first.start()
             primary.wait()
             time.sleep(1)
         with sentinels.admin(other) as admin:
