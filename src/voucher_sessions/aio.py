@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
@@ -10,9 +11,9 @@ from typing import Any, Self, TypeVar
 
 import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
-from voucher_sessions import clients
+from voucher_sessions import clients, server
 from voucher_sessions.call import CLIENT_ERRORS, Again, Arg, Call, Patience
 from voucher_sessions.calls import Calls
 from voucher_sessions.durability import Durability
@@ -20,6 +21,7 @@ from voucher_sessions.durability import checked as checked_durability
 from voucher_sessions.keys import Keys
 from voucher_sessions.models import (
     ActiveSession,
+    Finding,
     IfSessionMissing,
     Redeemable,
     Redemption,
@@ -170,6 +172,18 @@ class AsyncVoucherSessions:
         """See ``VoucherSessions.rollback_stack``."""
         return await self._run(self._calls.rollback_stack(codes, redemption_id))
 
+    async def check_server(self) -> list[Finding]:
+        """See ``VoucherSessions.check_server``."""
+        if clients.is_cluster(self._client):
+            await self._client.initialize()  # else it knows no primaries before its first command
+        found: list[Finding] = []
+        for node in clients.primaries(self._client):
+            permissions = self._calls.check_permissions(node.tag)
+            questions = server.questions(permissions, self._durability)
+            answers = {about: await self._ask(question, node.options) for about, question in questions.items()}
+            found += server.findings(node.address, answers, permissions, self._durability)
+        return found
+
     async def _run(self, call: Call[T]) -> T:
         if self._agreement is not None:
             await self._answer(self._agreement)
@@ -219,3 +233,12 @@ class AsyncVoucherSessions:
         if isinstance(replies[0], Exception):
             raise replies[0]
         return replies
+
+    async def _ask(self, question: tuple[Arg, ...], options: dict[str, Any]) -> server.Answer:
+        """What one server says to a question, or why it does not."""
+        asked_at = time.time()
+        try:
+            said = await self._client.execute_command(*question, NEVER_DECODE=True, **options)
+        except ResponseError as error:
+            said = error
+        return server.Answer(said, asked_at, time.time())

@@ -41,6 +41,7 @@ from voucher_sessions.models import (
 )
 from voucher_sessions.replies import Reply
 from voucher_sessions.requests import Lock, Need, SessionLike, check_codes, check_text, random_text
+from voucher_sessions.server import TRIALS
 
 T = TypeVar("T")
 
@@ -68,6 +69,18 @@ class Calls:
             keys=[key],
             args=[fingerprint],
             read=partial(replies.agreed, fingerprint),
+            changes=False,
+        )
+
+    def check_permissions(self, tag: str) -> Call[dict[str, str]]:
+        """Why each of ``scripts.COMMANDS`` is refused, or ''."""
+        return Call(
+            verb="check_permissions",
+            codes=(),
+            script=scripts.CHECK_PERMISSIONS,
+            keys=[self._keys.probe(tag)],
+            args=[TRIALS],
+            read=partial(replies.refusals, scripts.COMMANDS),
             changes=False,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack, closing
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import unquote
 
@@ -15,6 +16,7 @@ from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelConnectionPool
 from redis.cluster import ClusterNode
 from redis.connection import parse_url
+from redis.crc import key_slot
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from voucher_sessions.errors import InvalidRequest
@@ -37,6 +39,16 @@ class AsyncOpened(NamedTuple):
 
     client: Any
     close: Callable[[], Awaitable[None]]
+
+
+class Primary(NamedTuple):
+    """A server to be asked by itself: its address, what ``execute_command`` wants to send it there, and a tag whose slot
+    it serves.
+    """
+
+    address: str
+    options: dict[str, Any]
+    tag: str
 
 
 class _Library(NamedTuple):
@@ -75,6 +87,23 @@ def checked(client: Any, *, asynchronous: bool) -> Any:
 def is_cluster(client: object) -> bool:
     """Whether the vouchers are spread over the slots of a cluster."""
     return isinstance(client, redis.RedisCluster | aioredis.RedisCluster)
+
+
+def primaries(client: Any) -> list[Primary]:
+    """The server, or every primary of a cluster that serves slots, as the client knows them."""
+    if not is_cluster(client):
+        return [Primary("", {}, "0")]
+    owners = {slot: nodes[0] for slot, nodes in client.nodes_manager.slots_cache.items()}
+    unknown = {node.name for node in owners.values()}
+    found: list[Primary] = []
+    tags = map(str, count())
+    while unknown:
+        tag = next(tags)
+        node = owners.get(key_slot(tag.encode()))
+        if node is not None and node.name in unknown:
+            unknown.remove(node.name)
+            found.append(Primary(node.name, {"target_nodes": node}, tag))
+    return sorted(found, key=lambda primary: primary.address)
 
 
 def patience_seconds(client: Any) -> float:

@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
-from voucher_sessions import clients
+from voucher_sessions import clients, server
 from voucher_sessions.call import CLIENT_ERRORS, Again, Arg, Call, Patience
 from voucher_sessions.calls import Calls
 from voucher_sessions.durability import Durability
@@ -19,6 +19,7 @@ from voucher_sessions.durability import checked as checked_durability
 from voucher_sessions.keys import Keys
 from voucher_sessions.models import (
     ActiveSession,
+    Finding,
     IfSessionMissing,
     Redeemable,
     Redemption,
@@ -216,6 +217,26 @@ class VoucherSessions:
         """``rollback`` for 1 to 30 vouchers in one script: all that have a receipt of this id, or none."""
         return self._run(self._calls.rollback_stack(codes, redemption_id))
 
+    def check_server(self) -> list[Finding]:
+        """Whether the server is what the engine's promises need, as findings with a remedy each; none: all is well.
+
+        Told are: a policy that evicts locks, no persistence, no replica, ``appendfsync``, a version below the floor, a
+        clock more than a second off this machine's, commands and keys that the user is not permitted, a server that
+        frees large indexes while clients wait, and a ``durability`` that cannot be had. On a cluster every primary is
+        asked, and each finding says which by its ``node``.
+
+        Nothing is changed, and the calls of others are not held up: some ten short commands a server. What a server does
+        not let itself be asked (CONFIG at many providers) is a finding of severity info. Raises the client's error when
+        a server does not answer at all.
+        """
+        found: list[Finding] = []
+        for node in clients.primaries(self._client):
+            permissions = self._calls.check_permissions(node.tag)
+            questions = server.questions(permissions, self._durability)
+            answers = {about: self._ask(question, node.options) for about, question in questions.items()}
+            found += server.findings(node.address, answers, permissions, self._durability)
+        return found
+
     def _run(self, call: Call[T]) -> T:
         if self._agreement is not None:
             self._answer(self._agreement)
@@ -261,3 +282,12 @@ class VoucherSessions:
         if isinstance(replies[0], Exception):
             raise replies[0]
         return replies
+
+    def _ask(self, question: tuple[Arg, ...], options: dict[str, Any]) -> server.Answer:
+        """What one server says to a question, or why it does not."""
+        asked_at = time.time()
+        try:
+            said = self._client.execute_command(*question, NEVER_DECODE=True, **options)
+        except ResponseError as error:
+            said = error
+        return server.Answer(said, asked_at, time.time())

@@ -5,6 +5,7 @@
     prefix:{CODE}:session:<key>      STRING  the lock of one session                            expires with it
     prefix:{CODE}:redemption:<id>    STRING  the receipt of one redemption                      stays, or receipt_ttl
     prefix:partition                 STRING  the fingerprint of partition, on clusters          stays
+    prefix:probe{TAG}                        what check_server tries commands on                is never there
 
 The braces make a voucher one hash slot of a cluster; with a partition it is ``prefix:{PARTITION}{CODE}…``. Braces
 inside a code are escaped, so a code ends at its brace and what follows can be any text: no code, session key or
@@ -66,6 +67,10 @@ class Keys:
         except Exception as error:
             # A partition may know its own codes alone; then all that agree with it fail alike.
             return type(error).__name__.encode()
+
+    def probe(self, tag: str) -> bytes:
+        """What commands can be tried on: no voucher's key, in a slot that the tag decides."""
+        return self._prefix + b"probe{" + tag.encode() + b"}"
 
     def voucher(self, code: str) -> list[bytes]:
         """Book and index of locks."""

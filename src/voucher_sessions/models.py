@@ -24,6 +24,7 @@ Amount = Annotated[int, Field(strict=True, ge=0, le=MAX_NUMBER)]
 Figure = Annotated[int, Field(ge=0)]
 Reason = Literal["quantity_exceeded", "gift_amount_exceeded", "loyalty_card_points_exceeded", "not_found"]
 IfSessionMissing = Literal["raise", "redeem"]
+Severity = Literal["error", "warning", "info"]
 
 _T = TypeVar("_T")
 
@@ -275,3 +276,18 @@ class StackRedemption(_Result):
     id: str
     redemptions: list[Redemption]
     replayed: bool
+
+
+class Finding(_Result):
+    """Something of a server that the promises of the engine suffer from, and what to do about it.
+
+    ``node``: the address of the server, '' where there is but one. ``severity``: error (vouchers can be lost or calls
+    fail), warning (it matters on a bad day) or info (the server did not let itself be asked). ``subject``: a short word
+    that stays the same, for programs; ``problem`` and ``remedy`` are for people.
+    """
+
+    node: str
+    severity: Severity
+    subject: str
+    problem: str
+    remedy: str

@@ -248,6 +248,13 @@ def deleted(reply: Reply) -> bool:
     return existed == 1
 
 
+def refusals(commands: Sequence[str], reply: Reply) -> dict[str, str]:
+    """The reply 'tried': why each command was refused."""
+    return {
+        command: _bytes(refusal).decode() for command, refusal in zip(commands, expect(reply, b"tried"), strict=True)
+    }
+
+
 def redemption_of(code: str, redemption_id: str, reply: Reply) -> Redemption:
     """The reply 'receipts' to get_redemption."""
     ((_, receipt),) = receipts((code,), reply)

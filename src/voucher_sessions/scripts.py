@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from hashlib import sha1
 from importlib.resources import files
@@ -48,6 +49,7 @@ ROLLBACK: Final = _script("rollback")
 LIST_SESSIONS: Final = _script("list_sessions")
 GET_REDEMPTION: Final = _script("get_redemption")
 AGREE_ON_PARTITION: Final = _script("agree_on_partition")
+CHECK_PERMISSIONS: Final = _script("check_permissions")
 
 ALL: Final = (
     PUT_VOUCHER,
@@ -60,4 +62,8 @@ ALL: Final = (
     LIST_SESSIONS,
     GET_REDEMPTION,
     AGREE_ON_PARTITION,
+    CHECK_PERMISSIONS,
 )
+
+# Every command that they call: a user of the server must be allowed each of them, and EVALSHA and EVAL.
+COMMANDS: Final = tuple(sorted({name for script in ALL for name in re.findall(r"redis\.call\('(\w+)'", script.text)}))
