@@ -1,235 +1,176 @@
--- The book of one voucher, and how locks enter and leave it. The verbs include this file.
+-- The book of one voucher, and how locks enter and leave it, in blocks. A verb names a block where it wants its text
+-- (scripts.py puts it there): Lua would make a function anew in every call, at a sixth of what an empty script costs.
 --
--- vs:{CODE} is one STRING of twelve words, so that a script reads it, a session and a receipt in a single MGET:
+-- vs:{CODE} is one STRING of thirteen words, so that a script reads it and a session in a single MGET:
 --   life                      random, new whenever the code is created: a deleted voucher leaves its heir nothing
+--   put                       random, of the put_voucher that wrote the limits: it changes nothing a second time
 --   quantity credits points   the limits; quantity '-' is without limit
 --   quantity credits points   used
 --   quantity credits points   locked: the sum of vs:{CODE}:locks, expired locks not yet reclaimed included
 --   next_expiry_ms            no lock expires before it
---   locked_until_ms           the last lock expires then: from then on nothing is locked, with no walk
--- vs:{CODE}:locks holds '<credits> <points> <session key>' by expiry in ms, and expires with its last lock.
--- vs:{CODE}:session:<key> is '<life> <expires_at_ms> <credits> <points>', and expires by itself.
+--   locked_until_ms           no lock expires after it: from then on nothing is locked, with no walk
+--                             (locks that go before their time leave it as it is, until expired ones are next taken out)
+-- vs:{CODE}:locks holds '<credits> <points> <session key>' by expiry in ms, and expires at locked_until_ms.
+-- vs:{CODE}:session:<key> is '<life> <expires_at_ms> <credits> <points> <call>', and expires by itself; `call` is the
+-- validate that wrote it. A session that was released or redeemed keeps its words for a while, with the call that ended
+-- it behind them; a deleted voucher keeps 'deleted <call>'. A client that got no reply sends its call again by itself,
+-- and is answered by these as it was the first time.
 --
 -- A lock is live while now < expires_at_ms. Redis keeps a key through the very millisecond of its expiry, so what is
 -- stored decides and not the key's presence; the native TTLs only give the memory back.
-local BOOK = '^(%w+ (%S+) (%d+) (%d+)) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$'
-local SESSION = '^(%w+) (%d+) (%d+) (%d+)$'
-local MAX_NUMBER = 9007199254740991 -- 2^53 - 1, what a double holds exactly: even a voucher without limit ends there
-local NO_LOCK = {quantity = 0, credits = 0, points = 0, expires_at = 0} -- what a session holds that is not live
 
--- How many expired locks one script call reclaims at most: it bounds the time that the server is busy.
-local reclaimable = 500
+-- block: constants
+local TOMBSTONE_MS = 120000 -- longer than any client repeats by itself: 11 timeouts of 5 s, and the pauses between
+local reclaimable = 500 -- how many expired locks one script call takes out at most: it bounds how long the server is busy
 
-local function corrupt(key)
-  error('CORRUPT ' .. key)
-end
+-- block: clock
+-- Sets `now`, in ms.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local function clock()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
--- Numbers travel as digits: Lua prints those from 1e14 up in scientific notation.
-local function digits(number)
-  return string.format('%.0f', number)
-end
-
-local function amounts(quantity, credits, points)
-  return {quantity = tonumber(quantity) or MAX_NUMBER, credits = tonumber(credits), points = tonumber(points)}
-end
-
-local function open_book(key, locks_key, text)
-  -- MGET shows a key of another type as absent; GET tells that it is somebody else's.
-  text = text or redis.call('GET', key)
-  if not text then
-    return nil
-  end
-  local head, ql, cl, pl, qu, cu, pu, qk, ck, pk, next_expiry, locked_until = string.match(text, BOOK)
-  if not head then
-    corrupt(key)
-  end
-  return {
-    key = key,
+-- block: open
+-- Reads `text`, what stands at `book_key`. Sets `book`, or nil where there is no voucher.
+local book
+local head, life, put, quantity_limit, credits_limit, points_limit, quantity_used, credits_used, points_used,
+  quantity_locked, credits_locked, points_locked, next_expiry, locked_until = string.match(text or '',
+  '^((%w+) (%w+) (%S+) (%d+) (%d+)) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
+if head then
+  book = {
+    key = book_key,
     locks_key = locks_key,
     head = head,
-    life = string.match(head, '^%w+'),
-    limit = amounts(ql, cl, pl),
-    without_limit = ql == '-',
-    used = amounts(qu, cu, pu),
-    locked = amounts(qk, ck, pk),
-    next_expiry = tonumber(next_expiry),
-    locked_until = tonumber(locked_until),
+    life = life,
+    -- 2^53 - 1 is what a double holds exactly: even a voucher without limit ends there.
+    quantity_limit = quantity_limit == '-' and 9007199254740991 or quantity_limit + 0,
+    credits_limit = credits_limit + 0,
+    points_limit = points_limit + 0,
+    quantity_used = quantity_used + 0,
+    credits_used = credits_used + 0,
+    points_used = points_used + 0,
+    quantity_locked = quantity_locked + 0,
+    credits_locked = credits_locked + 0,
+    points_locked = points_locked + 0,
+    next_expiry = next_expiry + 0,
+    locked_until = locked_until + 0,
   }
+-- MGET shows a key of another type as absent; GET tells that it is somebody else's.
+elseif not string.match(text or redis.call('GET', book_key) or 'deleted ', '^deleted ') then
+  error('CORRUPT ' .. book_key)
 end
 
-local function save_book(book)
-  local used, locked = book.used, book.locked
-  redis.call('SET', book.key, book.head .. string.format(' %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f',
-    used.quantity, used.credits, used.points, locked.quantity, locked.credits, locked.points,
-    book.next_expiry, book.locked_until))
-end
+-- block: save
+-- Writes `book`. No balance ever falls below zero, whatever hands reached into Redis.
+redis.call('SET', book.key, string.format('%s %d %d %d %d %d %d %d %d', book.head,
+  math.max(0, book.quantity_used), math.max(0, book.credits_used), math.max(0, book.points_used),
+  math.max(0, book.quantity_locked), math.max(0, book.credits_locked), math.max(0, book.points_locked),
+  book.next_expiry, book.locked_until))
 
--- No balance ever falls below zero, whatever hands reached into Redis.
-local function add(balance, quantity, credits, points)
-  balance.quantity = math.max(0, balance.quantity + quantity)
-  balance.credits = math.max(0, balance.credits + credits)
-  balance.points = math.max(0, balance.points + points)
-end
-
--- Takes expired locks out of the book. True when more than a batch had expired: the script must answer 'again'.
-local function reclaim(book, now)
-  if now >= book.locked_until then
-    book.locked = amounts(0, 0, 0)
-    book.index_expired = book.locked_until > 0
-    return false
-  end
-  if now < book.next_expiry then
-    return false
-  end
-  local expired = redis.call('ZRANGEBYSCORE', book.locks_key, '-inf', digits(now), 'LIMIT', 0, reclaimable)
-  for _, member in ipairs(expired) do
-    local credits, points = string.match(member, '^(%d+) (%d+) ')
-    if not credits then
-      corrupt(book.locks_key)
-    end
-    add(book.locked, -1, -credits, -points)
-  end
-  if #expired > 0 then
-    redis.call('ZREMRANGEBYRANK', book.locks_key, 0, #expired - 1)
-    reclaimable = reclaimable - #expired
-  end
-  local first = redis.call('ZRANGE', book.locks_key, 0, 0, 'WITHSCORES')
-  book.next_expiry = tonumber(first[2]) or book.locked_until
-  save_book(book)
-  return now >= book.next_expiry
-end
-
--- The live lock that a session's text stands for, or NO_LOCK.
-local function lock_of(book, session_key, text, now)
-  if not text then
-    return NO_LOCK
-  end
-  local life, expires_at, credits, points = string.match(text, SESSION)
-  if not life then
-    corrupt(book.key)
-  end
-  if life ~= book.life or now >= tonumber(expires_at) then
-    return NO_LOCK
-  end
-  return {
-    quantity = 1,
-    credits = tonumber(credits),
-    points = tonumber(points),
-    expires_at = tonumber(expires_at),
-    member = credits .. ' ' .. points .. ' ' .. session_key,
-  }
-end
-
--- The index lives until its last lock expires, and no longer. `gone` is the expiry of a lock that has just left it.
-local function refit(book, gone)
-  if gone == book.locked_until then
-    local last = redis.call('ZRANGE', book.locks_key, -1, -1, 'WITHSCORES')
-    book.locked_until = tonumber(last[2]) or book.locked_until
-  end
-  redis.call('PEXPIREAT', book.locks_key, digits(book.locked_until))
-end
-
--- A script that fails half-way is not undone. The first write of a single voucher is refused where the index is
--- somebody else's; of a stack, all indexes are looked at before the first is written to.
-local function check_indexes(books)
-  if #books > 1 then
-    for _, book in ipairs(books) do
-      if book then
-        redis.call('ZCARD', book.locks_key)
-      end
-    end
-  end
-end
-
--- Puts a session's lock into the book, in place of its old one; the caller saves the book. What comes first is refused,
--- before anything has changed, by a server that is out of memory; ZADD also by a key of another type.
-local function lock(book, old, session_name, session_key, need, expires_at)
-  local credits, points, expiry = digits(need.credits), digits(need.points), digits(expires_at)
-  local member = credits .. ' ' .. points .. ' ' .. session_key
-  local text = book.life .. ' ' .. expiry .. ' ' .. credits .. ' ' .. points
-  if book.index_expired then
-    -- It may stand until this millisecond ends, and its locks would then be taken out of the totals a second time.
-    redis.call('SET', session_name, text, 'PXAT', expiry)
-    redis.call('UNLINK', book.locks_key)
-    redis.call('ZADD', book.locks_key, expiry, member)
-  else
-    redis.call('ZADD', book.locks_key, expiry, member)
-    if old.member and old.member ~= member then
-      redis.call('ZREM', book.locks_key, old.member)
-    end
-    redis.call('SET', session_name, text, 'PXAT', expiry)
-  end
-  if book.locked.quantity == 0 or expires_at < book.next_expiry then
-    book.next_expiry = expires_at
-  end
-  add(book.locked, 1 - old.quantity, need.credits - old.credits, need.points - old.points)
-  local gone = old.expires_at
-  if expires_at >= book.locked_until then
-    book.locked_until, gone = expires_at, nil
-  end
-  refit(book, gone)
-end
-
--- Takes a live lock out of the book, which the caller saves. ZREM comes first: it is refused by a key of another type,
--- and a server that is out of memory allows it and all that follows it.
-local function unlock(book, old, session_name)
-  redis.call('ZREM', book.locks_key, old.member)
-  redis.call('DEL', session_name)
-  add(book.locked, -1, -old.credits, -old.points)
-  if book.locked.quantity == 0 then
+-- block: reclaim
+-- Takes expired locks out of `book`. Sets `again` when more than a batch had expired.
+if book.quantity_locked > 0 and now >= book.next_expiry then
+  local last = redis.call('ZRANGE', locks_key, -1, -1, 'WITHSCORES')[2]
+  if now >= (last and last + 0 or book.locked_until) then
+    -- Also where Redis has expired the index: in this very millisecond it may still stand.
+    redis.call('UNLINK', locks_key)
+    book.quantity_locked, book.credits_locked, book.points_locked = 0, 0, 0
     book.next_expiry, book.locked_until = 0, 0
-  elseif old.expires_at == book.locked_until then
-    refit(book, old.expires_at)
+  elseif last then
+    local expired = redis.call('ZRANGEBYSCORE', locks_key, '-inf', string.format('%d', now), 'LIMIT', 0, reclaimable)
+    for _, member in ipairs(expired) do
+      local credits, points = string.match(member, '^(%d+) (%d+) ')
+      if not credits then
+        error('CORRUPT ' .. locks_key)
+      end
+      book.quantity_locked = book.quantity_locked - 1
+      book.credits_locked = book.credits_locked - credits
+      book.points_locked = book.points_locked - points
+    end
+    if #expired > 0 then
+      redis.call('ZREMRANGEBYRANK', locks_key, 0, #expired - 1)
+      reclaimable = reclaimable - #expired
+    end
+    book.next_expiry = redis.call('ZRANGE', locks_key, 0, 0, 'WITHSCORES')[2] + 0
+    book.locked_until = last + 0
+    redis.call('PEXPIREAT', locks_key, last)
+    again = again or now >= book.next_expiry
+  end
+  -- include: save
+end
+
+-- block: session
+-- Reads `session_text`, what stands at the session's key. Sets what its live lock holds, and where its words are those
+-- of a lock, live or not: `set_by` and `ended_by`, the calls that did it.
+local own_quantity, own_credits, own_points, own_expires_at, own_member = 0, 0, 0, 0, nil
+local session_life, expires_at_text, credits_text, points_text, set_by, ended_by
+if session_text then
+  session_life, expires_at_text, credits_text, points_text, set_by, ended_by =
+    string.match(session_text, '^(%w+) (%d+) (%d+) (%d+) (%w+) ?(%w*)$')
+  if not session_life then
+    error('CORRUPT ' .. book_key)
+  elseif session_life ~= book.life then
+    set_by, ended_by = nil, nil
+  elseif ended_by == '' and now < expires_at_text + 0 then
+    own_quantity, own_credits, own_points, own_expires_at = 1, credits_text + 0, points_text + 0, expires_at_text + 0
+    own_member = credits_text .. ' ' .. points_text .. ' ' .. session_key
+    book.own_member, book.own_text, book.own_credits, book.own_points = own_member, session_text, own_credits, own_points
   end
 end
 
-local function first_short(quantity, credits, points, need)
-  if quantity < 1 then
-    return 'quantity_exceeded'
-  elseif need.credits > 0 and credits < need.credits then
-    return 'gift_amount_exceeded'
-  elseif need.points > 0 and points < need.points then
-    return 'loyalty_card_points_exceeded'
-  end
-  return ''
+-- block: judge
+-- Judges `credits` and `points` against limit - used - the locks of other sessions. Sets `fits` to false where they do
+-- not fit. Behind the first `n` items of `reply` it tells: reason ('': it fits), locked_by_others, retry_after_ms, and
+-- quantity (-1: without limit), credits, points available to the caller.
+local quantity_left = book.quantity_limit - book.quantity_used
+local credits_left = book.credits_limit - book.credits_used
+local points_left = book.points_limit - book.points_used
+local would_fit = quantity_left >= 1
+  and (credits == 0 or credits_left >= credits) and (points == 0 or points_left >= points)
+-- What others hold is never less than nothing, should the totals have been tampered with.
+quantity_left = quantity_left - math.max(0, book.quantity_locked - own_quantity)
+credits_left = credits_left - math.max(0, book.credits_locked - own_credits)
+points_left = points_left - math.max(0, book.points_locked - own_points)
+local reason, held, retry_after_ms = '', 0, 0
+if quantity_left < 1 then
+  reason = 'quantity_exceeded'
+elseif credits > 0 and credits_left < credits then
+  reason = 'gift_amount_exceeded'
+elseif points > 0 and points_left < points then
+  reason = 'loyalty_card_points_exceeded'
 end
-
--- Judges a need against limit - used - the locks of other sessions; `own` is the caller's. Adds to the reply: reason,
--- locked_by_others, retry_after_ms, quantity (-1: without limit), credits, points. True when the need fits.
-local function judge(book, own, need, now, reply)
-  local limit, used, locked = book.limit, book.used, book.locked
-  local quantity, credits, points = limit.quantity - used.quantity, limit.credits - used.credits, limit.points - used.points
-  local quantity_left = quantity - (locked.quantity - own.quantity)
-  local credits_left = credits - (locked.credits - own.credits)
-  local points_left = points - (locked.points - own.points)
-  local reason = first_short(quantity_left, credits_left, points_left, need)
-  local held, retry_after_ms = 0, 0
-  if reason ~= '' and first_short(quantity, credits, points, need) == '' then
+if reason ~= '' then
+  fits = false
+  if would_fit then
     held = 1
-    local soonest = redis.call('ZRANGEBYSCORE', book.locks_key, '(' .. digits(now), '+inf',
+    local soonest = redis.call('ZRANGEBYSCORE', locks_key, '(' .. string.format('%d', now), '+inf',
       'WITHSCORES', 'LIMIT', 0, 2)
-    local expires_at = soonest[1] == own.member and soonest[4] or soonest[2]
-    retry_after_ms = (tonumber(expires_at) or book.locked_until) - now
+    local next_expiry = soonest[1] == own_member and soonest[4] or soonest[2]
+    retry_after_ms = (next_expiry or book.locked_until) - now
   end
-  local n = #reply
-  reply[n + 1], reply[n + 2], reply[n + 3] = reason, held, retry_after_ms
-  reply[n + 4] = book.without_limit and -1 or math.max(0, quantity_left)
-  reply[n + 5], reply[n + 6] = math.max(0, credits_left), math.max(0, points_left)
-  return reason == ''
+end
+reply[n + 1], reply[n + 2], reply[n + 3] = reason, held, retry_after_ms
+reply[n + 4] = quantity_limit == '-' and -1 or math.max(0, quantity_left)
+reply[n + 5], reply[n + 6] = math.max(0, credits_left), math.max(0, points_left)
+
+-- block: unlock
+-- Takes the session's live lock out of `book`, which the caller saves. ZREM comes first: it is refused by a key of
+-- another type, and a server that is out of memory allows it and all that follows it. What had left the index by other
+-- hands has left the totals to repair.
+local removed = redis.call('ZREM', book.locks_key, book.own_member)
+redis.call('SET', session_name, book.own_text .. ' ' .. call, 'PX', TOMBSTONE_MS)
+book.quantity_locked = book.quantity_locked - removed
+book.credits_locked = book.credits_locked - removed * book.own_credits
+book.points_locked = book.points_locked - removed * book.own_points
+if book.quantity_locked <= 0 then
+  book.next_expiry, book.locked_until = 0, 0
 end
 
--- The book as a reply: limits (quantity -1: without limit), used, locked; quantity, credits, points each.
-local function state(book)
-  local limit, used, locked = book.limit, book.used, book.locked
+-- block: state
+-- Answers with limits (quantity -1: without limit), used, locked; quantity, credits, points each.
+do
   return {
     'state',
-    book.without_limit and -1 or limit.quantity, limit.credits, limit.points,
-    used.quantity, used.credits, used.points,
-    locked.quantity, locked.credits, locked.points,
+    quantity_limit == '-' and -1 or book.quantity_limit, book.credits_limit, book.points_limit,
+    book.quantity_used, book.credits_used, book.points_used,
+    book.quantity_locked, book.credits_locked, book.points_locked,
   }
 end

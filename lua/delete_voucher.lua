@@ -3,12 +3,23 @@
 --   vs:{CODE}        STRING  the book
 --   vs:{CODE}:locks  ZSET    its live locks
 -- ARGV
+--   call             random, of this call: tells what its first try has deleted
 -- Status
 --   deleted          1, or 0 when there was no such voucher
--- include: book
+-- include: constants
 local book_key, locks_key = KEYS[1], KEYS[2]
+local call = ARGV[1]
 
-local existed = open_book(book_key, locks_key) and 1 or 0
--- UNLINK frees a million locks without holding the server.
-redis.call('UNLINK', book_key, locks_key)
-return {'deleted', existed}
+local text = redis.call('GET', book_key)
+if not text then
+  return {'deleted', 0}
+end
+local deleted_by = string.match(text, '^deleted (%w+)$')
+if deleted_by then
+  return {'deleted', deleted_by == call and 1 or 0}
+end
+-- include: open
+-- UNLINK frees a million locks without holding the server, which allows it, and what follows it, with its memory full.
+redis.call('UNLINK', book.locks_key)
+redis.call('SET', book.key, 'deleted ' .. call, 'PX', TOMBSTONE_MS)
+return {'deleted', 1}

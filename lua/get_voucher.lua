@@ -7,12 +7,17 @@
 --   again            expired locks were reclaimed and more are left: call again
 --   voucher_missing  there is no such voucher
 --   state            limits, used, locked (quantity, credits, points each)
--- include: book
-local book = open_book(KEYS[1], KEYS[2])
+-- include: constants
+local book_key, locks_key = KEYS[1], KEYS[2]
+local again = false
+local text = redis.call('GET', book_key)
+-- include: open
 if not book then
   return {'voucher_missing', 1}
 end
-if reclaim(book, clock()) then
+-- include: clock
+-- include: reclaim
+if again then
   return {'again'}
 end
-return state(book)
+-- include: state

@@ -7,15 +7,16 @@
 -- Status
 --   voucher_missing  there is no such voucher
 --   sessions         now_ms; for each: '<credits> <points> <session key>', expires_at_ms
--- include: book
-local locks_key = KEYS[2]
+local book_key, locks_key = KEYS[1], KEYS[2]
 local limit = ARGV[1]
-
-if not open_book(KEYS[1], locks_key) then
+local text = redis.call('GET', book_key)
+-- include: open
+if not book then
   return {'voucher_missing', 1}
 end
-local now = clock()
-local reply = redis.call('ZRANGEBYSCORE', locks_key, '(' .. digits(now), '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
+-- include: clock
+local reply = redis.call('ZRANGEBYSCORE', locks_key, '(' .. string.format('%d', now), '+inf',
+  'WITHSCORES', 'LIMIT', 0, limit)
 table.insert(reply, 1, now)
 table.insert(reply, 1, 'sessions')
 return reply

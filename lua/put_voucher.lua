@@ -3,7 +3,7 @@
 --   vs:{CODE}        STRING  the book
 --   vs:{CODE}:locks  ZSET    its live locks
 -- ARGV
---   life             random, for a voucher that is new
+--   call             random, of this call: it writes once, and is the life of a voucher that is new
 --   quantity         limit, '-' for none
 --   credits          limit
 --   points           limit
@@ -14,25 +14,35 @@
 -- Status
 --   again            expired locks were reclaimed and more are left: call again
 --   state            limits, used, locked (quantity, credits, points each)
--- include: book
+-- include: constants
 local book_key, locks_key = KEYS[1], KEYS[2]
+local call, used = ARGV[1], ARGV[5]
+local again = false
 local limits = ARGV[2] .. ' ' .. ARGV[3] .. ' ' .. ARGV[4]
 
 local text = redis.call('GET', book_key)
-local book = open_book(book_key, locks_key, text or ARGV[1] .. ' ' .. limits .. ' 0 0 0 0 0 0 0 0')
-if reclaim(book, clock()) then
+local is_new = not text or string.match(text, '^deleted ')
+if is_new then
+  text = call .. ' new ' .. limits .. ' 0 0 0 0 0 0 0 0'
+end
+-- include: open
+-- include: clock
+-- include: reclaim
+if again then
   return {'again'}
 end
 
-book.head = book.life .. ' ' .. limits
-book.limit = amounts(ARGV[2], ARGV[3], ARGV[4])
-book.without_limit = ARGV[2] == '-'
-if ARGV[5] == 'bring' then
-  book.used = amounts(ARGV[6], ARGV[7], ARGV[8])
+if put ~= call then
+  book.head = life .. ' ' .. call .. ' ' .. limits
+  quantity_limit, book.quantity_limit = ARGV[2], tonumber(ARGV[2])
+  book.credits_limit, book.points_limit = ARGV[3] + 0, ARGV[4] + 0
+  if used == 'bring' then
+    book.quantity_used, book.credits_used, book.points_used = ARGV[6] + 0, ARGV[7] + 0, ARGV[8] + 0
+  end
+  -- include: save
+  if is_new then
+    -- An index without its book is a stranger's: its locks must never be taken out of this voucher's totals.
+    redis.call('UNLINK', locks_key)
+  end
 end
-save_book(book)
-if not text then
-  -- An index without its book is a stranger's: its locks must never be taken out of this voucher's totals.
-  redis.call('UNLINK', locks_key)
-end
-return state(book)
+-- include: state

@@ -21,79 +21,81 @@
 --   session_missing            the vouchers on which the session is not live
 --   refused                    for each voucher: credits, points asked for; reason ('': it fits), locked_by_others,
 --                              retry_after_ms, quantity (-1: without limit), credits, points available to the caller
--- include: book
+-- include: constants
 local call, session_key, if_session_missing, receipt_ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-
-local texts = redis.call('MGET', unpack(KEYS))
 local vouchers = #KEYS / 4
-local receipts, receipt_at = {'receipts'}, nil
+
+local receipts, receipt_at = {'receipts', false}, nil
 for i = 1, vouchers do
-  receipts[#receipts + 1] = texts[4 * i] or nil
-  receipt_at = receipt_at or texts[4 * i] and i
+  -- GET, since MGET would show a key of another type as absent, and what is absent is redeemed.
+  local receipt = redis.call('GET', KEYS[4 * i])
+  if receipt then
+    receipts[i + 1], receipt_at = receipt, receipt_at or i
+  elseif receipt_at then
+    return {'conflict', receipt_at}
+  end
 end
-if #receipts == 1 + vouchers then
+if receipt_at == 1 then
   return receipts
 elseif receipt_at then
   return {'conflict', receipt_at}
 end
 
-local now = clock()
+-- include: clock
+local texts = redis.call('MGET', unpack(KEYS))
+local reply = {'refused', 0, 0, '', 0, 0, 0, 0, 0} -- room for one voucher: to grow a table takes time
+local books, again, fits = {}, false, true
 local missing = {'voucher_missing'}
-local books, again = {}, false
+local not_live = {'session_missing'}
 for i = 1, vouchers do
-  local k = 4 * i - 3
-  books[i] = open_book(KEYS[k], KEYS[k + 1], texts[k])
-  if not books[i] then
+  local book_key, locks_key, text, session_text = KEYS[4 * i - 3], KEYS[4 * i - 2], texts[4 * i - 3], texts[4 * i - 1]
+  -- include: open
+  books[i] = book
+  if book then
+    -- include: session
+    -- include: reclaim
+    if own_quantity == 0 and session_key ~= '' and if_session_missing == 'raise' then
+      not_live[#not_live + 1] = i
+    end
+    local credits, points = ARGV[2 * i + 3], ARGV[2 * i + 4]
+    credits = credits == '-' and own_credits or credits + 0
+    points = points == '-' and own_points or points + 0
+    book.credits, book.points = credits, points
+    local n = 8 * i - 5
+    reply[n - 1], reply[n] = credits, points
+    -- include: judge
+  else
     missing[#missing + 1] = i
   end
-end
-if #missing > 1 then
-  return missing
-end
-for _, book in ipairs(books) do
-  again = reclaim(book, now) or again
-end
-if again then
-  return {'again'}
-end
-
-local reply, needs, locks, fits = {'refused'}, {}, {}, true
-local not_live = {'session_missing'}
-for i, book in ipairs(books) do
-  local own = lock_of(book, session_key, texts[4 * i - 1], now)
-  if own == NO_LOCK and session_key ~= '' and if_session_missing == 'raise' then
-    not_live[#not_live + 1] = i
+  if vouchers > 1 and not again then
+    redis.call('ZCARD', locks_key) -- refused by a key of another type, before the first voucher is written
   end
-  locks[i] = own
-  needs[i] = {
-    credits = tonumber(ARGV[2 * i + 3]) or own.credits,
-    points = tonumber(ARGV[2 * i + 4]) or own.points,
-  }
-  reply[#reply + 1] = needs[i].credits
-  reply[#reply + 1] = needs[i].points
-  fits = judge(book, own, needs[i], now, reply) and fits
 end
-if #not_live > 1 then
+if missing[2] then
+  return missing
+elseif again then
+  return {'again'}
+elseif not_live[2] then
   return not_live
 elseif not fits then
   return reply
 end
 
-check_indexes(books)
-for i, book in ipairs(books) do
-  local need = needs[i]
-  local taken = string.format('%s 1 %.0f %.0f %.0f %s', book.life, need.credits, need.points, now, call)
-  local receipt = taken .. ' - ' .. session_key
-  if locks[i] ~= NO_LOCK then
-    unlock(book, locks[i], KEYS[4 * i - 1])
+for i = 1, vouchers do
+  local book, session_name, receipt_key = books[i], KEYS[4 * i - 1], KEYS[4 * i]
+  if book.own_member then
+    -- include: unlock
   end
+  local receipt = string.format('%s 1 %d %d %d %s - ', book.life, book.credits, book.points, now, call) .. session_key
   if receipt_ttl_ms == '' then
-    redis.call('SET', KEYS[4 * i], receipt)
+    redis.call('SET', receipt_key, receipt)
   else
-    redis.call('SET', KEYS[4 * i], receipt, 'PX', receipt_ttl_ms)
+    redis.call('SET', receipt_key, receipt, 'PX', receipt_ttl_ms)
   end
-  add(book.used, 1, need.credits, need.points)
-  save_book(book)
+  book.quantity_used = book.quantity_used + 1
+  book.credits_used = book.credits_used + book.credits
+  book.points_used = book.points_used + book.points
+  -- include: save
   receipts[i + 1] = receipt
 end
 return receipts

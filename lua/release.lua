@@ -4,28 +4,36 @@
 --   vs:{CODE}:locks          ZSET    its live locks
 --   vs:{CODE}:session:<key>  STRING  the session's lock
 -- ARGV
+--   call                     random, of this call: tells what its first try has released
 --   session_key
 -- Status
 --   released                 for each voucher 1, or 0 when the session was not live
--- include: book
-local session_key = ARGV[1]
-local now = clock()
+-- include: constants
+local call, session_key = ARGV[1], ARGV[2]
+-- include: clock
 
 local texts = redis.call('MGET', unpack(KEYS))
-local reply, books, locks = {'released'}, {}, {}
+local reply, books = {'released'}, {}
 for i = 1, #KEYS / 3 do
-  local k = 3 * i - 2
-  local book = open_book(KEYS[k], KEYS[k + 1], texts[k]) or false
-  books[i] = book
-  locks[i] = book and lock_of(book, session_key, texts[k + 2], now) or NO_LOCK
-  reply[i + 1] = locks[i].quantity
+  local book_key, locks_key, text, session_text = KEYS[3 * i - 2], KEYS[3 * i - 1], texts[3 * i - 2], texts[3 * i]
+  -- include: open
+  books[i], reply[i + 1] = book or false, 0
+  if book then
+    -- include: session
+    if own_quantity == 1 or ended_by == call then
+      reply[i + 1] = 1
+    end
+  end
+  if #KEYS > 3 then
+    redis.call('ZCARD', locks_key) -- refused by a key of another type, before the first voucher is written
+  end
 end
 
-check_indexes(books)
-for i, book in ipairs(books) do
-  if locks[i] ~= NO_LOCK then
-    unlock(book, locks[i], KEYS[3 * i])
-    save_book(book)
+for i = 1, #books do
+  local book, session_name = books[i], KEYS[3 * i]
+  if book and book.own_member then
+    -- include: unlock
+    -- include: save
   end
 end
 return reply

@@ -7,24 +7,24 @@
 -- Status
 --   receipts                   for each voucher its receipt
 --   redemption_missing         the vouchers that have no such receipt
--- include: book
 local call = ARGV[1]
 local RECEIPT = '^((%w+) (%d+) (%d+) (%d+) %d+ %w+) (%S+) (.*)$'
 
 local texts = redis.call('MGET', unpack(KEYS))
-local reply, books = {'receipts'}, {}
+local reply, books, locks_key = {'receipts'}, {}, nil
 local missing = {'redemption_missing'}
 for i = 1, #KEYS / 2 do
-  local book_key, receipt = KEYS[2 * i - 1], texts[2 * i]
+  local book_key, text, receipt = KEYS[2 * i - 1], texts[2 * i - 1], texts[2 * i]
   if not receipt then
     missing[#missing + 1] = i
   elseif not string.match(receipt, RECEIPT) then
-    corrupt(book_key)
+    error('CORRUPT ' .. book_key)
   end
-  books[i] = open_book(book_key, '', texts[2 * i - 1]) or false
+  -- include: open
+  books[i] = book or false
   reply[i + 1] = receipt
 end
-if #missing > 1 then
+if missing[2] then
   return missing
 end
 
@@ -35,8 +35,10 @@ for i, book in ipairs(books) do
     redis.call('SET', KEYS[2 * i], reply[i + 1], 'KEEPTTL')
     -- A voucher that was deleted and put again never gave what this redemption took.
     if book and book.life == life then
-      add(book.used, -quantity, -credits, -points)
-      save_book(book)
+      book.quantity_used = book.quantity_used - quantity
+      book.credits_used = book.credits_used - credits
+      book.points_used = book.points_used - points
+      -- include: save
     end
   end
 end

@@ -5,6 +5,7 @@
 --   vs:{CODE}:locks          ZSET    its live locks
 --   vs:{CODE}:session:<key>  STRING  the session's lock
 -- ARGV
+--   call                     random, of this call: tells a lock that its first try has set
 --   session_key              '' to lock nothing
 --   ttl_ms                   of the locks
 -- ARGV, for each voucher
@@ -15,57 +16,84 @@
 --   answered                 now_ms; for each voucher: reason ('': it fits), locked_by_others, retry_after_ms,
 --                            quantity (-1: without limit), credits, points available to the caller; expires_at_ms,
 --                            credits, points of the caller's live lock (0 0 0: none)
--- include: book
-local session_key, ttl_ms = ARGV[1], ARGV[2]
-local vouchers = (#ARGV - 2) / 2
-local now = clock()
+-- include: constants
+local call, session_key, ttl_ms = ARGV[1], ARGV[2], ARGV[3]
+local vouchers = (#ARGV - 3) / 2
+-- include: clock
 
 local texts = redis.call('MGET', unpack(KEYS))
-local books, again = {}, false
+local reply = {'answered', now, '', 0, 0, 0, 0, 0, 0, 0, 0} -- room for one voucher: to grow a table takes time
+local books, again, fits, repeated = {}, false, true, false
 for i = 1, #KEYS / 3 do
-  local k = 3 * i - 2
-  local book = open_book(KEYS[k], KEYS[k + 1], texts[k]) or false
-  -- What is only released is not judged, so the locks that have expired there can wait.
-  again = book and i <= vouchers and reclaim(book, now) or again
-  books[i] = book
+  local book_key, locks_key, text, session_text = KEYS[3 * i - 2], KEYS[3 * i - 1], texts[3 * i - 2], texts[3 * i]
+  -- include: open
+  books[i] = book or false
+  if book then
+    -- include: session
+    if i <= vouchers then
+      -- include: reclaim
+      local credits, points, n = ARGV[2 * i + 2] + 0, ARGV[2 * i + 3] + 0, 9 * i - 7
+      -- include: judge
+      if set_by == call then
+        repeated = true
+        reply[n + 1], reply[n + 2], reply[n + 3] = '', 0, 0
+        own_expires_at, own_credits, own_points = expires_at_text + 0, credits_text + 0, points_text + 0
+      end
+      reply[n + 7], reply[n + 8], reply[n + 9] = own_expires_at, own_credits, own_points
+    end
+  elseif i <= vouchers then
+    fits = false
+    local n = 9 * i - 7
+    reply[n + 1] = 'not_found'
+    for k = 2, 9 do
+      reply[n + k] = 0
+    end
+  end
+  if #KEYS > 3 and not again then
+    redis.call('ZCARD', locks_key) -- refused by a key of another type, before the first voucher is written
+  end
 end
 if again then
   return {'again'}
-end
-
-local reply, needs, locks, fits = {'answered', now}, {}, {}, true
-for i, book in ipairs(books) do
-  locks[i] = book and lock_of(book, session_key, texts[3 * i], now) or NO_LOCK
-  if i <= vouchers then
-    needs[i] = {credits = tonumber(ARGV[2 * i + 1]), points = tonumber(ARGV[2 * i + 2])}
-    if book then
-      fits = judge(book, locks[i], needs[i], now, reply) and fits
-    else
-      fits = false
-      for _, value in ipairs({'not_found', 0, 0, 0, 0, 0}) do
-        reply[#reply + 1] = value
-      end
-    end
-    reply[#reply + 1] = locks[i].expires_at
-    reply[#reply + 1] = locks[i].credits
-    reply[#reply + 1] = locks[i].points
-  end
-end
-if not fits or session_key == '' then
+elseif not fits or repeated or session_key == '' then
   return reply
 end
 
-check_indexes(books)
 local expires_at = now + ttl_ms
-for i, book in ipairs(books) do
+local expires_at_text = string.format('%d', expires_at)
+for i = 1, #books do
+  local book, session_name = books[i], KEYS[3 * i]
   if i <= vouchers then
-    local need = needs[i]
-    lock(book, locks[i], KEYS[3 * i], session_key, need, expires_at)
-    save_book(book)
-    reply[9 * i], reply[9 * i + 1], reply[9 * i + 2] = expires_at, need.credits, need.points
-  elseif locks[i] ~= NO_LOCK then
-    unlock(book, locks[i], KEYS[3 * i])
-    save_book(book)
+    local credits, points = ARGV[2 * i + 2], ARGV[2 * i + 3]
+    local member, old, removed = credits .. ' ' .. points .. ' ' .. session_key, book.own_member, 0
+    -- What comes first is refused by a server that is out of memory, and by a key of another type: nothing has changed.
+    local added = redis.call('ZADD', book.locks_key, expires_at_text, member)
+    if old and old ~= member then
+      removed = redis.call('ZREM', book.locks_key, old)
+    end
+    local words = book.life .. ' ' .. expires_at_text .. ' ' .. credits .. ' ' .. points .. ' ' .. call
+    if texts[3 * i] then
+      redis.call('SET', session_name, words, 'PXAT', expires_at_text)
+    elseif not redis.call('SET', session_name, words, 'PXAT', expires_at_text, 'NX') then
+      redis.call('ZREM', book.locks_key, member)
+      error('CORRUPT ' .. session_name) -- a key of another type, which MGET has shown as absent
+    end
+    if expires_at > book.locked_until then
+      book.locked_until = expires_at
+      redis.call('PEXPIREAT', book.locks_key, expires_at_text)
+    end
+    if book.quantity_locked == 0 or expires_at < book.next_expiry then
+      book.next_expiry = expires_at
+    end
+    -- The totals change by what the index has changed by, so nothing that other hands did to it is doubled.
+    book.quantity_locked = book.quantity_locked + added - removed
+    book.credits_locked = book.credits_locked + added * credits - removed * (book.own_credits or 0)
+    book.points_locked = book.points_locked + added * points - removed * (book.own_points or 0)
+    -- include: save
+    reply[9 * i], reply[9 * i + 1], reply[9 * i + 2] = expires_at, credits + 0, points + 0
+  elseif book and book.own_member then
+    -- include: unlock
+    -- include: save
   end
 end
 return reply

@@ -9,6 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import lua_lint
+
+# How long ended sessions and deleted vouchers keep their last words.
+TOMBSTONE_MS = int(lua_lint.source("book").partition("local TOMBSTONE_MS = ")[2].partition(" ")[0])
+
 UNLIMITED = 2**53 - 1
 
 

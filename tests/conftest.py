@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,9 +23,22 @@ pytest_plugins = ["lua_coverage"]
 BACKENDS = ["fakeredis", *BINARIES]
 # Every combination of decoding and protocol, spread over the two engines.
 VARIANTS = [
-    pytest.param((kind, decode, protocol), id=f"{kind}-{'text' if decode else 'bytes'}-resp{protocol}")
+    pytest.param((kind, decode, protocol, False), id=f"{kind}-{'text' if decode else 'bytes'}-resp{protocol}")
     for kind, decode, protocol in (("sync", False, 3), ("sync", True, 2), ("async", True, 3), ("async", False, 2))
-]
+] + [pytest.param(("sync", False, 3, True), id="sync-repeated")]
+
+
+def repeating(client: Any) -> Any:
+    """The client, every reply of which is lost once: it sends all commands twice, as redis-py does by itself then."""
+    execute = client.execute_command
+
+    def twice(*words: Any, **options: Any) -> Any:
+        with suppress(redis.RedisError):
+            execute(*words, **options)
+        return execute(*words, **options)
+
+    client.execute_command = twice
+    return client
 
 
 class Awaited:
@@ -143,17 +157,17 @@ def variant(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def make_engine(
-    variant: tuple[str, bool, int], backend: Backend, loop: asyncio.AbstractEventLoop
+    variant: tuple[str, bool, int, bool], backend: Backend, loop: asyncio.AbstractEventLoop
 ) -> Iterator[Callable[..., VoucherSessions]]:
     """Makes engines of one kind over the test's store; what they leave behind must know when to go."""
-    kind, decode, protocol = variant
+    kind, decode, protocol, repeats = variant
     opened: list[Callable[[], object]] = []
 
     def make(**options: Any) -> Any:
         if kind == "sync":
             client = backend.client(decode_responses=decode, protocol=protocol)
             opened.append(client.close)
-            return VoucherSessions(client, **options)
+            return VoucherSessions(repeating(client) if repeats else client, **options)
         async_client = backend.async_client(decode_responses=decode, protocol=protocol)
         opened.append(lambda: loop.run_until_complete(async_client.aclose()))
         return Awaited(AsyncVoucherSessions(async_client, **options), loop)

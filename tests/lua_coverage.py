@@ -8,7 +8,7 @@ them.
 How it works. fakeredis creates a ``lupa`` runtime for each of its servers and gives it the text of the script to
 execute. In place of that runtime it gets one that sets a hook, ``debug.sethook(…, "l")``, for the time that one of our
 scripts runs. The hook is a Lua function that notes the line in a Lua table, for a hook in Python crashes; nothing that
-the script can see changes. A line of an included file counts for that file, whichever script executed it.
+the script can see changes. A line of an included block counts where it is written, whichever script executed it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def places(executed: Mapping[str, Iterable[int]]) -> tuple[set[Place], set[Place
     for script in scripts.ALL:
         lines = lua_lint.assembled(script.name)
         assert lua_lint.text_of(lines) == script.text, f"{script.name} is not what lua/ holds"
-        place = dict(enumerate(lines, 1))
+        place = {number: line.place for number, line in enumerate(lines, 1)}
         executable |= {place[line] for line in lua_lint.executable_lines(script.text)}
         hit |= {place[line] for line in executed.get(script.name, ())}
     return executable, hit & executable

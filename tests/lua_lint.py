@@ -38,25 +38,56 @@ def source(name: str) -> str:
     return (FOLDER / f"{name}.lua").read_text("utf-8")
 
 
-def included(name: str) -> list[str]:
-    """The files that a script includes: ``-- include: book`` stands where the text of book.lua goes."""
-    return re.findall(r"^-- include: (\w+)$", source(name), re.MULTILINE)
+class Line(NamedTuple):
+    """A line of a script as the server gets it, and where it is written."""
+
+    place: Place
+    text: str
 
 
-def assembled(name: str) -> dict[Place, str]:
-    """The lines of a script as the server gets it, each with the place where it is written."""
-    lines: dict[Place, str] = {}
-    for number, line in enumerate(source(name).splitlines(), 1):
-        include = re.fullmatch(r"-- include: (\w+)", line)
-        if include:
-            lines |= assembled(include[1])
-        else:
-            lines[Place(name, number)] = line
-    return lines
+def blocks_of(name: str) -> list[str]:
+    """The blocks of a file that others include."""
+    return re.findall(r"^-- block: (\w+)$", source(name), re.MULTILINE)
 
 
-def text_of(lines: dict[Place, str]) -> str:
-    return "".join(line + "\n" for line in lines.values())
+def included(name: str) -> set[str]:
+    """The blocks that a script includes: ``-- include: clock`` stands where the text of that block of book.lua goes."""
+    return {match[1] for line in source(name).splitlines() if (match := _INCLUDE.fullmatch(line))}
+
+
+_INCLUDE: Final = re.compile(r" *-- include: (\w+)")
+
+
+def assembled(name: str) -> list[Line]:
+    """The lines of a script as the server gets it."""
+    return _expanded([Line(Place(name, at), line) for at, line in enumerate(source(name).splitlines(), 1)])
+
+
+def _expanded(lines: list[Line]) -> list[Line]:
+    found: list[Line] = []
+    for line in lines:
+        include = _INCLUDE.fullmatch(line.text)
+        if not include:
+            found.append(line)
+            continue
+        indent = line.text.partition("-")[0]
+        for place, text in _expanded(_block(include[1])):
+            found.append(Line(place, indent + text if text else text))
+    return found
+
+
+def _block(name: str) -> list[Line]:
+    """The lines of book.lua between the block's title and the next."""
+    lines = [Line(Place("book", at), line) for at, line in enumerate(source("book").splitlines(), 1)]
+    titles = [at for at, line in enumerate(lines) if line.text.startswith("-- block: ")]
+    for begin, end in zip(titles, [*titles[1:], len(lines)], strict=True):
+        if lines[begin].text == f"-- block: {name}":
+            return lines[begin + 1 : end]
+    raise LookupError(f"book.lua has no block {name}")
+
+
+def text_of(lines: list[Line]) -> str:
+    return "".join(line.text + "\n" for line in lines)
 
 
 class Local(NamedTuple):

@@ -253,7 +253,7 @@ def test_a_book_that_does_not_add_up_fails(
         text = admin.get(book)
         assert isinstance(text, bytes)
         words = text.split()  # as lua/book.lua describes it
-        words[6] = b"%d" % (int(words[6]) + 1)  # points used
+        words[7] = b"%d" % (int(words[7]) + 1)  # points used
         admin.set(book, b" ".join(words))
 
     monkeypatch.setattr(demo, "wait_for_expiry", tampered)

@@ -25,30 +25,26 @@ import lua_lint
 import pytest
 from lua_lint import Place
 
-from voucher_sessions import Redeemable, Session, SessionType, TtlUnit, Used, Voucher, scripts
+from voucher_sessions import Redeemable, Session, SessionType, TtlUnit, Used, Voucher, audits, scripts
 from voucher_sessions.call import Call
 from voucher_sessions.calls import Calls
 from voucher_sessions.keys import Keys
+from voucher_sessions.models import Locked
 
 VERBS: Final = [script.name for script in scripts.ALL]
-INCLUDED: Final = {name for verb in VERBS for name in lua_lint.included(verb)}
 
 
 def text(verb: str) -> str:
     return next(script.text for script in scripts.ALL if script.name == verb)
 
 
-def library(verb: str) -> str:
-    """What a script includes."""
-    return "".join(map(lua_lint.source, lua_lint.included(verb)))
-
-
 # --- One script a verb --------------------------------------------------------------------------------------------
 
 
-def test_each_file_is_a_verb_or_included_by_one() -> None:
+def test_each_file_is_a_verb_or_included_by_them() -> None:
     files = {path.stem for path in lua_lint.FOLDER.iterdir()}
-    assert files == {*VERBS, *INCLUDED}
+    assert files == {*VERBS, "book"}
+    assert {name for file in files for name in lua_lint.included(file)} == set(lua_lint.blocks_of("book"))
     assert len(VERBS) == len(set(VERBS))
     assert [verb for verb in VERBS if not callable(getattr(Calls, verb, None))] == []
 
@@ -63,7 +59,7 @@ def test_what_is_sent_is_what_lua_holds(verb: str) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_script_compiles_and_keeps_to_the_sandbox(verb: str) -> None:
-    places = list(lua_lint.assembled(verb))
+    places = [line.place for line in lua_lint.assembled(verb)]
     found = lua_lint.globals_misused(text(verb))
     assert [f"{places[line - 1]} {problem}" for line, problem in found] == []
 
@@ -73,7 +69,7 @@ def test_nothing_is_unused() -> None:
     verbs_with: dict[Place, set[str]] = defaultdict(set)
     verbs_not_using: dict[tuple[Place, str], set[str]] = defaultdict(set)
     for verb in VERBS:
-        places = list(lua_lint.assembled(verb))
+        places = [line.place for line in lua_lint.assembled(verb)]
         for place in places:
             verbs_with[place].add(verb)
         for line, problem in lua_lint.unused(text(verb)):
@@ -186,21 +182,16 @@ def _add(header: Header, title: str, entry: str, words: str) -> None:
             header.statuses.append(entry)
 
 
-def statuses_of(source: str, included: str) -> set[str]:
+def statuses_of(source: str) -> set[str]:
     """All that a script can return as the first of its reply; raises Drift at a ``return`` that it cannot follow."""
-    code = re.sub(r"--.*", "", included + source)
-    function = re.compile(r"^local function (\w+)\(.*?^end$", re.MULTILINE | re.DOTALL)
-    functions = {match[1]: match[0] for match in function.finditer(code)}
-    return set(_returned(function.sub("", code), functions))
+    return set(_returned(re.sub(r"--.*", "", scripts._with_blocks(source))))
 
 
-def _returned(code: str, functions: dict[str, str]) -> Iterator[str]:
-    for match in re.finditer(r"\breturn\b\s*(?:\{\s*'(\w+)'|(\w+)\(|(\w+)\n)?", code):
-        status, function, variable = match.groups()
+def _returned(code: str) -> Iterator[str]:
+    for match in re.finditer(r"\breturn\b\s*(?:\{\s*'(\w+)'|(\w+)\n)?", code):
+        status, variable = match.groups()
         if status:
             yield status
-        elif function in functions:
-            yield from _returned(functions[function], functions)
         elif variable and (found := _begins_with(variable, code)):
             yield from found
         else:
@@ -250,20 +241,24 @@ def _redemption(session_key: bytes, if_session_missing: str, receipt_ttl_ms: obj
 EXAMPLES: Final = [
     Example(
         calls.put_voucher(Voucher(code="CODE", quantity=3, credits=400, points=50), None),
-        {"life": RANDOM, "quantity": 3, "credits": 400, "points": 50, "used": "keep"}
+        {"call": RANDOM, "quantity": 3, "credits": 400, "points": 50, "used": "keep"}
         | {"used_quantity": 0, "used_credits": 0, "used_points": 0},
     ),
     Example(
         calls.put_voucher(
             Voucher(code="OTHER", quantity=None, credits=400, points=50), Used(quantity=1, credits=20, points=30)
         ),
-        {"life": RANDOM, "quantity": "-", "credits": 400, "points": 50, "used": "bring"}
+        {"call": RANDOM, "quantity": "-", "credits": 400, "points": 50, "used": "bring"}
         | {"used_quantity": 1, "used_credits": 20, "used_points": 30},
     ),
     Example(calls.get_voucher("CODE")),
-    Example(calls.validate("CODE", 50, 6, None), {"session_key": b"", "ttl_ms": 0}, EACH[:1], session_key=""),
-    Example(calls.validate("CODE", 50, 6, SESSION), {"session_key": b"<key>", "ttl_ms": 9000}, EACH[:1]),
-    Example(calls.validate_stack(STACK, SESSION, ()), {"session_key": b"<key>", "ttl_ms": 9000}, EACH),
+    Example(
+        calls.validate("CODE", 50, 6, None), {"call": "", "session_key": b"", "ttl_ms": 0}, EACH[:1], session_key=""
+    ),
+    Example(
+        calls.validate("CODE", 50, 6, SESSION), {"call": RANDOM, "session_key": b"<key>", "ttl_ms": 9000}, EACH[:1]
+    ),
+    Example(calls.validate_stack(STACK, SESSION, ()), {"call": RANDOM, "session_key": b"<key>", "ttl_ms": 9000}, EACH),
     Example(
         forgetful.redeem("CODE", 50, None, None, "<id>", "redeem"),
         _redemption(b"", "redeem", 60_000),
@@ -277,14 +272,21 @@ EXAMPLES: Final = [
         _redemption(b"<key>", "raise", ""),
         [{"credits": 7, "points": 8}, {"credits": "-", "points": "-"}],
     ),
-    Example(calls.validate("OTHER", 50, 6, SESSION), {"session_key": b"<key>", "ttl_ms": 9000}, EACH[:1]),
+    Example(
+        calls.validate("OTHER", 50, 6, SESSION), {"call": RANDOM, "session_key": b"<key>", "ttl_ms": 9000}, EACH[:1]
+    ),
     Example(calls.list_sessions("OTHER", 10), {"limit": 10}),
     Example(calls.get_redemption("CODE", "<id>")),
     Example(calls.rollback("CODE", "<id>"), {"call": RANDOM}, [{}]),
     Example(calls.rollback_stack(["CODE", "OTHER"], "<id>"), {"call": RANDOM}, [{}, {}]),
-    Example(calls.release("CODE", "<key>"), {"session_key": b"<key>"}, [{}]),
-    Example(calls.release_stack(["OTHER", "CODE"], "<key>"), {"session_key": b"<key>"}, [{}, {}]),
-    Example(calls.delete_voucher("CODE")),
+    Example(calls.release("CODE", "<key>"), {"call": RANDOM, "session_key": b"<key>"}, [{}]),
+    Example(calls.release_stack(["OTHER", "CODE"], "<key>"), {"call": RANDOM, "session_key": b"<key>"}, [{}, {}]),
+    Example(calls.delete_voucher("CODE"), {"call": RANDOM}),
+    Example(next(calls.audit("CODE")), {"from": 0, "most": 500}),
+    Example(
+        audits._repair(Keys("vs"), "CODE", b"book", Locked(quantity=1, credits=2, points=3)),
+        {"audited": b"book", "quantity": 1, "credits": 2, "points": 3},
+    ),
     Example(agreement, {"fingerprint": ANY}),
     Example(calls.check_permissions("TAG"), {"trials": ANY}),
 ]
@@ -302,13 +304,13 @@ def types() -> dict[bytes, str]:
     return found
 
 
-def check(source: str, included: str, examples: list[Example]) -> None:
+def check(source: str, examples: list[Example]) -> None:
     """Hold a header to the code: what is sent to the script, and what it returns."""
     header = header_of(source)
     for example in examples:
         _check_call(header, example)
 
-    statuses = statuses_of(source, included)
+    statuses = statuses_of(source)
     if sorted(header.statuses) != sorted(statuses):
         raise Drift(f"statuses told: {header.statuses}, returned: {statuses}")
 
@@ -346,7 +348,7 @@ def examples_of(verb: str) -> list[Example]:
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_header_is_true(verb: str) -> None:
     assert examples_of(verb)
-    check(lua_lint.source(verb), library(verb), examples_of(verb))
+    check(lua_lint.source(verb), examples_of(verb))
 
 
 def test_the_examples_show_every_type_of_key() -> None:
@@ -383,9 +385,9 @@ def _drifted(source: str) -> Iterator[str]:
     yield source + "local x = ARGV[20]\n"
 
 
-def _passes(source: str, included: str, examples: list[Example]) -> bool:
+def _passes(source: str, examples: list[Example]) -> bool:
     try:
-        check(source, included, examples)
+        check(source, examples)
     except Drift:
         return False
     return True
@@ -399,7 +401,7 @@ def _in_status(lines: list[str], at: int) -> bool:
 def test_a_header_that_drifted_is_found(verb: str) -> None:
     drifted = list(_drifted(lua_lint.source(verb)))
     assert len(drifted) > 10
-    assert [source for source in drifted if _passes(source, library(verb), examples_of(verb))] == []
+    assert [source for source in drifted if _passes(source, examples_of(verb))] == []
 
 
 def test_a_call_that_drifted_is_found() -> None:
@@ -409,7 +411,7 @@ def test_a_call_that_drifted_is_found() -> None:
         keys, args = list(call.keys), list(call.args)
         change()
         with pytest.raises(Drift):
-            check(lua_lint.source(call.script.name), library(call.script.name), [example])
+            check(lua_lint.source(call.script.name), [example])
         call.keys[:], call.args[:] = keys, args
 
 
@@ -465,17 +467,16 @@ def test_lines_that_are_not_executed_are_missed(values: tuple[int, ...], missed:
 
 def test_nothing_executed_is_all_missed() -> None:
     executable, hit = lua_coverage.places({})
-    assert {place.file for place in executable} == {*VERBS, *INCLUDED}
+    assert {place.file for place in executable} == {*VERBS, "book"}
     assert hit == set()
     assert lua_coverage.table(executable, executable)[-1].endswith(" 0  100.0% hit")
 
 
 def test_a_line_of_the_book_counts_whoever_executes_it() -> None:
-    verb = next(verb for verb in VERBS if lua_lint.included(verb))
-    book = lua_lint.included(verb)[0]
-    lines = [number for number, place in enumerate(lua_lint.assembled(verb), 1) if place.file == book]
-    executable, hit = lua_coverage.places({verb: lines})
-    assert hit == {place for place in executable if place.file == book}
+    places = [line.place for line in lua_lint.assembled("redeem")]
+    lines = [number for number, place in enumerate(places, 1) if place.file == "book"]
+    executable, hit = lua_coverage.places({"redeem": lines})
+    assert hit == {place for place in executable if place in places and place.file == "book"}
 
 
 def test_the_table_draws_lines_together() -> None:

@@ -158,7 +158,7 @@ def test_what_is_not_known_is_not_judged() -> None:
         ({"durability": Durability(replicas=1), "WAIT": REFUSED}, "error", "permissions", "may not call WAIT"),
         ({"EVALSHA": REFUSED}, "error", "permissions", "may not call EVALSHA"),
         ({"EVAL": REFUSED, "EVALSHA": OK}, "error", "permissions", "may not call EVAL"),
-        ({"EVAL": tried(ZADD=FORBIDDEN, DEL=FORBIDDEN)}, "error", "permissions", "may not call DEL, ZADD"),
+        ({"EVAL": tried(ZADD=FORBIDDEN, UNLINK=FORBIDDEN)}, "error", "permissions", "may not call UNLINK, ZADD"),
         ({"EVAL": tried(ZADD=FORBIDDEN_BY_7_0)}, "error", "permissions", "may not call ZADD"),
         (
             {"EVAL": tried(ZADD=CLOSED_BY_7_0)},
@@ -357,7 +357,7 @@ def test_what_is_tried_leaves_nothing_behind_even_where_nothing_can_be_removed(
     with well.client() as admin:
         admin.execute_command("ACL", "SETUSER", "till", "reset", "on", ">secret", "~vs:*", "+@all", *removing)
         (finding,) = engine_on(well, username="till", password="secret").check_server()
-        assert finding.problem == "the user may not call DEL, PEXPIREAT, UNLINK, ZREM, ZREMRANGEBYRANK"
+        assert finding.problem == "the user may not call PEXPIREAT, UNLINK, ZREM, ZREMRANGEBYRANK"
         assert admin.keys() == []
 
 

@@ -16,6 +16,7 @@ from voucher_sessions import (
     AsyncVoucherSessions,
     CorruptState,
     OutcomeUnknown,
+    ServerRefused,
     Voucher,
     VoucherSessions,
 )
@@ -103,14 +104,44 @@ def test_a_lost_reply_of_a_reading_verb_is_the_clients_own_error(act: methodcall
         redis.exceptions.ReadOnlyError("READONLY replica"),
         redis.exceptions.OutOfMemoryError("OOM command not allowed"),
         redis.exceptions.NoPermissionError("NOPERM"),
-        redis.exceptions.AuthenticationError("WRONGPASS"),
-        redis.exceptions.ResponseError("BUSY"),
+        redis.exceptions.ResponseError("BUSY Redis is busy"),
+        redis.exceptions.ResponseError("MISCONF errors writing to disk"),
+        redis.exceptions.ResponseError("NOREPLICAS not enough good replicas"),
+        redis.exceptions.ResponseError("ERR whatever"),
     ],
     ids=str,
 )
-def test_an_error_of_the_server_comes_as_it_is(act: methodcaller, error: Exception) -> None:
+def test_an_error_of_the_server_is_told_with_what_helps(act: methodcaller, error: Exception) -> None:
     for seen in on_both(act, error):
-        assert seen is error
+        assert isinstance(seen, ServerRefused)
+        assert isinstance(seen, redis.exceptions.ResponseError)
+        assert (seen.codes, seen.__cause__) == (("A",), error)
+        assert str(error) in str(seen)
+        assert seen.remedy in str(seen)
+
+
+def test_each_trouble_has_its_own_remedy() -> None:
+    told = {
+        seen.remedy
+        for error in (
+            redis.exceptions.ReadOnlyError("replica"),
+            redis.exceptions.OutOfMemoryError("command not allowed"),
+            redis.exceptions.NoPermissionError("NOPERM"),
+            redis.exceptions.ResponseError("BUSY Redis is busy"),
+            redis.exceptions.ResponseError("MISCONF errors writing to disk"),
+            redis.exceptions.ResponseError("NOREPLICAS not enough good replicas"),
+            redis.exceptions.ResponseError("ERR whatever"),
+        )
+        for seen in on_both(READING[0], error)
+    }
+    assert len(told) == 7
+
+
+def test_a_refused_password_comes_as_it_is() -> None:
+    error = redis.exceptions.AuthenticationError("WRONGPASS")
+    for act in CHANGING + READING:
+        for seen in on_both(act, error):
+            assert seen is error
 
 
 NONSENSE: list[Any] = [

@@ -16,12 +16,14 @@ from voucher_sessions.errors import (
     QuantityExceeded,
     RedemptionConflict,
     RedemptionNotFound,
+    ServerRefused,
     SessionNotFound,
     VoucherNotFound,
     VoucherSessionsError,
 )
 from voucher_sessions.models import (
     ActiveSession,
+    Audit,
     Available,
     Balance,
     Finding,
@@ -43,6 +45,7 @@ from voucher_sessions.models import (
 __all__ = [
     "ActiveSession",
     "AsyncVoucherSessions",
+    "Audit",
     "Available",
     "Balance",
     "CorruptState",
@@ -63,6 +66,7 @@ __all__ = [
     "RedemptionNotFound",
     "Release",
     "Rollback",
+    "ServerRefused",
     "Session",
     "SessionNotFound",
     "SessionType",

@@ -14,6 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
 from voucher_sessions import clients, server
+from voucher_sessions.audits import Steps
 from voucher_sessions.call import CLIENT_ERRORS, Again, Arg, Call, Patience
 from voucher_sessions.calls import Calls
 from voucher_sessions.durability import Durability
@@ -21,6 +22,7 @@ from voucher_sessions.durability import checked as checked_durability
 from voucher_sessions.keys import Keys
 from voucher_sessions.models import (
     ActiveSession,
+    Audit,
     Finding,
     IfSessionMissing,
     Redeemable,
@@ -183,6 +185,23 @@ class AsyncVoucherSessions:
             answers = {about: await self._ask(question, node.options) for about, question in questions.items()}
             found += server.findings(node.address, answers, permissions, self._durability)
         return found
+
+    async def audit(self, code: str) -> Audit:
+        """See ``VoucherSessions.audit``."""
+        return await self._follow(self._calls.audit(code))
+
+    async def repair(self, code: str) -> Audit:
+        """See ``VoucherSessions.repair``."""
+        return await self._follow(self._calls.repair(code))
+
+    async def _follow(self, steps: Steps[T]) -> T:
+        try:
+            call = next(steps)
+            while True:
+                call = steps.send(await self._run(call))
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
     async def _run(self, call: Call[T]) -> T:
         if self._agreement is not None:

@@ -28,6 +28,7 @@ from voucher_sessions.errors import (
     OutcomeUnknown,
     RedemptionConflict,
     RedemptionNotFound,
+    ServerRefused,
     SessionNotFound,
     VoucherNotFound,
 )
@@ -68,10 +69,9 @@ class Again(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call(Generic[T]):
-    """Made ready by ``Calls``, sent by the engines.
+    """Made ready by ``Calls``, sent by the engines. It can be sent again: a second run has no second effect.
 
-    ``changes``: it can have an effect, so a lost reply matters. ``repeatable``: where a first try took effect, a second
-    has none and is answered alike.
+    ``changes``: it can have an effect, so a lost reply matters.
     """
 
     verb: str
@@ -81,7 +81,6 @@ class Call(Generic[T]):
     args: list[Arg]
     read: Callable[[Reply], T]
     changes: bool = True
-    repeatable: bool = True
     session_key: str | None = None
     redemption_id: str | None = None
 
@@ -108,8 +107,7 @@ class Call(Generic[T]):
 
     def pause_after(self, error: RedisError | RedisClusterException, patience: Patience) -> float:
         """Seconds until the call is to be sent again; where that does not help, raises what its failure means."""
-        helps = self.repeatable or isinstance(error, _NOT_RUN)
-        if _is_passing(error) and helps and not patience.is_over():
+        if _is_passing(error) and not patience.is_over():
             return uniform(0.02, 0.08)
         self._raise_from(error)
         raise error
@@ -125,10 +123,31 @@ class Call(Generic[T]):
             raise CorruptState(
                 f"{self.verb}: a key of {', '.join(map(repr, self.codes))} holds what this library never wrote"
             ) from error
+        if isinstance(error, ResponseError) and not _is_passing(error):
+            raise ServerRefused(self.verb, self.codes, str(error), _remedy(error)) from error
 
     def _told(self, reply: Reply) -> list[str]:
         """The vouchers that a status speaks of, which counts from 1."""
         return [self.codes[int(number) - 1] for number in reply[1:]]
+
+
+# What an error of a server's is known by, its kind in redis-py or words of its own, and what helps.
+_REMEDIES: Final = {
+    ("OutOfMemoryError", "OOM "): "Its memory is full: raise maxmemory, or delete what is not needed",
+    ("ReadOnlyError", "READONLY "): "It is a replica: connect to the primary",
+    ("NoPermissionError", "NOPERM ", "can't run this command", "permissions"): (
+        "The user lacks a permission: docs/reliability.md has the ACL rule, check_server() tells what is missing"
+    ),
+    ("BUSY ",): "Another script keeps it busy: SCRIPT KILL ends that one",
+    ("MISCONF ",): "It cannot write to its disk: its log says why",
+    ("NOREPLICAS ",): "Too few replicas are in step for its min-replicas-to-write",
+}
+
+
+def _remedy(error: ResponseError) -> str:
+    told = f"{type(error).__name__} {error}"
+    found = [remedy for signs, remedy in _REMEDIES.items() if any(sign in told for sign in signs)]
+    return found[0] if found else "check_server() tells what a server lacks"
 
 
 def _is_passing(error: Exception) -> bool:

@@ -9,9 +9,10 @@ have locked. A session of a voucher is in one of two states, live or not, and on
     delete_voucher            live -> not live, for all sessions of the voucher
 
 Each verb is one script, atomic in Redis: it reads, takes locks that have expired out of the totals (a bounded batch;
-if more are left it answers ``again`` and the engine calls again), checks, writes, replies. A script may run twice
-for one call, because client libraries repeat what got no reply; so every call can be repeated without a second effect.
-All keys, ids and random words are made before anything is sent.
+if more are left it answers ``again`` and the engine calls again), checks, writes, replies. A script may run several
+times for one call, because client libraries repeat what got no reply; so every call that changes something carries a
+random word of its own, which it leaves beside what it did: run again, it finds its word, does nothing, and answers as it
+did the first time. All keys, ids and random words are made before anything is sent.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from datetime import timedelta
 from functools import partial
 from typing import TypeVar
 
-from voucher_sessions import replies, requests, scripts
+from voucher_sessions import audits, replies, requests, scripts
+from voucher_sessions.audits import Steps
 from voucher_sessions.call import Arg, Call
 from voucher_sessions.errors import InvalidRequest
 from voucher_sessions.keys import Keys
 from voucher_sessions.models import (
     ActiveSession,
+    Audit,
     IfSessionMissing,
     Redeemable,
     Redemption,
@@ -40,7 +43,7 @@ from voucher_sessions.models import (
     VoucherState,
 )
 from voucher_sessions.replies import Reply
-from voucher_sessions.requests import Lock, Need, SessionLike, check_codes, check_text, random_text
+from voucher_sessions.requests import Lock, Need, SessionLike, check_codes, check_text, random_text, random_word
 from voucher_sessions.server import TRIALS
 
 T = TypeVar("T")
@@ -96,9 +99,8 @@ class Calls:
             codes=(voucher.code,),
             script=scripts.PUT_VOUCHER,
             keys=self._keys.voucher(voucher.code),
-            args=[random_text(8), quantity, voucher.credits, voucher.points, *brought],
+            args=[random_word(), quantity, voucher.credits, voucher.points, *brought],
             read=partial(replies.voucher_state, voucher.code),
-            repeatable=used is None,  # figures brought twice would undo what was redeemed in between
         )
 
     def get_voucher(self, code: str) -> Call[VoucherState]:
@@ -118,9 +120,8 @@ class Calls:
             codes=(check_text("code", code),),
             script=scripts.DELETE_VOUCHER,
             keys=self._keys.voucher(code),
-            args=[],
+            args=[random_word()],
             read=replies.deleted,
-            repeatable=False,
         )
 
     def validate(self, code: str, credits: int, points: int, session: SessionLike | None) -> Call[Validation]:
@@ -152,7 +153,7 @@ class Calls:
         lock = None if session is None else requests.lock(session)
         key = lock.key if lock else ""
         codes = tuple(need.code for need in needs)
-        args: list[Arg] = [key.encode(), lock.ttl_ms if lock else 0]
+        args: list[Arg] = [random_word() if lock else "", key.encode(), lock.ttl_ms if lock else 0]
         for need in needs:
             args += need.credits or 0, need.points or 0
         return Call(
@@ -200,7 +201,7 @@ class Calls:
         key = None if session is None else requests.session_key(session)
         id_ = "rdm_" + random_text(32) if redemption_id is None else check_text("redemption_id", redemption_id)
         codes = tuple(need.code for need in needs)
-        call = random_text(8)
+        call = random_word()
         receipt_ttl_ms = "" if self._receipt_ttl_ms is None else self._receipt_ttl_ms
         args: list[Arg] = [call, (key or "").encode(), if_session_missing, receipt_ttl_ms]
         for need in needs:
@@ -231,9 +232,8 @@ class Calls:
             codes=codes,
             script=scripts.RELEASE,
             keys=self._keys.sessions(codes, session_key),
-            args=[session_key.encode()],
+            args=[random_word(), session_key.encode()],
             read=partial(read, codes, session_key),
-            repeatable=False,
             session_key=session_key,
         )
 
@@ -247,7 +247,7 @@ class Calls:
         self, codes: tuple[str, ...], redemption_id: str, read: Callable[[tuple[str, ...], str, str, Reply], T]
     ) -> Call[T]:
         check_text("redemption_id", redemption_id)
-        call = random_text(8)
+        call = random_word()
         return Call(
             verb="rollback",
             codes=codes,
@@ -282,3 +282,9 @@ class Calls:
             changes=False,
             redemption_id=redemption_id,
         )
+
+    def audit(self, code: str) -> Steps[Audit]:
+        return audits.audit(self._keys, check_text("code", code))
+
+    def repair(self, code: str) -> Steps[Audit]:
+        return audits.repair(self._keys, check_text("code", code))

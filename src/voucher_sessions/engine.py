@@ -12,6 +12,7 @@ import redis
 from redis.exceptions import NoScriptError, ResponseError
 
 from voucher_sessions import clients, server
+from voucher_sessions.audits import Steps
 from voucher_sessions.call import CLIENT_ERRORS, Again, Arg, Call, Patience
 from voucher_sessions.calls import Calls
 from voucher_sessions.durability import Durability
@@ -19,6 +20,7 @@ from voucher_sessions.durability import checked as checked_durability
 from voucher_sessions.keys import Keys
 from voucher_sessions.models import (
     ActiveSession,
+    Audit,
     Finding,
     IfSessionMissing,
     Redeemable,
@@ -236,6 +238,30 @@ class VoucherSessions:
             answers = {about: self._ask(question, node.options) for about, question in questions.items()}
             found += server.findings(node.address, answers, permissions, self._durability)
         return found
+
+    def audit(self, code: str) -> Audit:
+        """The totals of a voucher's locks, held against the locks themselves. Raises ``VoucherNotFound``.
+
+        They differ only where other hands reached into Redis, or it evicted keys. In parts of 500 locks a call.
+        """
+        return self._follow(self._calls.audit(code))
+
+    def repair(self, code: str) -> Audit:
+        """``audit``, and where the totals differ they are set to what it counted; returns what it found.
+
+        A session whose entry in the index was lost can still redeem, as far as the limits allow, but what it holds is
+        no longer kept from others. ``exact`` False: nothing was mended, since the voucher changed all the time.
+        """
+        return self._follow(self._calls.repair(code))
+
+    def _follow(self, steps: Steps[T]) -> T:
+        try:
+            call = next(steps)
+            while True:
+                call = steps.send(self._run(call))
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
     def _run(self, call: Call[T]) -> T:
         if self._agreement is not None:

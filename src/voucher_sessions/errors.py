@@ -13,6 +13,8 @@
     ├── RedemptionConflict               the id was used for another request
     ├── OutcomeUnknown (redis.exceptions.ConnectionError)
     │                                    the reply was lost: ask, or repeat the same call
+    ├── ServerRefused (redis.exceptions.ResponseError)
+    │                                    the server would not run it: full, read-only, no permission, …
     ├── NotDurable                       done, but not confirmed by replicas or disk in time
     ├── CorruptState                     what Redis holds is not what the library wrote
     └── EmbeddedServerError              the server of embedded:// cannot be started
@@ -41,6 +43,7 @@ __all__ = [
     "QuantityExceeded",
     "RedemptionConflict",
     "RedemptionNotFound",
+    "ServerRefused",
     "SessionNotFound",
     "VoucherNotFound",
     "VoucherSessionsError",
@@ -212,6 +215,20 @@ class OutcomeUnknown(VoucherSessionsError, redis.exceptions.ConnectionError):
         self.codes = codes
         self.session_key = session_key
         self.redemption_id = redemption_id
+
+
+class ServerRefused(VoucherSessionsError, redis.exceptions.ResponseError):
+    """The server answered that it would not run the call, and changed nothing.
+
+    ``verb`` and ``codes`` are the call's, ``remedy`` says what helps; the client's own error is the ``__cause__``. Had
+    an earlier try of the client's taken effect without a reply, repeating the call tells, as after ``OutcomeUnknown``.
+    """
+
+    def __init__(self, verb: str, codes: tuple[str, ...], problem: str, remedy: str) -> None:
+        super().__init__(f"{verb} of {', '.join(map(repr, codes))}: the server refused it: {problem}. {remedy}")
+        self.verb = verb
+        self.codes = codes
+        self.remedy = remedy
 
 
 class NotDurable(VoucherSessionsError):

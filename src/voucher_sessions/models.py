@@ -12,7 +12,15 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from voucher_sessions.errors import InvalidRequest
 
@@ -291,3 +299,27 @@ class Finding(_Result):
     subject: str
     problem: str
     remedy: str
+
+
+class Locked(_Result):
+    """What live sessions hold of a voucher, all together."""
+
+    quantity: Figure
+    credits: Figure
+    points: Figure
+
+
+class Audit(_Result):
+    """A voucher's totals of what is locked: ``recorded`` in its book, ``counted`` from the locks themselves.
+
+    ``expiries_agree``: the book knows when the first and the last lock expire. ``differs``: there is something for
+    ``repair`` to mend. ``exact``: False where the voucher changed while its many locks were counted, so that the
+    figures are of no single moment.
+    """
+
+    code: str
+    recorded: Locked
+    counted: Locked
+    expiries_agree: bool
+    differs: bool
+    exact: bool

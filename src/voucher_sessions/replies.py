@@ -129,7 +129,7 @@ def active_session(
         credits=credits,
         points=points,
         expires_at=moment(expires_at_ms),
-        remaining_ms=expires_at_ms - now_ms,
+        remaining_ms=max(0, expires_at_ms - now_ms),  # a call that was sent again may be answered after its lock's time
         ttl=lock.ttl if lock else None,
         ttl_unit=lock.ttl_unit if lock else None,
     )

@@ -36,6 +36,11 @@ def random_text(length: int) -> str:
     return "".join(letters)
 
 
+def random_word() -> str:
+    """What tells one call from another on the same session or redemption; nobody gains by guessing it."""
+    return secrets.token_hex(4)
+
+
 class Need(NamedTuple):
     """What is asked of one voucher. Amounts None: 0 to validate, to redeem what the session locked."""
 

@@ -1,4 +1,4 @@
-"""The Lua scripts, read from ``lua/``: one file a verb, and the book that they include."""
+"""The Lua scripts, read from ``lua/``: one file a verb, and the blocks of ``book.lua`` that they include."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from hashlib import sha1
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
-
-_INCLUDE_BOOK: Final = "-- include: book\n"
 
 # The installed package's, or, where it is installed editable, the checkout's: live, as its Python is.
 _FOLDERS: Final = (files("voucher_sessions") / "lua", Path(__file__).parents[2] / "lua")
@@ -33,11 +31,26 @@ def _source(name: str) -> str:
     return (folder / f"{name}.lua").read_text("utf-8")
 
 
+def _blocks(source: str) -> dict[str, str]:
+    """The text of each block; what comes before the first is for readers."""
+    _, *parts = re.split(r"^-- block: (\w+)\n", source, flags=re.MULTILINE)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
 def _script(name: str) -> Script:
-    return Script(name, _source(name).replace(_INCLUDE_BOOK, _BOOK))
+    return Script(name, _with_blocks(_source(name)))
 
 
-_BOOK: Final = _source("book")
+def _with_blocks(text: str) -> str:
+    """The text with each ``-- include: name`` replaced by that block, as far indented."""
+
+    def block(include: re.Match[str]) -> str:
+        return re.sub("^(?=.)", include[1], _with_blocks(_BLOCKS[include[2]]), flags=re.MULTILINE)
+
+    return re.sub(r"^( *)-- include: (\w+)\n", block, text, flags=re.MULTILINE)
+
+
+_BLOCKS: Final = _blocks(_source("book"))
 
 PUT_VOUCHER: Final = _script("put_voucher")
 GET_VOUCHER: Final = _script("get_voucher")
@@ -48,6 +61,8 @@ RELEASE: Final = _script("release")
 ROLLBACK: Final = _script("rollback")
 LIST_SESSIONS: Final = _script("list_sessions")
 GET_REDEMPTION: Final = _script("get_redemption")
+AUDIT: Final = _script("audit")
+REPAIR: Final = _script("repair")
 AGREE_ON_PARTITION: Final = _script("agree_on_partition")
 CHECK_PERMISSIONS: Final = _script("check_permissions")
 
@@ -61,6 +76,8 @@ ALL: Final = (
     ROLLBACK,
     LIST_SESSIONS,
     GET_REDEMPTION,
+    AUDIT,
+    REPAIR,
     AGREE_ON_PARTITION,
     CHECK_PERMISSIONS,
 )

@@ -33,7 +33,6 @@ _SENT: Final = ("EVALSHA", "EVAL", *_CONFIRMING)
 
 # Each command of the scripts in a form that is judged in full and yet writes nothing, whatever else is allowed.
 _TRIALS: Final = {
-    "DEL": "DEL @",
     "GET": "GET @",
     "MGET": "MGET @",
     "PEXPIREAT": "PEXPIREAT @ 1",

@@ -1,0 +1,46 @@
+-- Adds up a part of a voucher's locks, to be compared with the totals in its book.
+-- KEYS
+--   vs:{CODE}        STRING  the book
+--   vs:{CODE}:locks  ZSET    its live locks
+-- ARGV
+--   from             the rank of the first lock of this part
+--   most             how many at most
+-- Status
+--   again            expired locks were reclaimed and more are left: call again
+--   voucher_missing  there is no such voucher
+--   counted          the book as it stands; locked (quantity, credits, points), as recorded there, and as counted in
+--                    this part; 1 where the index expires as the book says, else 0; the rank of the next part, -1: none
+-- include: constants
+local book_key, locks_key = KEYS[1], KEYS[2]
+local from, most = ARGV[1] + 0, ARGV[2] + 0
+local again = false
+local text = redis.call('GET', book_key)
+-- include: open
+if not book then
+  return {'voucher_missing', 1}
+end
+-- include: clock
+-- include: reclaim
+if again then
+  return {'again'}
+end
+
+local members = redis.call('ZRANGE', locks_key, from, from + most - 1)
+local credits_counted, points_counted = 0, 0
+for _, member in ipairs(members) do
+  local credits, points = string.match(member, '^(%d+) (%d+) ')
+  if not credits then
+    error('CORRUPT ' .. locks_key)
+  end
+  credits_counted, points_counted = credits_counted + credits, points_counted + points
+end
+local first = redis.call('ZRANGE', locks_key, 0, 0, 'WITHSCORES')[2] or book.next_expiry
+local last = redis.call('ZRANGE', locks_key, -1, -1, 'WITHSCORES')[2] or book.locked_until
+return {
+  'counted',
+  redis.call('GET', book_key),
+  book.quantity_locked, book.credits_locked, book.points_locked,
+  #members, credits_counted, points_counted,
+  book.next_expiry <= first + 0 and last + 0 <= book.locked_until and 1 or 0,
+  #members == most and from + most or -1,
+}

@@ -1,0 +1,24 @@
+-- Sets the totals of a voucher's locks to what an audit has counted, unless the voucher has changed since.
+-- KEYS
+--   vs:{CODE}        STRING  the book
+--   vs:{CODE}:locks  ZSET    its live locks
+-- ARGV
+--   audited          the book as it stood at the audit
+--   quantity         counted
+--   credits          counted
+--   points           counted
+-- Status
+--   repaired         1, or 0 when the voucher has changed since
+local book_key, locks_key = KEYS[1], KEYS[2]
+local audited = ARGV[1]
+local text = redis.call('GET', book_key)
+if text ~= audited then
+  return {'repaired', 0}
+end
+-- include: open
+book.quantity_locked, book.credits_locked, book.points_locked = ARGV[2] + 0, ARGV[3] + 0, ARGV[4] + 0
+book.next_expiry = (redis.call('ZRANGE', locks_key, 0, 0, 'WITHSCORES')[2] or 0) + 0
+book.locked_until = (redis.call('ZRANGE', locks_key, -1, -1, 'WITHSCORES')[2] or 0) + 0
+-- include: save
+redis.call('PEXPIREAT', locks_key, string.format('%d', book.locked_until))
+return {'repaired', 1}

@@ -1,0 +1,131 @@
+"""A call that a client library sends again, after others have run in between: no second effect, the same answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from conftest import Backend, Clock
+
+from voucher_sessions import Used, Voucher, VoucherSessions
+from voucher_sessions.call import Call
+from voucher_sessions.calls import Calls
+from voucher_sessions.keys import Keys
+
+CALLS = Calls(Keys("vs"), None)
+
+
+@pytest.fixture
+def send(backend: Backend) -> Callable[[Call[Any]], Any]:
+    def send(call: Call[Any]) -> Any:
+        return call.result(backend.admin.eval(call.script.text, len(call.keys), *call.keys, *call.args))
+
+    return send
+
+
+@pytest.fixture
+def gift(backend: Backend) -> Iterator[VoucherSessions]:
+    with backend.client() as client:
+        engine = VoucherSessions(client)
+        engine.put_voucher(Voucher(code="GIFT", quantity=5, credits=100))
+        yield engine
+
+
+def locking(key: str = "cart", ttl_ms: int = 60_000, credits: int = 30) -> Call[Any]:
+    return CALLS.validate("GIFT", credits, 0, {"type": "LOCK", "key": key, "ttl": ttl_ms, "ttl_unit": "MILLISECONDS"})
+
+
+def figures(engine: VoucherSessions) -> tuple[int, int]:
+    state = engine.get_voucher("GIFT")
+    return state.credits.used, state.credits.locked
+
+
+def test_a_lock_keeps_its_expiry(gift: VoucherSessions, send: Callable[..., Any], clock: Clock) -> None:
+    call = locking()
+    first = send(call).session
+    clock.advance(3)
+    again = send(call).session
+    assert (again.expires_at, again.credits) == (first.expires_at, 30)
+    assert figures(gift) == (0, 30)
+
+
+@pytest.mark.parametrize("ending", ["release", "redeem"])
+def test_a_session_that_has_ended_is_not_locked_again(
+    gift: VoucherSessions, send: Callable[..., Any], ending: str
+) -> None:
+    call = locking()
+    first = send(call)
+    if ending == "release":
+        gift.release("GIFT", "cart")
+    else:
+        gift.redeem("GIFT", session="cart")
+    before = figures(gift)
+    again = send(call)
+    assert again.valid
+    assert (again.session.key, again.session.credits, again.session.expires_at) == (
+        "cart",
+        30,
+        first.session.expires_at,
+    )
+    assert figures(gift) == before
+    assert gift.list_sessions("GIFT") == []
+    assert gift.validate("GIFT", credits=10, session={"type": "LOCK", "key": "cart"}).valid, "a new call locks anew"
+
+
+@pytest.mark.parametrize("backend", ["fakeredis"], indirect=True)
+def test_nor_is_one_in_the_very_millisecond_of_its_expiry(
+    gift: VoucherSessions, send: Callable[..., Any], clock: Clock
+) -> None:
+    """A real server's clock does not stand still for it."""
+    call = locking(ttl_ms=30)
+    expires_at = send(call).session.expires_at
+    clock.reach(round(expires_at.timestamp() * 1000))
+    again = send(call)
+    assert (again.valid, again.session.expires_at, again.session.remaining_ms) == (True, expires_at, 0)
+    assert figures(gift) == (0, 0)
+
+
+def test_a_lock_that_was_valid_stays_so_whatever_the_limits_are_now(
+    gift: VoucherSessions, send: Callable[..., Any]
+) -> None:
+    call = locking()
+    send(call)
+    gift.put_voucher(Voucher(code="GIFT", quantity=0))
+    again = send(call)
+    assert (again.valid, again.reason, again.locked_by_others, again.session.credits) == (True, None, False, 30)
+
+
+def test_the_words_of_an_earlier_life_are_nobodys(gift: VoucherSessions, send: Callable[..., Any]) -> None:
+    call, releasing = locking(), CALLS.release("GIFT", "cart")
+    send(call)
+    send(releasing)
+    gift.delete_voucher("GIFT")
+    gift.put_voucher(Voucher(code="GIFT", credits=100))
+    assert send(releasing).released is False
+    assert send(call).valid
+    assert figures(gift) == (0, 30)
+
+
+def test_a_release_answers_as_it_did(gift: VoucherSessions, send: Callable[..., Any]) -> None:
+    send(locking())
+    send(locking("other"))
+    call = CALLS.release("GIFT", "cart")
+    assert [send(call).released, send(call).released] == [True, True]
+    assert gift.release("GIFT", "cart").released is False
+    assert figures(gift) == (0, 30)
+
+
+def test_a_deletion_answers_as_it_did(gift: VoucherSessions, send: Callable[..., Any]) -> None:
+    call = CALLS.delete_voucher("GIFT")
+    assert [send(call), send(call), gift.delete_voucher("GIFT")] == [True, True, False]
+
+
+@pytest.mark.parametrize("used", [None, Used(quantity=1, credits=20)])
+def test_figures_are_brought_once(gift: VoucherSessions, send: Callable[..., Any], used: Used | None) -> None:
+    call = CALLS.put_voucher(Voucher(code="GIFT", quantity=9, credits=90), used)
+    brought = send(call).credits.used
+    gift.redeem("GIFT", credits=7)
+    state = send(call)
+    assert (state.credits.limit, state.credits.used, state.quantity.limit) == (90, brought + 7, 9)
+    assert figures(gift) == (brought + 7, 0)
