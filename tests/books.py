@@ -6,7 +6,7 @@ It knows the clock only as a number that it is given, and forgets nothing: the m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import lua_lint
@@ -34,7 +34,7 @@ class Lock:
 
 @dataclass
 class Receipt:
-    voucher: Book
+    life: int
     session_key: str | None
     taken: Amounts
     at: int
@@ -45,6 +45,7 @@ class Receipt:
 class Book:
     limit: Amounts
     without_limit: bool
+    life: int  # another one each time that the code is created
     used: Amounts = field(default_factory=Amounts)
     sessions: dict[str, Lock] = field(default_factory=dict)
     lowered: bool = False  # limits were lowered, or figures brought: used + locked may exceed them for once
@@ -89,6 +90,15 @@ class Books:
     def __init__(self) -> None:
         self.vouchers: dict[str, Book] = {}
         self.receipts: dict[tuple[str, str], Receipt] = {}
+        self.lives = 0
+
+    def copy(self) -> Books:
+        """The same, to be led another way. Locks and receipts, which are replaced and not changed, are shared."""
+        other = Books()
+        other.vouchers = {code: replace(book, sessions=dict(book.sessions)) for code, book in self.vouchers.items()}
+        other.receipts = dict(self.receipts)
+        other.lives = self.lives
+        return other
 
     def judge(self, book: Book, need: Amounts, key: str | None, now: int) -> Verdict:
         def short(left: tuple[int, ...]) -> int | None:
@@ -105,7 +115,8 @@ class Books:
     def put(self, code: str, limit: Amounts, without_limit: bool, used: Amounts | None, now: int) -> None:
         book = self.vouchers.get(code)
         if book is None:
-            book = self.vouchers[code] = Book(limit, without_limit)
+            self.lives += 1
+            book = self.vouchers[code] = Book(limit, without_limit, self.lives)
         book.lowered = (
             book.lowered or used is not None or any(new < old for new, old in zip(limit, book.limit, strict=True))
         )
@@ -207,7 +218,7 @@ class Books:
             if key is not None and key in book.live(now):
                 del book.sessions[key]
             book.used = book.used.plus(need)
-            receipt = self.receipts[code, redemption_id] = Receipt(book, key, need, now)
+            receipt = self.receipts[code, redemption_id] = Receipt(book.life, key, need, now)
             done.append((receipt, False))
         return done
 
@@ -247,11 +258,14 @@ class Books:
         """The same of each; rolled back are all or none."""
         receipts = [self.receipt(code, redemption_id) for code in codes]
         done = []
-        for receipt in receipts:
+        for code, receipt in zip(codes, receipts, strict=True):
             done.append((receipt, receipt.rolled_back))
-            if not receipt.rolled_back:
-                receipt.rolled_back = True
-                receipt.voucher.used = receipt.voucher.used.plus(receipt.taken, -1)
+            if receipt.rolled_back:
+                continue
+            self.receipts[code, redemption_id] = replace(receipt, rolled_back=True)
+            book = self.vouchers.get(code)
+            if book is not None and book.life == receipt.life:
+                book.used = book.used.plus(receipt.taken, -1)
         return done
 
     def receipt(self, code: str, redemption_id: str) -> Receipt:

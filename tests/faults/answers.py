@@ -1,0 +1,80 @@
+"""What the model of the books answers to a recorded call, in the form in which the recorder keeps what was told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from books import REASONS, UNLIMITED, Amounts, Book, Books, Lock, Refused
+
+from faults.history import Op
+
+FOREVER = 2**62  # later than all that a history tells
+
+
+def agrees(op: Op, told: Any, seen: Any) -> bool:
+    """Whether the caller was told what the books say."""
+    if isinstance(told, dict) and "error" in told:
+        return isinstance(seen, dict) and bool(told.items() <= seen.items())
+    if op.verb == "list_sessions" and isinstance(seen, dict) and "error" not in seen:
+        return len(seen) == min(len(told), op.args["limit"]) and bool(seen.items() <= told.items())
+    same: bool = told == seen
+    return same
+
+
+def answer(books: Books, op: Op, now: int) -> Any:
+    """What the books answer, in the form of ``history.observed``; they are changed by it."""
+    try:
+        return _answer(books, op, now)
+    except Refused as refused:
+        facts = {name: list(fact) if isinstance(fact, tuple) else fact for name, fact in refused.facts.items()}
+        facts.pop("retry_after_ms", None)
+        return {"error": refused.name, **facts}
+
+
+def _answer(books: Books, op: Op, now: int) -> Any:
+    args = op.args
+    match op.verb:
+        case "put_voucher":
+            (code,), (quantity, credits, points), used = args["codes"], args["limit"], args["used"]
+            limit = Amounts(UNLIMITED if quantity is None else quantity, credits, points)
+            books.put(code, limit, quantity is None, Amounts(*used) if used else None, now)
+            return _state(books.book(code), now)
+        case "get_voucher":
+            return _state(books.book(args["codes"][0]), now)
+        case "delete_voucher":
+            return books.delete(args["codes"][0])
+        case "validate":
+            session = None if args["key"] is None else (args["key"], FOREVER)
+            answers = books.validate_stack(args["needs"], session, args["release"], now)
+            codes = [code for code, _, _ in args["needs"]]
+            return [_validation(books.vouchers.get(code), *each) for code, each in zip(codes, answers, strict=True)]
+        case "redeem":
+            done = books.redeem_stack(args["needs"], args["key"], args["id"], args["if_missing"], now)
+            return [[*each.taken, each.session_key, each.rolled_back, replayed] for each, replayed in done]
+        case "release":
+            return [books.release(code, args["key"], now) for code in args["codes"]]
+        case "rollback":
+            return [[*each.taken, replayed] for each, replayed in books.rollback_stack(args["codes"], args["id"])]
+        case "list_sessions":
+            live = books.book(args["codes"][0]).live(now)
+            return {key: [lock.amounts.credits, lock.amounts.points] for key, lock in live.items()}
+        case _:
+            receipt = books.receipt(args["codes"][0], args["id"])
+            return [*receipt.taken, receipt.session_key, receipt.rolled_back]
+
+
+def _state(book: Book, now: int) -> list[list[int | None]]:
+    limit: list[int | None] = [None if book.without_limit else book.limit.quantity, *book.limit[1:]]
+    return [list(each) for each in zip(limit, book.used, book.locked(now), strict=True)]
+
+
+def _validation(book: Book | None, verdict: Any, lock: Lock | None) -> dict[str, Any]:
+    if book is None or verdict is None:
+        return {"reason": "not_found", "held": False, "available": [0, 0, 0], "lock": None}
+    quantity, credits, points = verdict.left
+    return {
+        "reason": None if verdict.short is None else REASONS[verdict.short][0],
+        "held": verdict.held,
+        "available": [None if book.without_limit else quantity, credits, points],
+        "lock": [*lock.amounts[1:]] if lock else None,
+    }

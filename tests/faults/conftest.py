@@ -1,0 +1,38 @@
+"""Servers with proxies in front of them, and how long the random tests run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+from servers import BINARIES, Server
+
+from faults.proxy import Proxy
+
+
+@pytest.fixture(scope="session")
+def real_servers(server_of: Callable[[str], Server]) -> list[Server]:
+    return [server_of(name) for name in BINARIES]
+
+
+@pytest.fixture(scope="session")
+def proxy_of() -> Iterator[Callable[[Server, int], Proxy]]:
+    """The proxies of a server, by number, each started when first asked for."""
+    opened: dict[tuple[str, int], Proxy] = {}
+
+    def get(server: Server, number: int) -> Proxy:
+        name = server.socket, number
+        if name not in opened:
+            opened[name] = Proxy(server.socket, delay=0.15)
+        return opened[name]
+
+    yield get
+    for proxy in opened.values():
+        proxy.close()
+
+
+@pytest.fixture(scope="session")
+def soak_seconds() -> float:
+    """How long each random test runs: SOAK_SECONDS of the environment, or as briefly as fits into every run."""
+    return float(os.environ.get("SOAK_SECONDS", "4"))

@@ -1,0 +1,244 @@
+"""The history of concurrent calls: when each began and ended, and what it was told, or that its outcome is unknown.
+
+``Recorder`` makes the calls and keeps their history, ``load`` reads what recorders of other processes logged; histories
+are lists that can be pickled and added. ``linearizable.check`` judges them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import json
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from voucher_sessions import NotDurable, VoucherSessions, VoucherSessionsError, requests
+from voucher_sessions.models import Balance
+
+# The books of one call at a time leave nothing else unsaid: these may have taken effect, or may yet do so, or never.
+UNKNOWN = (RedisConnectionError, RedisTimeoutError, NotDurable)
+READS = {"get_voucher", "get_redemption", "list_sessions"}
+
+
+@dataclass(frozen=True)
+class Op:
+    """One call, in plain values that can be pickled and written as JSON.
+
+    ``args`` are the call's in one form for a single voucher and for a stack. ``begin`` and ``end`` are readings of
+    ``time.monotonic_ns``, which all processes of a Linux machine share. ``end`` None: the outcome is unknown.
+    """
+
+    client: str
+    number: int
+    verb: str
+    args: dict[str, Any]
+    begin: int
+    end: int | None = None
+    seen: Any = None
+
+    @property
+    def codes(self) -> list[str]:
+        return (
+            [*(need[0] for need in self.args["needs"]), *self.args.get("release", [])]
+            if "needs" in self.args
+            else (self.args["codes"])
+        )
+
+    @property
+    def changes(self) -> bool:
+        """Whether it matters if it took effect."""
+        return self.verb not in READS and not (self.verb == "validate" and self.args["key"] is None)
+
+    def __str__(self) -> str:
+        words = " ".join(f"{name}={value!r}" for name, value in self.args.items())
+        return f"{self.client}#{self.number} {self.verb} {words}"
+
+
+class Recorder:
+    """Makes calls of engines for one or more threads or tasks of a process, and keeps their history.
+
+    ``name`` tells it from other recorders. With a ``log``, each call is in that file before it is sent and again when
+    it ends, so that the history survives the process; ``load`` reads it.
+    """
+
+    def __init__(self, name: str, log: Path | None = None) -> None:
+        self._name = name
+        self._numbers = itertools.count()
+        self._ops: dict[int, Op] = {}
+        self._log = None if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    @property
+    def history(self) -> list[Op]:
+        """All calls so far; those that are under way have an unknown outcome."""
+        return list(self._ops.values())
+
+    def close(self) -> None:
+        if self._log is not None:
+            os.close(self._log)
+            self._log = None
+
+    def call(self, engine: Any, verb: str, *args: Any, **options: Any) -> Any:
+        """``engine.verb(*args, **options)``, recorded: its result, or its error, is the caller's."""
+        number = self._begin(verb, args, options)
+        try:
+            result = getattr(engine, verb)(*args, **options)
+        except BaseException as error:
+            self._end(number, error)
+            raise
+        self._end(number, result)
+        return result
+
+    async def acall(self, engine: Any, verb: str, *args: Any, **options: Any) -> Any:
+        """The same of an asyncio engine."""
+        number = self._begin(verb, args, options)
+        try:
+            result = await getattr(engine, verb)(*args, **options)
+        except BaseException as error:
+            self._end(number, error)
+            raise
+        self._end(number, result)
+        return result
+
+    def _begin(self, verb: str, args: tuple[Any, ...], options: dict[str, Any]) -> int:
+        number = next(self._numbers)
+        # A key or id that the engine is to generate: until it is told, one that nobody else uses.
+        anew = f"{self._name}#{number}?"
+        op = Op(self._name, number, verb.removesuffix("_stack"), plain_args(verb, args, options, anew), _now())
+        self._keep(op)
+        return number
+
+    def _end(self, number: int, outcome: object) -> None:
+        at, op = _now(), self._ops[number]
+        args = op.args
+        for name, attribute in (("key", "session_key"), ("id", "redemption_id")):
+            if str(args.get(name)).endswith("?") and (told := generated(outcome, attribute)) is not None:
+                args = {**args, name: told}
+        known = not isinstance(outcome, BaseException) or isinstance(outcome, Exception)
+        if known and not isinstance(outcome, UNKNOWN):
+            op = replace(op, end=at, seen=observed(op.verb, outcome))
+        self._keep(replace(op, args=args))
+
+    def _keep(self, op: Op) -> None:
+        self._ops[op.number] = op
+        if self._log is not None:
+            os.write(self._log, json.dumps(asdict(op)).encode() + b"\n")
+
+
+def load(logs: Iterable[Path]) -> list[Op]:
+    """The history in the logs of recorders, of processes that were killed in the middle of a call too."""
+    ops: dict[tuple[str, int], Op] = {}
+    for log in logs:
+        for line in log.read_bytes().split(b"\n")[:-1]:
+            op = Op(**json.loads(line))
+            ops[op.client, op.number] = op
+    return list(ops.values())
+
+
+def _now() -> int:
+    return time.monotonic_ns()
+
+
+def plain_args(verb: str, args: tuple[Any, ...], options: dict[str, Any], anew: str) -> dict[str, Any]:
+    """A call's arguments in the one form that the books know: each verb is that of a stack."""
+    bound = inspect.signature(getattr(VoucherSessions, verb)).bind(None, *args, **options)
+    bound.apply_defaults()
+    given = bound.arguments
+    match verb.removesuffix("_stack"):
+        case "put_voucher":
+            voucher, used = given["voucher"], given["used"]
+            limit = [voucher.quantity, voucher.credits, voucher.points]
+            brought = None if used is None else [used.quantity, used.credits, used.points]
+            return {"codes": [voucher.code], "limit": limit, "used": brought}
+        case "validate":
+            session = given["session"]
+            lock = None if session is None else requests.lock(session)
+            has_key = session is not None and (session.get("key") if isinstance(session, dict) else session.key)
+            key = lock.key if has_key and lock else anew
+            release = list(given.get("release", ()))
+            ttl_ms = lock.ttl_ms if lock else 0
+            return {"needs": _needs(given), "key": key if lock else None, "ttl_ms": ttl_ms, "release": release}
+        case "redeem":
+            named = None if given["session"] is None else requests.session_key(given["session"])
+            id_, if_missing = given["redemption_id"], given["if_session_missing"]
+            return {"needs": _needs(given), "key": named, "id": anew if id_ is None else id_, "if_missing": if_missing}
+        case _:
+            codes = list(given["codes"]) if "codes" in given else [given["code"]]
+            names = {"session_key": "key", "redemption_id": "id", "limit": "limit"}
+            return {"codes": codes, **{short: given[name] for name, short in names.items() if name in given}}
+
+
+def _needs(given: dict[str, Any]) -> list[list[Any]]:
+    if "redeemables" in given:
+        return [[each.code, each.credits, each.points] for each in given["redeemables"]]
+    return [[given["code"], given["credits"], given["points"]]]
+
+
+def generated(outcome: Any, attribute: str) -> str | None:
+    """The key or id that the engine made, where result or error tells it."""
+    if isinstance(outcome, NotDurable):
+        outcome = outcome.result
+    if isinstance(outcome, Exception):
+        told: str | None = getattr(outcome, attribute, None)
+        return told
+    if attribute == "session_key":
+        session = getattr(outcome, "session", None)
+        return session.key if session else None
+    return getattr(outcome, "id", None)
+
+
+def observed(verb: str, outcome: Any) -> Any:
+    """What a call was told, in plain values: times left out, which the checker knows in no common clock."""
+    if isinstance(outcome, VoucherSessionsError):
+        facts = {name: list(fact) if isinstance(fact, tuple) else fact for name, fact in vars(outcome).items()}
+        facts.pop("others", None)
+        return {"error": type(outcome).__name__, **{name: fact for name, fact in facts.items() if _is_plain(fact)}}
+    if isinstance(outcome, Exception):
+        return {"error": type(outcome).__name__, "text": str(outcome)}
+    match verb:
+        case "put_voucher" | "get_voucher":
+            balances: list[Balance] = [outcome.quantity, outcome.credits, outcome.points]
+            return [[each.limit, each.used, each.locked] for each in balances]
+        case "delete_voucher":
+            return outcome
+        case "validate":
+            return [_validation(each) for each in getattr(outcome, "validations", [outcome])]
+        case "redeem":
+            return [[*_taken(each), each.replayed] for each in getattr(outcome, "redemptions", [outcome])]
+        case "release":
+            return [each.released for each in _many(outcome)]
+        case "rollback":
+            return [[each.quantity, each.credits, each.points, each.replayed] for each in _many(outcome)]
+        case "list_sessions":
+            return {each.key: [each.credits, each.points] for each in outcome}
+        case _:
+            return _taken(outcome)
+
+
+def _many(outcome: Any) -> list[Any]:
+    return outcome if isinstance(outcome, list) else [outcome]
+
+
+def _validation(answer: Any) -> dict[str, Any]:
+    left, session = answer.available, answer.session
+    return {
+        "reason": answer.reason,
+        "held": answer.locked_by_others,
+        "available": [left.quantity, left.credits, left.points],
+        "lock": [session.credits, session.points] if session else None,
+    }
+
+
+def _taken(redemption: Any) -> list[Any]:
+    each = redemption
+    return [each.quantity, each.credits, each.points, each.session_key, each.rolled_back]
+
+
+def _is_plain(fact: object) -> bool:
+    return fact is None or isinstance(fact, str | int | list)

@@ -1,0 +1,252 @@
+"""Whether a history of calls is that of books kept by one that executes the calls one at a time.
+
+The search is Wing and Gong's with Lowe's memory of the states that led nowhere: it builds an order of the calls that
+respects who ended before who began, and in which the model of the books answers each call as its caller was told. A
+call whose outcome is unknown may stand anywhere after its begin, or nowhere. Vouchers that no stack ties together are
+checked each by itself. A lock expires where nobody acts: not before its TTL has passed since its call could have
+locked it, at the latest when it has passed since then for sure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from books import Books, Lock
+
+from faults.answers import FOREVER, agrees, answer
+from faults.history import Op
+
+# A server rounds its clock to whole ms, and ours may be led a little differently.
+SLACK_NS = 5_000_000
+STEPS = 1_000_000
+
+
+@dataclass
+class TimedLock(Lock):
+    """A lock that expires at some moment from ``earliest`` to ``expires_at``."""
+
+    earliest: int = FOREVER
+
+
+class TooManyOrders(Exception):
+    """The search was given up: the history needs fewer calls at a time for each voucher."""
+
+
+def check(history: Iterable[Op], initial: Books | None = None, steps: int = STEPS) -> None:
+    """Raise AssertionError where no order of the calls explains what the callers were told.
+
+    ``initial`` are the books before the first call; by default there is no voucher. The error tells the earliest reply
+    that nothing explains.
+    """
+    for ops in together(history):
+        search = Search(ops, initial or Books(), steps)
+        if not search.succeeds():
+            raise AssertionError(counterexample(ops, initial or Books(), steps))
+
+
+def together(history: Iterable[Op]) -> list[list[Op]]:
+    """The calls by voucher, or by vouchers that share calls, in the order of their beginnings."""
+    groups: list[tuple[set[str], list[Op]]] = []
+    for op in history:
+        codes, ops = set(op.codes), [op]
+        for group in [group for group in groups if group[0] & codes]:
+            groups.remove(group)
+            codes |= group[0]
+            ops += group[1]
+        groups.append((codes, ops))
+    return [sorted(ops, key=lambda op: (op.begin, op.client, op.number)) for _, ops in groups]
+
+
+def counterexample(ops: Sequence[Op], initial: Books, steps: int) -> str:
+    """The shortest beginning of the history that nothing explains, told by where the search got stuck."""
+    ends = sorted(op.end for op in ops if op.end is not None)
+    low, high = 0, len(ends) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if Search(until(ops, ends[middle]), initial, steps).succeeds():
+            low = middle + 1
+        else:
+            high = middle
+    beginning = until(ops, ends[high])
+    search = Search(beginning, initial, steps)
+    search.succeeds()
+    return search.stuck(next(op for op in beginning if op.end == ends[high]))
+
+
+def until(ops: Sequence[Op], moment: int) -> list[Op]:
+    """What was known at that moment: calls that had not ended may have taken effect, or not."""
+    begun = (op for op in ops if op.begin <= moment)
+    return [op if op.end is not None and op.end <= moment else replace(op, end=None, seen=None) for op in begun]
+
+
+class Config(NamedTuple):
+    """How far an order has come: which calls it has, and the books and the earliest time after them."""
+
+    first: int  # the first of the known calls that it lacks
+    ahead: frozenset[int]  # what it has of the known calls after that
+    spent: frozenset[int]  # and of the unknown ones
+    now: int
+    books: Books
+    order: tuple[Any, ...] | None  # (the order before, what came last)
+
+
+@dataclass
+class Search:
+    """For an order of the calls of one group."""
+
+    ops: Sequence[Op]
+    initial: Books
+    steps: int
+    known: list[Op] = field(init=False)
+    unknown: list[Op] = field(init=False)
+    furthest: Config | None = None
+
+    def __post_init__(self) -> None:
+        self.known = [op for op in self.ops if op.end is not None]
+        self.unknown = [op for op in self.ops if op.end is None and op.changes]
+        self.horizon = max((op.end or op.begin for op in self.ops), default=0)
+
+    def succeeds(self) -> bool:
+        begin = Config(0, frozenset(), frozenset(), 0, self.initial, None)
+        self.furthest = begin
+        visited = {identity(begin)}
+        stack = [self.successors(begin)]
+        while stack:
+            config = next(stack[-1], None)
+            if config is None:
+                stack.pop()
+                continue
+            if config.first == len(self.known):
+                return True
+            if (name := identity(config)) in visited:
+                continue
+            visited.add(name)
+            if len(visited) > self.steps:
+                raise TooManyOrders(f"{len(self.ops)} calls, {len(self.unknown)} of them unknown")
+            if config.first + len(config.ahead) > self.furthest.first + len(self.furthest.ahead):
+                self.furthest = config
+            stack.append(self.successors(config))
+        return not self.known
+
+    def candidates(self, config: Config) -> tuple[list[int], int]:
+        """The known calls that may come next, and the moment when the first of them must have come."""
+        latest, found = FOREVER, []
+        for at in range(config.first, len(self.known)):
+            op = self.known[at]
+            if op.begin > latest:
+                break
+            if at not in config.ahead:
+                latest = min(latest, op.end or FOREVER)
+                found.append(at)
+        return sorted(found, key=lambda at: self.known[at].end or 0), latest
+
+    def successors(self, config: Config) -> Iterator[Config]:
+        found, latest = self.candidates(config)
+        for at in found:
+            after = self.step(config, self.known[at], latest)
+            if after is not None:
+                ahead, first = config.ahead | {at}, config.first
+                while first in ahead:
+                    ahead, first = ahead - {first}, first + 1
+                yield after._replace(first=first, ahead=ahead)
+        yield from self.expiries(config, latest)
+        for at, op in enumerate(self.unknown):
+            if op.begin > latest:
+                break
+            if at not in config.spent:
+                after = self.step(config, op, latest)
+                # What changes nothing has nothing to explain: the same books, reached with one call less, are tried anyway.
+                if after is not None and state(after.books, after.now) != state(config.books, after.now):
+                    yield after._replace(spent=config.spent | {at})
+
+    def step(self, config: Config, op: Op, latest: int) -> Config | None:
+        """After this call, if the books answer it so."""
+        now, books = max(config.now, op.begin), config.books.copy()
+        told = answer(books, op, now)
+        if op.end is not None and not agrees(op, told, op.seen):
+            return None
+        if op.verb == "validate" and op.args["key"] is not None and all(not each["reason"] for each in told):
+            for code, _, _ in op.args["needs"]:
+                sessions, ttl = books.vouchers[code].sessions, op.args["ttl_ms"] * 1_000_000
+                amounts, earliest = sessions[op.args["key"]].amounts, now + ttl - SLACK_NS
+                if earliest > self.horizon:  # nobody will see it expire: one order like the other
+                    earliest = latest = FOREVER
+                sessions[op.args["key"]] = TimedLock(amounts, min(FOREVER, latest + ttl + SLACK_NS), earliest)
+        return config._replace(now=now, books=books, order=(config.order, op))
+
+    def expiries(self, config: Config, latest: int) -> Iterator[Config]:
+        """Each lock that may have expired by then has expired next."""
+        for code, book in config.books.vouchers.items():
+            for key, lock in book.live(config.now).items():
+                earliest = getattr(lock, "earliest", FOREVER)
+                if earliest <= latest and earliest != FOREVER:
+                    books = config.books.copy()
+                    del books.vouchers[code].sessions[key]
+                    now = max(config.now, earliest)
+                    yield config._replace(now=now, books=books, order=(config.order, f"{key!r} expires on {code!r}"))
+
+    def stuck(self, op: Op) -> str:
+        """Where the furthest order ends, and why none of the calls that are left can follow."""
+        config = self.furthest
+        assert config is not None
+        order = config.order
+        steps: list[Op | str] = []
+        while order is not None and len(steps) < 12:
+            steps.append(order[1])
+            order = order[0]
+        lines = [f"no order explains what {op} was told: {op.seen}", "the furthest order ends with"]
+        lines += [f"    {told(each)}" for each in reversed(steps)]
+        lines.append(f"the books then: {picture(config.books, config.now)}")
+        found, _ = self.candidates(config)
+        for at in found:
+            books = config.books.copy()
+            expected = answer(books, self.known[at], max(config.now, self.known[at].begin))
+            lines.append(f"next {told(self.known[at])}\n    though the books say: {expected}")
+        return "\n".join(lines)
+
+
+def told(step: Op | str) -> str:
+    if isinstance(step, str):
+        return step
+    end = "?" if step.end is None else f"{step.end / 1e6:.3f}"
+    return f"[{step.begin / 1e6:.3f} to {end} ms] {step} -> {'unknown' if step.end is None else step.seen}"
+
+
+def picture(books: Books, now: int) -> str:
+    kept = {
+        code: {
+            "limit": [*book.limit],
+            "used": [*book.used],
+            "locked": {k: [*v.amounts] for k, v in book.live(now).items()},
+        }
+        for code, book in books.vouchers.items()
+    }
+    receipts = [
+        f"{id_}{' (rolled back)' if receipt.rolled_back else ''}" for (_, id_), receipt in books.receipts.items()
+    ]
+    return f"{kept}, receipts {receipts[-10:]}"
+
+
+def identity(config: Config) -> tuple[Any, ...]:
+    """The same of two configurations from which the same can follow."""
+    timed, books = state(config.books, config.now)
+    return config.first, config.ahead, config.spent, config.now if timed else 0, books
+
+
+def state(books: Books, now: int) -> tuple[bool, Any]:
+    """Whether a lock may expire, and all that the books hold at this moment, to be compared."""
+    timed, vouchers = False, []
+    for code, book in books.vouchers.items():
+        locks = [
+            (key, each.amounts, each.expires_at, getattr(each, "earliest", FOREVER))
+            for key, each in book.live(now).items()
+        ]
+        timed = timed or any(lock[2] != FOREVER for lock in locks)
+        vouchers.append((code, book.life, book.limit, book.without_limit, book.used, frozenset(locks)))
+    receipts = frozenset(
+        (name, receipt.life, receipt.session_key, receipt.taken, receipt.rolled_back)
+        for name, receipt in books.receipts.items()
+    )
+    return timed, (frozenset(vouchers), receipts)

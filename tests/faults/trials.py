@@ -1,0 +1,141 @@
+"""One call of one caller, whose replies are lost, and then what must hold."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import redis
+from books import Books
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from servers import Server
+
+from faults.callers import FIRST, Act, Caller, Model, changes, made_anew
+from faults.proxy import Fault, Proxy
+from voucher_sessions import OutcomeUnknown, VoucherSessions, scripts
+
+Plan = Iterable[Fault | None]
+
+CALLERS = [Caller(*each) for each in itertools.product(("sync", "async"), (10, 0), (2, 3))]
+SILENT: tuple[Fault, ...] = ("late", "swallow", "delay")  # nothing but its timeout tells the client
+BRIEF, PATIENT = 0.05, 20.0  # socket_timeout in seconds; the proxies delay by more than the first
+PREFIXES = (f"t{at}" for at in itertools.count())
+SEED = "seed"  # the prefix under which each server has the books after FIRST
+
+
+class Begun(NamedTuple):
+    """A server with the books after FIRST, which every trial copies, and with all scripts loaded."""
+
+    server: Server
+    keys: list[str]
+    books: Books
+
+
+def begin(server: Server) -> Begun:
+    with server.client(decode_responses=True) as client:
+        client.flushall()
+        for script in scripts.ALL:
+            client.script_load(script.text)
+        model = Model()
+        for each in FIRST:
+            model.agrees(each, each.outcome(VoucherSessions(client, prefix=SEED)))
+        return Begun(server, [str(key) for key in client.scan_iter()], model.books)
+
+
+class Place(NamedTuple):
+    """A kind of caller, at a server, with a proxy of its own before it."""
+
+    caller: Caller
+    begun: Begun
+    proxy: Proxy
+
+
+class Trial:
+    """The books of one call, in a key space of their own, and the model beside them."""
+
+    def __init__(self, made: Act, place: Place) -> None:
+        self.made = made
+        self.caller, begun, self.proxy = place
+        self.prefix = next(PREFIXES)
+        self.client: redis.Redis = begun.server.client()
+        self.direct = VoucherSessions(self.client, prefix=self.prefix)
+        self.model = Model(begun.books.copy())
+        with self.client.pipeline(transaction=False) as copies:
+            for key in begun.keys:
+                copies.copy(key, self.prefix + key.removeprefix(SEED))
+            copies.execute()
+
+    def lose(self, plan: Plan, timeout: float, meanwhile: Callable[[], object] | None = None) -> Any:
+        """What the caller is told; then the server has answered all that reached it."""
+        with self.caller.engine(self.proxy.port, timeout, self.prefix) as engine:
+            calls = self.proxy.calls
+            self.proxy.meanwhile = meanwhile
+            self.proxy.follow(plan)
+            outcome = self.made.outcome(engine)
+            self.proxy.settle(calls + 1)
+            self.proxy.follow(())
+        return outcome
+
+    def is_unknown(self, outcome: Any) -> Act:
+        """The error is the right one, and tells all that its caller needs: the call as it can be repeated."""
+        assert isinstance(outcome, RedisConnectionError | RedisTimeoutError), repr(outcome)
+        if not changes(self.made):
+            assert not isinstance(outcome, OutcomeUnknown)
+            return self.made
+        assert isinstance(outcome, OutcomeUnknown), repr(outcome)
+        assert outcome.verb == self.made.verb.removesuffix("_stack")
+        named = self.made.named(outcome.session_key, outcome.redemption_id)
+        op, _ = Model().told(named)
+        assert list(outcome.codes) == op.codes
+        assert (outcome.session_key, outcome.redemption_id) == (op.args.get("key"), op.args.get("id"))
+        for told, beginning in ((outcome.session_key, "ssn_"), (outcome.redemption_id, "rdm_")):
+            assert told is None or told in str(self.made) or re.fullmatch(beginning + "[A-Za-z0-9]{32}", told)
+        return named
+
+    def check(self, redemption_id: str | None = None) -> None:
+        self.model.agrees_with(self.direct, redemption_id)
+
+    def close(self) -> None:
+        self.client.close()
+
+
+def answered_in_the_end(
+    made: Act, place: Place, plan: Plan, timeout: float, meanwhile: Callable[[], object] | None = None
+) -> None:
+    """The client repeats the call by itself: its result is the first's, and so is its effect."""
+    trial = Trial(made, place)
+    outcome = trial.lose(plan, timeout, meanwhile)
+    trial.model.agrees(made, outcome)
+    trial.check(made_anew(made, outcome))
+    trial.close()
+
+
+def never_answered(made: Act, place: Place, plan: Plan, timeout: float, *, ran: bool) -> None:
+    """The caller is told that the outcome is unknown, asks, and repeats the call as it was."""
+    trial = Trial(made, place)
+    named = trial.is_unknown(trial.lose(plan, timeout))
+    if ran:
+        trial.model.told(named)
+    redemption_id = named.options.get("redemption_id")
+    trial.check(redemption_id)
+    trial.model.agrees(named, named.outcome(trial.direct))
+    trial.check(redemption_id)
+    trial.close()
+
+
+def everywhere(places: Iterable[Place], run: Callable[[Place], None]) -> None:
+    """At all places at a time, since what takes long is to wait."""
+
+    def at(place: Place) -> None:
+        try:
+            run(place)
+        except BaseException as error:
+            error.add_note(f"for {place.caller} at {place.begun.server.folder}")
+            raise
+
+    with ThreadPoolExecutor(len(CALLERS)) as threads:
+        list(threads.map(at, places))
