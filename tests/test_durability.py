@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import fakeredis
@@ -22,7 +23,10 @@ from voucher_sessions import (
     InvalidRequest,
     LimitExceeded,
     NotDurable,
+    Redeemable,
     Redemption,
+    SessionNotFound,
+    Used,
     Voucher,
     VoucherSessions,
 )
@@ -129,7 +133,52 @@ def test_what_no_replica_confirms_is_told_with_its_result_and_safe_to_repeat(
     assert engine.get_voucher("A").credits.used == 20
 
 
-def repeated_until_confirmed(repeat: Callable[[], Redemption]) -> Redemption:
+# Every verb that changes something, in an order in which each has something to do, and what its result must show.
+STACK = [Redeemable(code="{A}1", credits=3), Redeemable(code="{A}2", credits=4)]
+CODES = [each.code for each in STACK]
+CHANGES: list[tuple[str, tuple[Any, ...], dict[str, Any], Callable[[Any], bool]]] = [
+    ("put_voucher", (Voucher(code=CODES[0], credits=3),), {}, lambda state: state.credits.limit == 3),
+    ("put_voucher", (Voucher(code=CODES[1], credits=4),), {}, lambda state: state.credits.limit == 4),
+    ("put_voucher", (Voucher(code="A", credits=50),), {"used": Used(credits=10)}, lambda it: it.credits.used == 10),
+    ("validate", ("A",), {"credits": 5, "session": LOCK}, lambda answer: answer.valid),
+    ("release", ("A", "cart"), {}, lambda release: release.released),
+    ("validate", ("A",), {"credits": 41, "session": LOCK}, lambda answer: not answer.valid),
+    ("redeem", ("A",), {"credits": 5, "redemption_id": "order"}, lambda done: done.credits == 5),
+    ("rollback", ("A", "order"), {}, lambda back: back.credits == 5),
+    ("validate_stack", (STACK,), {"session": LOCK}, lambda answer: answer.valid),
+    ("release_stack", (CODES, "cart"), {}, lambda releases: all(each.released for each in releases)),
+    ("redeem_stack", (STACK,), {"redemption_id": "order"}, lambda done: done.redemptions[1].credits == 4),
+    ("rollback_stack", (CODES, "order"), {}, lambda backs: backs[1].credits == 4),
+    ("delete_voucher", (CODES[0],), {}, lambda deleted: deleted is True),
+]
+
+
+def test_every_change_waits_carries_its_result_and_is_confirmed_when_repeated(
+    pair: tuple[Server, Server], engine_on: Callable[[Server, Durability], Any]
+) -> None:
+    primary, replica = pair
+    engine = engine_on(primary, Durability(replicas=1, timeout_ms=20))
+    os.kill(replica.process.pid, signal.SIGSTOP)
+    try:
+        for verb, args, options, shows in CHANGES:
+            with pytest.raises(NotDurable, match="0 of 1 replicas") as told:
+                getattr(engine, verb)(*args, **options)
+            assert told.value.verb == verb.removesuffix("_stack")
+            assert shows(told.value.result)
+        # What changes nothing waits for nobody, and neither does a refusal that is an error.
+        assert engine.validate("A", credits=40).valid
+        assert engine.list_sessions("A") == []
+        assert engine.get_redemption("A", "order").rolled_back
+        with pytest.raises(SessionNotFound):
+            engine.redeem("A", session="cart")
+    finally:
+        os.kill(replica.process.pid, signal.SIGCONT)
+    for verb, args, options, _ in CHANGES[:-1]:
+        repeated_until_confirmed(partial(getattr(engine, verb), *args, **options))
+    assert [engine.get_voucher(code).credits.used for code in ("A", *CODES)] == [10, 0, 0], "each had its effect once"
+
+
+def repeated_until_confirmed(repeat: Callable[[], Any]) -> Any:
     """Repeat until it is confirmed: the replica needs a moment after it was stopped."""
     for _ in range(200):
         try:
@@ -151,8 +200,9 @@ def test_on_disk_or_told(engine_on: Callable[[Server, Durability], Any]) -> None
         with running(name, appendonly="yes") as server:
             engine = engine_on(server, Durability(fsync=True, timeout_ms=4000))
             if info(server, "server")["redis_version"].startswith("7.0."):
-                with pytest.raises(NotDurable, match="unknown command"):
-                    engine.put_voucher(Voucher(code="A"))
+                with pytest.raises(NotDurable, match="cannot confirm it: unknown command 'WAITAOF'") as told:
+                    engine.put_voucher(Voucher(code="A", credits=5))
+                assert told.value.result == engine.get_voucher("A"), "done, and told with its result"
                 continue
             engine.put_voucher(Voucher(code="A", credits=5))
             server.kill()
@@ -167,9 +217,38 @@ def test_without_an_append_only_file_nothing_can_be_on_disk(
         engine_on(pair[0], Durability(fsync=True)).put_voucher(Voucher(code="A"))
 
 
-def test_a_server_that_cannot_is_told_at_the_first_change() -> None:
-    engine = VoucherSessions(fakeredis.FakeRedis(), durability=Durability(replicas=1))
-    with pytest.raises(NotDurable, match="cannot confirm it: unknown command"):
+def test_on_the_disks_of_replicas_or_told(engine_on: Callable[[Server, Durability], Any]) -> None:
+    on_disk = {"repl_diskless_sync_delay": "0", "appendonly": "yes", "appendfsync": "always"}
+    for name in sorted(BINARIES.keys() - {"redis7"}):  # which has no WAITAOF
+        port = str(free_port())
+        with running(name, port=port, bind="127.0.0.1", **on_disk) as primary:
+            engine = engine_on(primary, Durability(replicas=1, fsync=True, timeout_ms=300))
+            with running(name, replicaof=f"127.0.0.1 {port}"):
+                wait_until(lambda: info(primary, "replication").get("slave0", {}).get("state") == "online")
+                with pytest.raises(NotDurable, match="0 of 1 replicas"):
+                    engine.put_voucher(Voucher(code="A"))
+            with running(name, replicaof=f"127.0.0.1 {port}", **on_disk):
+                repeated_until_confirmed(partial(engine.put_voucher, Voucher(code="A")))
+
+
+@pytest.mark.parametrize("asked", [Durability(replicas=1), Durability(fsync=True)])
+def test_a_server_that_cannot_is_told_at_the_first_change(asked: Durability, loop: asyncio.AbstractEventLoop) -> None:
+    for engine in (
+        VoucherSessions(fakeredis.FakeRedis(), durability=asked),
+        Awaited(AsyncVoucherSessions(fakeredis.FakeAsyncRedis(), durability=asked), loop),
+    ):
+        with pytest.raises(NotDurable, match="cannot confirm it: unknown command") as told:
+            engine.put_voucher(Voucher(code="A"))
+        assert told.value.result == engine.get_voucher("A")
+
+
+def test_a_user_who_may_not_wait_is_told_at_the_first_change(pair: tuple[Server, Server]) -> None:
+    with pair[0].client() as admin:
+        admin.acl_setuser("till", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-wait"])
+    with (
+        VoucherSessions.from_url(f"{pair[0].url}?username=till", durability=Durability(replicas=1)) as engine,
+        pytest.raises(NotDurable, match="no permissions to run the 'wait' command"),
+    ):
         engine.put_voucher(Voucher(code="A"))
 
 
