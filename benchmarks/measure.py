@@ -1,0 +1,105 @@
+"""Measuring side by side: contenders take turns in short rounds on one server, and each round gives one ratio."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+SERVER_US, CLIENT_US = "server µs", "round trip µs"
+
+
+class Subject(NamedTuple):
+    """What a figure is about."""
+
+    axis: str
+    case: str
+    contender: str
+    figure: str
+
+
+class Spread(NamedTuple):
+    """A median with its quartiles."""
+
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of one value a round."""
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        return cls(*statistics.quantiles(values, n=4, method="inclusive"))
+
+
+@dataclass
+class Samples:
+    """Of every subject one value a round."""
+
+    values: dict[Subject, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, subject: Subject, value: float) -> None:
+        self.values[subject].append(value)
+
+    def spread(self, subject: Subject) -> Spread:
+        return Spread.of(self.values[subject])
+
+    def ratio(self, subject: Subject, to: Subject) -> Spread | None:
+        """The spread of the ratios within each round: what slows the machine down for a while slows both down."""
+        pairs = zip(self.values.get(subject, ()), self.values.get(to, ()), strict=False)
+        ratios = [one / other for one, other in pairs if other]
+        return Spread.of(ratios) if ratios else None
+
+
+@dataclass
+class Case:
+    """Some calls in a row. ``call`` gets the number of the call; ``before`` makes ready what the clock leaves out."""
+
+    subject: tuple[str, str, str]
+    call: Callable[[int], object]
+    before: Callable[[], object] = lambda: None
+    scripted: bool = False  # each call is one script call, so that the server can tell what it took
+
+
+def script_us(admin: Any) -> float:
+    """Server time of all script calls so far, by the server's own account."""
+    stats = admin.info("commandstats").get("cmdstat_evalsha")
+    return float(stats["usec"]) if stats else 0.0
+
+
+def measure(samples: Samples, admin: Any, case: Case, calls: int) -> None:
+    """One round of one case."""
+    case.before()
+    server_before = script_us(admin) if case.scripted else 0.0
+    began = time.perf_counter()
+    for number in range(calls):
+        case.call(number)
+    took = time.perf_counter() - began
+    samples.add(Subject(*case.subject, CLIENT_US), took * 1e6 / calls)
+    if case.scripted:
+        samples.add(Subject(*case.subject, SERVER_US), (script_us(admin) - server_before) / calls)
+
+
+def turns(cases: Iterable[T], number: int) -> list[T]:
+    """The cases in an order of this round's own, so that none always follows the same other."""
+    shuffled = list(cases)
+    random.Random(number).shuffle(shuffled)
+    return shuffled
+
+
+def progress(what: str, count: int) -> Iterator[int]:
+    """The numbers of the rounds, told on the terminal."""
+    began = time.monotonic()
+    for number in range(count):
+        left = f", {(time.monotonic() - began) / number * (count - number):.0f} s left" if number else ""
+        print(f"\r\033[K{what}: round {number + 1} of {count}{left}", end="", file=sys.stderr, flush=True)
+        yield number
+    print("\r\033[K", end="", file=sys.stderr, flush=True)
