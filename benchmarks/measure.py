@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-SERVER_US, CLIENT_US = "server µs", "round trip µs"
+# What is measured, with its unit.
+SERVER_US, CLIENT_US, THROUGHPUT, BYTES, MS = "server µs", "round trip µs", "calls a second", "bytes", "ms"
 
 
 class Subject(NamedTuple):
@@ -69,23 +70,32 @@ class Case:
     scripted: bool = False  # each call is one script call, so that the server can tell what it took
 
 
-def script_us(admin: Any) -> float:
-    """Server time of all script calls so far, by the server's own account."""
-    stats = admin.info("commandstats").get("cmdstat_evalsha")
-    return float(stats["usec"]) if stats else 0.0
+class Scripts(NamedTuple):
+    """Script calls and what they took, by the server's own account (INFO commandstats)."""
+
+    calls: int
+    us: float
+
+    @classmethod
+    def so_far(cls, admin: Any) -> Scripts:
+        stats = admin.info("commandstats").get("cmdstat_evalsha")
+        return cls(stats["calls"], stats["usec"]) if stats else cls(0, 0)
+
+    def since(self, before: Scripts) -> Scripts:
+        return Scripts(self.calls - before.calls, self.us - before.us)
 
 
 def measure(samples: Samples, admin: Any, case: Case, calls: int) -> None:
     """One round of one case."""
     case.before()
-    server_before = script_us(admin) if case.scripted else 0.0
+    before = Scripts.so_far(admin)
     began = time.perf_counter()
     for number in range(calls):
         case.call(number)
     took = time.perf_counter() - began
     samples.add(Subject(*case.subject, CLIENT_US), took * 1e6 / calls)
     if case.scripted:
-        samples.add(Subject(*case.subject, SERVER_US), (script_us(admin) - server_before) / calls)
+        samples.add(Subject(*case.subject, SERVER_US), Scripts.so_far(admin).since(before).us / calls)
 
 
 def turns(cases: Iterable[T], number: int) -> list[T]:

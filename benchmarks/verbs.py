@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
+from benchmarks.bench import Bench
 from benchmarks.contenders import LOCK, RELEASE, VERBS, Contender
-from benchmarks.measure import Case, Samples, measure, progress, turns
+from benchmarks.contenders.everyone import opened
+from benchmarks.measure import Case, measure, progress, turns
 
 AXIS = "verbs"
 
@@ -33,13 +32,19 @@ def _case(contender: Contender, verb: str, code: str, calls: int) -> Case:
     )
 
 
-def run(samples: Samples, admin: Any, contenders: Sequence[Contender], rounds: int, calls: int) -> None:
-    """The contenders take turns within each verb, on a new voucher each round."""
-    for number in progress(AXIS, rounds):
-        code = f"CARD-{number:03}"
-        for contender in contenders:
-            contender.put(code)
-        for verb in VERBS:
-            cases = [_case(contender, verb, code, calls) for contender in contenders if verb in contender.verbs]
-            for case in turns(cases, number):
-                measure(samples, admin, case, calls)
+def run(bench: Bench) -> None:
+    """The contenders take turns within each verb, each on a card of its own that is new in each round."""
+    calls = 10 if bench.quick else 200
+    with opened(bench.addresses) as contenders:
+        for number in progress(AXIS, bench.rounds):
+            cards = {contender.name: f"C{at}-{number:05}" for at, contender in enumerate(contenders)}
+            for contender in contenders:
+                contender.put([cards[contender.name]])
+            for verb in VERBS:
+                cases = [
+                    _case(contender, verb, cards[contender.name], calls)
+                    for contender in contenders
+                    if verb in contender.verbs
+                ]
+                for case in turns(cases, number):
+                    measure(bench.samples, bench.admin, case, calls)

@@ -6,7 +6,7 @@ is granted beyond the limit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 CREDITS = 10**9  # of every card
@@ -30,7 +30,7 @@ class Contender:
     """A way to keep gift cards. A verb takes the card's code and a session's key; not every contender has all."""
 
     name: str
-    put: Callable[[str], object]
+    put: Callable[[Iterable[str]], object]
     verbs: Mapping[str, Callable[[str, str], object]]
     scripted: bool = False  # each call is one EVALSHA
     close: Callable[[], object] = lambda: None

@@ -30,7 +30,7 @@ def contender(client: redis.Redis) -> Contender:
     ttl_ms = TTL_MINUTES * 60_000
     return Contender(
         NAME,
-        put=lambda code: escrow.top_up(code, CREDITS),
+        put=lambda codes: [escrow.top_up(code, CREDITS) for code in codes],
         verbs={
             LOCK: lambda code, key: escrow.reserve(code, AMOUNT, ttl_ms=ttl_ms, reservation_id=key),
             REDEEM_SESSION: lambda code, key: must(escrow.commit(code, key).applied),

@@ -60,7 +60,7 @@ def no_op(client: redis.Redis) -> Contender:
 
     return Contender(
         NO_OP,
-        put=lambda code: None,
+        put=lambda codes: None,
         verbs={verb: send(command) for verb, command in commands().items()},
         scripted=True,
         close=client.close,
@@ -78,4 +78,4 @@ def writes(client: redis.Redis) -> Contender:
             sha, 3, book, f"{book}:locks", f"{book}:session:{key}", key, ttl_ms, "1800000000000", str(AMOUNT)
         )
 
-    return Contender(WRITES, put=lambda code: None, verbs={LOCK: lock}, scripted=True, close=client.close)
+    return Contender(WRITES, put=lambda codes: None, verbs={LOCK: lock}, scripted=True, close=client.close)

@@ -37,7 +37,7 @@ def contender(client: redis.Redis) -> Contender:
 
     return Contender(
         NAME,
-        put=lambda code: engine.put_voucher(Voucher(code=code, credits=CREDITS)),
+        put=lambda codes: [engine.put_voucher(Voucher(code=code, credits=CREDITS)) for code in codes],
         verbs={
             VALIDATE: lambda code, key: must(engine.validate(code, credits=AMOUNT).valid),
             LOCK: lambda code, key: lock(code, key, AMOUNT),
