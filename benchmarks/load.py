@@ -97,7 +97,7 @@ def run(bench: Bench) -> None:
             contender.put(map(code, range(vouchers)))
         workers = Workers(bench.addresses, processes)
         stack.callback(workers.close)
-        for number in progress(AXIS, bench.rounds):
+        for number in progress(AXIS, range(bench.rounds)):
             for case, width, spread in ((ONE, 1, 1), (HOT, processes, 1), (MANY, processes, vouchers)):
                 for contender in turns(contenders, number):
                     before = Scripts.so_far(bench.admin)

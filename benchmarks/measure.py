@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,6 +15,7 @@ T = TypeVar("T")
 
 # What is measured, with its unit.
 SERVER_US, CLIENT_US, THROUGHPUT, BYTES, MS = "server µs", "round trip µs", "calls a second", "bytes", "ms"
+DEAREST_US, SCRIPT_CALLS = "server µs of the dearest script call", "script calls"
 
 
 class Subject(NamedTuple):
@@ -60,12 +61,12 @@ class Samples:
         return Spread.of(ratios) if ratios else None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Case:
-    """Some calls in a row. ``call`` gets the number of the call; ``before`` makes ready what the clock leaves out."""
+    """Some work on a subject (axis, case, contender); ``before`` makes ready what the clock leaves out."""
 
     subject: tuple[str, str, str]
-    call: Callable[[int], object]
+    work: Callable[[], object]
     before: Callable[[], object] = lambda: None
     scripted: bool = False  # each call is one script call, so that the server can tell what it took
 
@@ -86,12 +87,11 @@ class Scripts(NamedTuple):
 
 
 def measure(samples: Samples, admin: Any, case: Case, calls: int) -> None:
-    """One round of one case."""
+    """One round of a case that makes so many calls."""
     case.before()
     before = Scripts.so_far(admin)
     began = time.perf_counter()
-    for number in range(calls):
-        case.call(number)
+    case.work()
     took = time.perf_counter() - began
     samples.add(Subject(*case.subject, CLIENT_US), took * 1e6 / calls)
     if case.scripted:
@@ -99,17 +99,23 @@ def measure(samples: Samples, admin: Any, case: Case, calls: int) -> None:
 
 
 def turns(cases: Iterable[T], number: int) -> list[T]:
-    """The cases in an order of this round's own, so that none always follows the same other."""
-    shuffled = list(cases)
-    random.Random(number).shuffle(shuffled)
-    return shuffled
+    """The cases in an order of this round's own, so that none always follows the same other; the first is the tables'."""
+    ordered = list(cases)
+    if number:
+        random.Random(number).shuffle(ordered)
+    return ordered
 
 
-def progress(what: str, count: int) -> Iterator[int]:
-    """The numbers of the rounds, told on the terminal."""
+def progress(what: str, items: Collection[T]) -> Iterator[T]:
+    """The items, counted on the terminal; anywhere else one line tells what is under way."""
+    on_terminal = sys.stderr.isatty()
+    if not on_terminal:
+        print(f"{what}: {len(items)}", file=sys.stderr, flush=True)
     began = time.monotonic()
-    for number in range(count):
-        left = f", {(time.monotonic() - began) / number * (count - number):.0f} s left" if number else ""
-        print(f"\r\033[K{what}: round {number + 1} of {count}{left}", end="", file=sys.stderr, flush=True)
-        yield number
-    print("\r\033[K", end="", file=sys.stderr, flush=True)
+    for at, item in enumerate(items):
+        if on_terminal:
+            left = f", {(time.monotonic() - began) / at * (len(items) - at):.0f} s left" if at else ""
+            print(f"\r\033[K{what}: {at + 1} of {len(items)}{left}", end="", file=sys.stderr, flush=True)
+        yield item
+    if on_terminal:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
