@@ -8,7 +8,7 @@ from pathlib import Path
 from servers import BINARIES, running
 
 import benchmarks
-from benchmarks import postgres_server, report
+from benchmarks import plot, postgres_server, report
 from benchmarks.axes import AXES
 from benchmarks.bench import Bench
 from benchmarks.contenders.everyone import Addresses
@@ -34,6 +34,7 @@ def main() -> None:
         print("\n".join(report.table(bench.samples)))
         print("\n".join(report.targets(bench.samples)))
         report.save(bench, options.save / "results.json")
+        (options.save / "results.svg").write_text(plot.svg(bench.samples), "utf-8")
 
 
 if __name__ == "__main__":
