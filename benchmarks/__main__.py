@@ -1,0 +1,41 @@
+"""The command: ``python -m benchmarks``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from servers import BINARIES, running
+
+import benchmarks
+from benchmarks import plot, postgres_server, report
+from benchmarks.axes import AXES
+from benchmarks.bench import Bench
+from benchmarks.contenders.everyone import Addresses
+from benchmarks.measure import Samples
+
+FOLDER = Path(__file__).parent
+
+
+def main() -> None:
+    """Measure, and tell."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=benchmarks.__doc__)
+    parser.add_argument("--only", action="append", choices=AXES, help="an axis (may be repeated; default: all)")
+    parser.add_argument("--server", choices=BINARIES, default="valkey", help="default: valkey")
+    parser.add_argument("--rounds", type=int, help="default: 21; fewer than 15 tell little")
+    parser.add_argument("--quick", action="store_true", help="to see that all runs; the figures tell nothing")
+    parser.add_argument("--save", type=Path, default=FOLDER, help="the folder for results.json and results.svg")
+    options = parser.parse_args()
+    with running(options.server) as server, postgres_server.running() as url, server.client() as admin:
+        rounds = options.rounds or (2 if options.quick else 21)
+        bench = Bench(Addresses(server.socket, url), admin, Samples(), rounds, options.quick)
+        for axis in options.only or AXES:
+            AXES[axis].run(bench)
+        print("\n".join(report.table(bench.samples)))
+        print("\n".join(report.targets(bench.samples)))
+        report.save(bench, options.save / "results.json")
+        (options.save / "results.svg").write_text(plot.svg(bench.samples), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Axis: asyncio, a lock and its release by 1, 16 and 256 tasks at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import redis.asyncio
+
+from benchmarks.bench import Bench
+from benchmarks.contenders import CREDITS, LOCK, RELEASE, floor, ours
+from benchmarks.measure import CLIENT_US, Subject, progress, turns
+from benchmarks.verbs import key
+from voucher_sessions import AsyncVoucherSessions, Voucher
+
+AXIS, CODE = "asyncio", "ASYNC-00"
+TASKS = (1, 16, 256)
+Verb = Callable[[str], Awaitable[object]]  # of a session
+
+
+def name(tasks: int) -> str:
+    return f"{tasks} {'task' if tasks == 1 else 'tasks'}"
+
+
+def _verbs(client: Any, engine: Any, verb: str) -> dict[str, Verb]:
+    command = floor.nothing(verb)
+    sha = floor.sha(floor.DO_NOTHING)
+
+    async def do(session_key: str) -> None:
+        ours.granted(await ours.REQUESTS[verb](engine, CODE, session_key))
+
+    return {floor.NO_OP: lambda session_key: client.evalsha(sha, *command), ours.NAME: do}
+
+
+async def _us(lock: Verb, release: Verb, tasks: int, sessions: int) -> float:
+    """Microseconds a call."""
+
+    async def work(first: int) -> None:
+        for number in range(first, sessions, tasks):
+            await lock(key(number))
+            await release(key(number))
+
+    began = time.perf_counter()
+    await asyncio.gather(*map(work, range(tasks)))
+    return (time.perf_counter() - began) * 1e6 / (2 * sessions)
+
+
+async def _run(bench: Bench) -> None:
+    # redis-py gives a pool 100 connections unless told otherwise.
+    client: Any = redis.asyncio.Redis(unix_socket_path=bench.addresses.socket, max_connections=max(TASKS))
+    engine = AsyncVoucherSessions(client)
+    await client.script_load(floor.DO_NOTHING)
+    await engine.put_voucher(Voucher(code=CODE, credits=CREDITS))
+    locks, releases = _verbs(client, engine, LOCK), _verbs(client, engine, RELEASE)
+    for contender in locks:  # opens the connections
+        await _us(locks[contender], releases[contender], max(TASKS), 2 * max(TASKS))
+    for number in progress(AXIS, range(bench.rounds)):
+        for tasks in TASKS:
+            for contender in turns(locks, number):
+                us = await _us(locks[contender], releases[contender], tasks, max(TASKS))
+                bench.samples.add(Subject(AXIS, name(tasks), contender, CLIENT_US), us)
+    await client.aclose()
+
+
+def run(bench: Bench) -> None:
+    """The contenders take turns with each number of tasks."""
+    asyncio.run(_run(bench))

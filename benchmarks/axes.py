@@ -1,0 +1,42 @@
+"""All axes, in the order of the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+from benchmarks import (
+    asynchronous,
+    batches,
+    expired_locks,
+    imports,
+    live_locks,
+    load,
+    memory,
+    parsers,
+    stacks,
+    verbs,
+)
+from benchmarks.bench import Bench
+from benchmarks.contenders.floor import NO_OP
+
+
+class Axis(NamedTuple):
+    """How it is measured, and the contender that the others are divided by."""
+
+    run: Callable[[Bench], None]
+    yardstick: str
+
+
+AXES: Final[Mapping[str, Axis]] = {
+    verbs.AXIS: Axis(verbs.run, NO_OP),
+    batches.AXIS: Axis(batches.run, batches.NO_OP),
+    load.AXIS: Axis(load.run, NO_OP),
+    asynchronous.AXIS: Axis(asynchronous.run, NO_OP),
+    parsers.AXIS: Axis(parsers.run, NO_OP),
+    live_locks.AXIS: Axis(live_locks.run, live_locks.name(1)),
+    expired_locks.AXIS: Axis(expired_locks.run, expired_locks.name(expired_locks.BATCH)),
+    stacks.AXIS: Axis(stacks.run, stacks.name(1, hot=True)),
+    memory.AXIS: Axis(memory.run, memory.USED),
+    imports.AXIS: Axis(imports.run, imports.BELOW),
+}

@@ -1,0 +1,45 @@
+"""Vouchers with many locks, made by the engine's own script: in bulk, inside the server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.contenders import AMOUNT
+from benchmarks.measure import progress
+from voucher_sessions import scripts
+from voucher_sessions.calls import Calls
+from voucher_sessions.keys import Keys
+
+_KEY, _TTL_MS = "@", 987_654_321  # stand in a call that is the model of all
+_AT_ONCE = 1_000  # locks a script call, so that the server answers others in between
+_NUMBERED = "old_%032d"
+
+# validate.lua as a function, called with the model's keys and arguments, in which key and TTL are those of each lock.
+_MANY = f"""
+local function validate(KEYS, ARGV)
+{scripts.VALIDATE.text}
+end
+local ttl_ms = tonumber(ARGV[3])
+for number = tonumber(ARGV[1]), tonumber(ARGV[2]) do
+  local keys, args = {{}}, {{}}
+  for i, key in ipairs(KEYS) do
+    keys[i] = string.gsub(key, '{_KEY}', string.format('{_NUMBERED}', number))
+  end
+  for i = 4, #ARGV do
+    args[i - 3] = ARGV[i] == '{_KEY}' and string.format('{_NUMBERED}', number)
+      or ARGV[i] == '{_TTL_MS}' and string.format('%.0f', ttl_ms + number % 1000)
+      or ARGV[i]
+  end
+  validate(keys, args)
+end
+"""
+
+
+def fill(admin: Any, code: str, locks: int, ttl_ms: int) -> None:
+    """Lock a voucher many times, each lock for ``ttl_ms`` and up to a second more."""
+    session = {"type": "LOCK", "key": _KEY, "ttl": _TTL_MS, "ttl_unit": "MILLISECONDS"}
+    call = Calls(Keys("vs"), None).validate(code, AMOUNT, 0, session)
+    script = admin.script_load(_MANY)
+    for first in progress(f"{locks:,} locks in thousands", range(0, locks, _AT_ONCE)):
+        last = min(locks, first + _AT_ONCE) - 1
+        admin.evalsha(script, len(call.keys), *call.keys, first, last, ttl_ms, *call.args)

@@ -1,0 +1,27 @@
+"""Axis: importing the package, beside importing what it stands on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from benchmarks.bench import Bench
+from benchmarks.measure import MS, Subject, progress, turns
+
+AXIS, CASE = "import", "a new Python process"
+BELOW, PACKAGE = "redis, pydantic", "voucher_sessions"
+
+
+def _ms(modules: str) -> float:
+    """In a process of its own; starting Python is not counted."""
+    code = f"import time; began = time.perf_counter(); import {modules}; print(time.perf_counter() - began)"
+    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout) * 1000
+
+
+def run(bench: Bench) -> None:
+    """The two take turns."""
+    for modules in (BELOW, PACKAGE):  # compiles what is not yet
+        _ms(modules)
+    for number in progress(AXIS, range(bench.rounds)):
+        for modules in turns((BELOW, PACKAGE), number):
+            bench.samples.add(Subject(AXIS, CASE, modules, MS), _ms(modules))

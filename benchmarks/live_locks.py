@@ -1,0 +1,39 @@
+"""Axis: a voucher with one live lock, and with up to a million."""
+
+from __future__ import annotations
+
+from benchmarks.bench import Bench
+from benchmarks.contenders import VERBS, ours
+from benchmarks.filled import fill
+from benchmarks.measure import measure, progress, turns
+from benchmarks.verbs import case_of, sessions
+
+AXIS = "live locks"
+COUNTS = (1, 100, 10_000, 1_000_000)
+CALLS = 10  # a turn, so that the voucher with one live lock never has many
+WEEK_MS = 7 * 86_400_000
+
+
+def name(count: int) -> str:
+    return f"{count:,} live"
+
+
+def _code(count: int) -> str:
+    return f"LIVE-{count:07}"
+
+
+def run(bench: Bench) -> None:
+    """The vouchers take turns within each verb, and each turn takes away what it locked."""
+    counts = COUNTS[: 3 if bench.quick else None]
+    contender = ours.contender(bench.addresses.client())
+    contender.put(map(_code, counts))
+    for count in counts:
+        fill(bench.admin, _code(count), count, WEEK_MS)
+    for number in progress(AXIS, range(bench.rounds)):
+        for verb in VERBS:
+            for count in turns(counts, number):
+                turn = sessions(verb, CALLS, 2 * CALLS * number)
+                case = case_of((AXIS, verb, name(count)), contender, verb, _code(count), turn)
+                measure(bench.samples, bench.admin, case, CALLS)
+    bench.admin.flushall()
+    contender.close()

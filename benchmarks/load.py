@@ -1,0 +1,108 @@
+"""Axis: throughput of locks that are taken and released, by one process and by eight, on one voucher and on many."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+from benchmarks.bench import Bench
+from benchmarks.contenders import LOCK, RELEASE, Contender
+from benchmarks.contenders.everyone import Addresses, opened
+from benchmarks.measure import SERVER_US, THROUGHPUT, Scripts, Subject, progress, turns
+
+AXIS = "load"
+ONE, HOT, MANY = "one process, one voucher", "8 processes, one voucher", "8 processes, 10,000 vouchers"
+
+
+class Task(NamedTuple):
+    """What the workers are told: by whom, on how many vouchers, from when on, until when."""
+
+    contender: str
+    vouchers: int
+    begins: float
+    ends: float
+
+
+def code(number: int) -> str:
+    return f"LOAD-{number:05}"
+
+
+def _work(contender: Contender, task: Task, keys: Iterator[str], chance: random.Random) -> float:
+    """Calls a second of one worker, a session after the other."""
+    lock, release = contender.verbs[LOCK], contender.verbs[RELEASE]
+    time.sleep(max(0.0, task.begins - time.monotonic()))
+    done, began = 0, time.monotonic()
+    while time.monotonic() < task.ends:
+        card, key = code(chance.randrange(task.vouchers)), next(keys)
+        lock(card, key)
+        release(card, key)
+        done += 2
+    return done / (time.monotonic() - began)
+
+
+def worker(tasks: Connection, addresses: Addresses) -> None:
+    """A process of its own; None ends it."""
+    with opened(addresses) as contenders:
+        by_name = {contender.name: contender for contender in contenders}
+        chance = random.Random(os.getpid())
+        keys = (f"ssn_{os.getpid():016}{number:016}" for number in itertools.count())
+        tasks.send(None)
+        while task := tasks.recv():
+            tasks.send(_work(by_name[task.contender], task, keys, chance))
+
+
+class Workers:
+    """Processes that do what they are told, together."""
+
+    def __init__(self, addresses: Addresses, count: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipes: list[Connection] = []
+        self._processes = []
+        for _ in range(count):
+            here, there = context.Pipe()
+            process = context.Process(target=worker, args=(there, addresses), daemon=True)
+            process.start()
+            self._pipes.append(here)
+            self._processes.append(process)
+        for pipe in self._pipes:
+            pipe.recv()
+
+    def throughput(self, contender: str, processes: int, vouchers: int, seconds: float) -> float:
+        """Calls a second of all together."""
+        begins = time.monotonic() + 0.01
+        for pipe in self._pipes[:processes]:
+            pipe.send(Task(contender, vouchers, begins, begins + seconds))
+        return float(sum(pipe.recv() for pipe in self._pipes[:processes]))
+
+    def close(self) -> None:
+        for pipe in self._pipes:
+            pipe.send(None)
+        for process in self._processes:
+            process.join()
+
+
+def run(bench: Bench) -> None:
+    """The contenders take turns, each for a fraction of a second."""
+    processes, vouchers, seconds = (2, 100, 0.05) if bench.quick else (8, 10_000, 0.4)
+    with ExitStack() as stack:
+        contenders = [each for each in stack.enter_context(opened(bench.addresses)) if RELEASE in each.verbs]
+        for contender in contenders:
+            contender.put(map(code, range(vouchers)))
+        workers = Workers(bench.addresses, processes)
+        stack.callback(workers.close)
+        for number in progress(AXIS, range(bench.rounds)):
+            for case, width, spread in ((ONE, 1, 1), (HOT, processes, 1), (MANY, processes, vouchers)):
+                for contender in turns(contenders, number):
+                    before = Scripts.so_far(bench.admin)
+                    rate = workers.throughput(contender.name, width, spread, seconds)
+                    bench.samples.add(Subject(AXIS, case, contender.name, THROUGHPUT), rate)
+                    calls, us = Scripts.so_far(bench.admin).since(before)
+                    if contender.scripted:
+                        bench.samples.add(Subject(AXIS, case, contender.name, SERVER_US), us / calls)

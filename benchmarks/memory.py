@@ -1,0 +1,58 @@
+"""Axis: bytes of a voucher, a lock and a receipt, by what the server uses and by what it says of each key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.bench import Bench
+from benchmarks.contenders import LOCK, REDEEM, ours
+from benchmarks.measure import BYTES, Subject, progress
+from benchmarks.verbs import key
+
+AXIS = "memory"
+VOUCHER, OWN, SHARED, RECEIPT = (
+    "a voucher",
+    "a live lock on a voucher of its own, above the voucher",
+    "a live lock on a shared voucher",
+    "a receipt",
+)
+USED, TOLD = "used_memory", "MEMORY USAGE"
+
+
+def _used(admin: Any) -> int:
+    return int(admin.info("memory")["used_memory"])
+
+
+def _told(admin: Any) -> int:
+    """Of all keys, each looked at in full."""
+    keys = list(admin.scan_iter(count=10_000))
+    with admin.pipeline(transaction=False) as pipe:
+        for each in keys:
+            pipe.memory_usage(each, samples=0)
+        return sum(pipe.execute())
+
+
+def run(bench: Bench) -> None:
+    """Each once: memory does not depend on the moment."""
+    count = 1_000 if bench.quick else 20_000
+    client = bench.addresses.client()
+    contender = ours.contender(client)
+    lock, redeem = contender.verbs[LOCK], contender.verbs[REDEEM]
+    codes = [f"MEMO-{number:07}" for number in range(count)]
+    steps: dict[str, Callable[[int], object]] = {
+        VOUCHER: lambda number: contender.put([codes[number]]),
+        OWN: lambda number: lock(codes[number], key(number)),
+        SHARED: lambda number: lock("SHARED", key(number)),
+        RECEIPT: lambda number: redeem("SHARED", ""),
+    }
+    bench.admin.flushall()
+    contender.put(["SHARED"])
+    for each in progress(AXIS, steps):
+        used, told = _used(bench.admin), _told(bench.admin)
+        for number in range(count):
+            steps[each](number)
+        for how, before, now in ((USED, used, _used), (TOLD, told, _told)):
+            bench.samples.add(Subject(AXIS, each, how, BYTES), (now(bench.admin) - before) / count)
+    bench.admin.flushall()
+    client.close()

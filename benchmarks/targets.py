@@ -1,0 +1,86 @@
+"""What is aimed at, as data; told beside what was measured, and held to by no test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from benchmarks import asynchronous, batches, expired_locks, imports, live_locks, load, memory, verbs
+from benchmarks.contenders import LOCK, REDEEM_SESSION, RELEASE, VALIDATE, VERBS
+from benchmarks.contenders.check_and_write import LOCKED, LOCKED_EAGER, WATCHED
+from benchmarks.contenders.escrow import NAME as ESCROWMINT
+from benchmarks.contenders.floor import NO_OP, WRITES
+from benchmarks.contenders.ours import NAME as OURS
+from benchmarks.contenders.postgres import NAME as POSTGRES
+from benchmarks.contenders.postgres import NOT_AWAITED as POSTGRES_NOT_AWAITED
+from benchmarks.measure import BYTES, CLIENT_US, DEAREST_US, MS, SERVER_US, THROUGHPUT, Samples, Spread, Subject
+
+
+class Target(NamedTuple):
+    """A bound of a figure, divided by another contender's if one is named."""
+
+    number: int
+    subject: Subject
+    to: str | None
+    bound: float
+    at_least: bool = False
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        axis, case, contender, figure = self.subject
+        divided = f" / {self.to}" if self.to else ""
+        return f"{axis}, {case}, {figure}: {contender}{divided} {'≥' if self.at_least else '≤'} {self.bound:g}"
+
+    def measured(self, samples: Samples) -> Spread | None:
+        """None where it was not."""
+        if self.subject not in samples.values:
+            return None
+        if self.to is None:
+            return samples.spread(self.subject)
+        return samples.ratio(self.subject, self.subject._replace(contender=self.to))
+
+    def verdict(self, measured: Spread | None) -> str:
+        """In a word or two."""
+        if measured is None:
+            return "not measured"
+        return "ok" if (measured.median >= self.bound if self.at_least else measured.median <= self.bound) else "missed"
+
+
+def _all() -> Iterator[Target]:
+    of_no_op = {VALIDATE: 2.5, LOCK: 4, REDEEM_SESSION: 4, RELEASE: 4}
+    for axis, ours, no_op, writes in (
+        (verbs.AXIS, OURS, NO_OP, WRITES),
+        (batches.AXIS, batches.SCRIPTS, batches.NO_OP, batches.WRITES),
+    ):
+        for verb, bound in of_no_op.items():
+            yield Target(1, Subject(axis, verb, ours, SERVER_US), no_op, bound)
+        yield Target(1, Subject(axis, LOCK, ours, SERVER_US), writes, 1.6)
+    for verb in VERBS:
+        yield Target(2, Subject(verbs.AXIS, verb, OURS, CLIENT_US), NO_OP, 1.2)
+    for tasks in asynchronous.TASKS:
+        yield Target(2, Subject(asynchronous.AXIS, asynchronous.name(tasks), OURS, CLIENT_US), NO_OP, 1.2)
+    yield Target(3, Subject(verbs.AXIS, LOCK, OURS, SERVER_US), ESCROWMINT, 0.6)
+    yield Target(3, Subject(verbs.AXIS, LOCK, OURS, CLIENT_US), ESCROWMINT, 0.75)
+    for peer, alone, together in (
+        (LOCKED, 3, 10),
+        (LOCKED_EAGER, 3, 10),
+        (WATCHED, 3, 10),
+        (POSTGRES, 5, 10),
+        (POSTGRES_NOT_AWAITED, 5, 10),
+    ):
+        yield Target(3, Subject(load.AXIS, load.ONE, OURS, THROUGHPUT), peer, alone, at_least=True)
+        yield Target(3, Subject(load.AXIS, load.HOT, OURS, THROUGHPUT), peer, together, at_least=True)
+    most, least = live_locks.name(live_locks.COUNTS[-1]), live_locks.name(1)
+    for verb in VERBS:
+        yield Target(4, Subject(live_locks.AXIS, verb, most, SERVER_US), least, 1.5)
+    day, batch = expired_locks.name(expired_locks.DAY), expired_locks.name(expired_locks.BATCH)
+    for case in (expired_locks.ALONE, expired_locks.BESIDE):
+        yield Target(4, Subject(expired_locks.AXIS, case, day, DEAREST_US), batch, 1.5)
+    yield Target(5, Subject(memory.AXIS, memory.OWN, memory.USED, BYTES), None, 300)
+    yield Target(5, Subject(memory.AXIS, memory.SHARED, memory.USED, BYTES), None, 260)
+    yield Target(6, Subject(batches.AXIS, LOCK, batches.ONE_BY_ONE, CLIENT_US), batches.PIPELINE, 5, at_least=True)
+    yield Target(7, Subject(imports.AXIS, imports.CASE, imports.PACKAGE, MS), imports.BELOW, 1.25)
+
+
+TARGETS: Final = tuple(_all())
