@@ -34,13 +34,13 @@ for _, member in ipairs(members) do
   end
   credits_counted, points_counted = credits_counted + credits, points_counted + points
 end
-local first = redis.call('ZRANGE', locks_key, 0, 0, 'WITHSCORES')[2] or book.next_expiry
-local last = redis.call('ZRANGE', locks_key, -1, -1, 'WITHSCORES')[2] or book.locked_until
+local first = redis.call('ZRANGE', locks_key, 0, 0, 'WITHSCORES')[2] or book[NEXT_EXPIRY]
+local last = redis.call('ZRANGE', locks_key, -1, -1, 'WITHSCORES')[2] or book[LOCKED_UNTIL]
 return {
   'counted',
   redis.call('GET', book_key),
-  book.quantity_locked, book.credits_locked, book.points_locked,
+  book[QUANTITY_LOCKED], book[CREDITS_LOCKED], book[POINTS_LOCKED],
   #members, credits_counted, points_counted,
-  book.next_expiry <= first + 0 and last + 0 <= book.locked_until and 1 or 0,
+  book[NEXT_EXPIRY] <= first + 0 and last + 0 <= book[LOCKED_UNTIL] and 1 or 0,
   #members == most and from + most or -1,
 }

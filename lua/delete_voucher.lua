@@ -11,15 +11,12 @@ local book_key, locks_key = KEYS[1], KEYS[2]
 local call = ARGV[1]
 
 local text = redis.call('GET', book_key)
-if not text then
-  return {'deleted', 0}
-end
-local deleted_by = string.match(text, '^deleted (%w+)$')
-if deleted_by then
-  return {'deleted', deleted_by == call and 1 or 0}
-end
 -- include: open
+local tombstone = '["deleted","' .. call .. '"]'
+if not book then
+  return {'deleted', text == tombstone and 1 or 0}
+end
 -- UNLINK frees a million locks without holding the server, which allows it, and what follows it, with its memory full.
-redis.call('UNLINK', book.locks_key)
-redis.call('SET', book.key, 'deleted ' .. call, 'PX', TOMBSTONE_MS)
+redis.call('UNLINK', locks_key)
+redis.call('SET', book_key, tombstone, 'PX', TOMBSTONE_MS)
 return {'deleted', 1}

@@ -7,6 +7,7 @@
 -- Status
 --   voucher_missing  there is no such voucher
 --   sessions         now_ms; for each: '<credits> <points> <session key>', expires_at_ms
+-- include: constants
 local book_key, locks_key = KEYS[1], KEYS[2]
 local limit = ARGV[1]
 local text = redis.call('GET', book_key)

@@ -4,7 +4,7 @@
 --   vs:{CODE}:locks  ZSET    its live locks
 -- ARGV
 --   call             random, of this call: it writes once, and is the life of a voucher that is new
---   quantity         limit, '-' for none
+--   quantity         limit, -1 for none
 --   credits          limit
 --   points           limit
 --   used             'keep', or 'bring' for the three figures that follow
@@ -18,26 +18,24 @@
 local book_key, locks_key = KEYS[1], KEYS[2]
 local call, used = ARGV[1], ARGV[5]
 local again = false
-local limits = ARGV[2] .. ' ' .. ARGV[3] .. ' ' .. ARGV[4]
 
 local text = redis.call('GET', book_key)
-local is_new = not text or string.match(text, '^deleted ')
-if is_new then
-  text = call .. ' new ' .. limits .. ' 0 0 0 0 0 0 0 0'
-end
 -- include: open
+local is_new = not book
+if is_new then
+  book = {call, '', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+end
 -- include: clock
 -- include: reclaim
 if again then
   return {'again'}
 end
 
-if put ~= call then
-  book.head = life .. ' ' .. call .. ' ' .. limits
-  quantity_limit, book.quantity_limit = ARGV[2], tonumber(ARGV[2])
-  book.credits_limit, book.points_limit = ARGV[3] + 0, ARGV[4] + 0
+if book[PUT] ~= call then
+  book[PUT] = call
+  book[QUANTITY_LIMIT], book[CREDITS_LIMIT], book[POINTS_LIMIT] = ARGV[2] + 0, ARGV[3] + 0, ARGV[4] + 0
   if used == 'bring' then
-    book.quantity_used, book.credits_used, book.points_used = ARGV[6] + 0, ARGV[7] + 0, ARGV[8] + 0
+    book[QUANTITY_USED], book[CREDITS_USED], book[POINTS_USED] = ARGV[6] + 0, ARGV[7] + 0, ARGV[8] + 0
   end
   -- include: save
   if is_new then

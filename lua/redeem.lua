@@ -2,8 +2,8 @@
 -- receipts already is answered with them, before anything else is looked at.
 -- KEYS, for each voucher
 --   vs:{CODE}                  STRING  the book
---   vs:{CODE}:locks            ZSET    its live locks
 --   vs:{CODE}:session:<key>    STRING  the session's lock
+--   vs:{CODE}:locks            ZSET    its live locks
 --   vs:{CODE}:redemption:<id>  STRING  the receipt
 -- ARGV
 --   call                       random, of this call: tells its own receipt, found on a retry, from an earlier call's
@@ -42,13 +42,13 @@ elseif receipt_at then
 end
 
 -- include: clock
-local texts = redis.call('MGET', unpack(KEYS))
+local texts = redis.call('MGET', unpack(KEYS, 1, #KEYS - 2)) -- the last are an index, and a receipt that is absent
 local reply = {'refused', 0, 0, '', 0, 0, 0, 0, 0} -- room for one voucher: to grow a table takes time
 local books, again, fits = {}, false, true
 local missing = {'voucher_missing'}
 local not_live = {'session_missing'}
 for i = 1, vouchers do
-  local book_key, locks_key, text, session_text = KEYS[4 * i - 3], KEYS[4 * i - 2], texts[4 * i - 3], texts[4 * i - 1]
+  local book_key, locks_key, text, session_text = KEYS[4 * i - 3], KEYS[4 * i - 1], texts[4 * i - 3], texts[4 * i - 2]
   -- include: open
   books[i] = book
   if book then
@@ -60,7 +60,6 @@ for i = 1, vouchers do
     local credits, points = ARGV[2 * i + 3], ARGV[2 * i + 4]
     credits = credits == '-' and own_credits or credits + 0
     points = points == '-' and own_points or points + 0
-    book.credits, book.points = credits, points
     local n = 8 * i - 5
     reply[n - 1], reply[n] = credits, points
     -- include: judge
@@ -82,19 +81,20 @@ elseif not fits then
 end
 
 for i = 1, vouchers do
-  local book, session_name, receipt_key = books[i], KEYS[4 * i - 1], KEYS[4 * i]
-  if book.own_member then
+  local book, book_key, session_name, locks_key = books[i], KEYS[4 * i - 3], KEYS[4 * i - 2], KEYS[4 * i - 1]
+  local credits, points = reply[8 * i - 6], reply[8 * i - 5]
+  if book[SESSION_TEXT] then
     -- include: unlock
   end
-  local receipt = string.format('%s 1 %d %d %d %s - ', book.life, book.credits, book.points, now, call) .. session_key
+  local receipt = string.format('%s 1 %d %d %d %s - ', book[LIFE], credits, points, now, call) .. session_key
   if receipt_ttl_ms == '' then
-    redis.call('SET', receipt_key, receipt)
+    redis.call('SET', KEYS[4 * i], receipt)
   else
-    redis.call('SET', receipt_key, receipt, 'PX', receipt_ttl_ms)
+    redis.call('SET', KEYS[4 * i], receipt, 'PX', receipt_ttl_ms)
   end
-  book.quantity_used = book.quantity_used + 1
-  book.credits_used = book.credits_used + book.credits
-  book.points_used = book.points_used + book.points
+  book[QUANTITY_USED] = book[QUANTITY_USED] + 1
+  book[CREDITS_USED] = book[CREDITS_USED] + credits
+  book[POINTS_USED] = book[POINTS_USED] + points
   -- include: save
   receipts[i + 1] = receipt
 end

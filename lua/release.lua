@@ -1,8 +1,8 @@
 -- Releases a session's locks; what was redeemed stays.
 -- KEYS, for each voucher
 --   vs:{CODE}                STRING  the book
---   vs:{CODE}:locks          ZSET    its live locks
 --   vs:{CODE}:session:<key>  STRING  the session's lock
+--   vs:{CODE}:locks          ZSET    its live locks
 -- ARGV
 --   call                     random, of this call: tells what its first try has released
 --   session_key
@@ -12,10 +12,10 @@
 local call, session_key = ARGV[1], ARGV[2]
 -- include: clock
 
-local texts = redis.call('MGET', unpack(KEYS))
+local texts = redis.call('MGET', unpack(KEYS, 1, #KEYS - 1)) -- the last is an index
 local reply, books = {'released'}, {}
 for i = 1, #KEYS / 3 do
-  local book_key, locks_key, text, session_text = KEYS[3 * i - 2], KEYS[3 * i - 1], texts[3 * i - 2], texts[3 * i]
+  local book_key, locks_key, text, session_text = KEYS[3 * i - 2], KEYS[3 * i], texts[3 * i - 2], texts[3 * i - 1]
   -- include: open
   books[i], reply[i + 1] = book or false, 0
   if book then
@@ -30,8 +30,8 @@ for i = 1, #KEYS / 3 do
 end
 
 for i = 1, #books do
-  local book, session_name = books[i], KEYS[3 * i]
-  if book and book.own_member then
+  local book, book_key, session_name, locks_key = books[i], KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]
+  if book and book[SESSION_TEXT] then
     -- include: unlock
     -- include: save
   end

@@ -9,6 +9,7 @@
 --   points           counted
 -- Status
 --   repaired         1, or 0 when the voucher has changed since
+-- include: constants
 local book_key, locks_key = KEYS[1], KEYS[2]
 local audited = ARGV[1]
 local text = redis.call('GET', book_key)
@@ -16,9 +17,9 @@ if text ~= audited then
   return {'repaired', 0}
 end
 -- include: open
-book.quantity_locked, book.credits_locked, book.points_locked = ARGV[2] + 0, ARGV[3] + 0, ARGV[4] + 0
-book.next_expiry = (redis.call('ZRANGE', locks_key, 0, 0, 'WITHSCORES')[2] or 0) + 0
-book.locked_until = (redis.call('ZRANGE', locks_key, -1, -1, 'WITHSCORES')[2] or 0) + 0
+book[QUANTITY_LOCKED], book[CREDITS_LOCKED], book[POINTS_LOCKED] = ARGV[2] + 0, ARGV[3] + 0, ARGV[4] + 0
+book[NEXT_EXPIRY] = (redis.call('ZRANGE', locks_key, 0, 0, 'WITHSCORES')[2] or 0) + 0
+book[LOCKED_UNTIL] = (redis.call('ZRANGE', locks_key, -1, -1, 'WITHSCORES')[2] or 0) + 0
 -- include: save
-redis.call('PEXPIREAT', locks_key, string.format('%d', book.locked_until))
+redis.call('PEXPIREAT', locks_key, string.format('%d', book[LOCKED_UNTIL]))
 return {'repaired', 1}

@@ -2,8 +2,8 @@
 -- the others, are released by the same session if the others are locked.
 -- KEYS, for each voucher
 --   vs:{CODE}                STRING  the book
---   vs:{CODE}:locks          ZSET    its live locks
 --   vs:{CODE}:session:<key>  STRING  the session's lock
+--   vs:{CODE}:locks          ZSET    its live locks
 -- ARGV
 --   call                     random, of this call: tells a lock that its first try has set
 --   session_key              '' to lock nothing
@@ -21,11 +21,11 @@ local call, session_key, ttl_ms = ARGV[1], ARGV[2], ARGV[3]
 local vouchers = (#ARGV - 3) / 2
 -- include: clock
 
-local texts = redis.call('MGET', unpack(KEYS))
+local texts = redis.call('MGET', unpack(KEYS, 1, #KEYS - 1)) -- the last is an index
 local reply = {'answered', now, '', 0, 0, 0, 0, 0, 0, 0, 0} -- room for one voucher: to grow a table takes time
 local books, again, fits, repeated = {}, false, true, false
 for i = 1, #KEYS / 3 do
-  local book_key, locks_key, text, session_text = KEYS[3 * i - 2], KEYS[3 * i - 1], texts[3 * i - 2], texts[3 * i]
+  local book_key, locks_key, text, session_text = KEYS[3 * i - 2], KEYS[3 * i], texts[3 * i - 2], texts[3 * i - 1]
   -- include: open
   books[i] = book or false
   if book then
@@ -62,36 +62,38 @@ end
 local expires_at = now + ttl_ms
 local expires_at_text = string.format('%d', expires_at)
 for i = 1, #books do
-  local book, session_name = books[i], KEYS[3 * i]
+  local book, book_key, session_name, locks_key = books[i], KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]
   if i <= vouchers then
     local credits, points = ARGV[2 * i + 2], ARGV[2 * i + 3]
-    local member, old, removed = credits .. ' ' .. points .. ' ' .. session_key, book.own_member, 0
+    local amounts, removed = credits .. ' ' .. points, 0
+    local member = amounts .. ' ' .. session_key
     -- What comes first is refused by a server that is out of memory, and by a key of another type: nothing has changed.
-    local added = redis.call('ZADD', book.locks_key, expires_at_text, member)
-    if old and old ~= member then
-      removed = redis.call('ZREM', book.locks_key, old)
+    local added = redis.call('ZADD', locks_key, expires_at_text, member)
+    local credits_held, points_held = book[OWN_CREDITS] or 0, book[OWN_POINTS] or 0
+    if book[SESSION_TEXT] and (credits_held ~= credits or points_held ~= points) then
+      removed = redis.call('ZREM', locks_key, credits_held .. ' ' .. points_held .. ' ' .. session_key)
     end
-    local words = book.life .. ' ' .. expires_at_text .. ' ' .. credits .. ' ' .. points .. ' ' .. call
-    if texts[3 * i] then
+    local words = book[LIFE] .. ' ' .. expires_at_text .. ' ' .. amounts .. ' ' .. call
+    if texts[3 * i - 1] then
       redis.call('SET', session_name, words, 'PXAT', expires_at_text)
     elseif not redis.call('SET', session_name, words, 'PXAT', expires_at_text, 'NX') then
-      redis.call('ZREM', book.locks_key, member)
+      redis.call('ZREM', locks_key, member)
       error('CORRUPT ' .. session_name) -- a key of another type, which MGET has shown as absent
     end
-    if expires_at > book.locked_until then
-      book.locked_until = expires_at
-      redis.call('PEXPIREAT', book.locks_key, expires_at_text)
+    if expires_at > book[LOCKED_UNTIL] then
+      book[LOCKED_UNTIL] = expires_at
+      redis.call('PEXPIREAT', locks_key, expires_at_text)
     end
-    if book.quantity_locked == 0 or expires_at < book.next_expiry then
-      book.next_expiry = expires_at
+    if book[QUANTITY_LOCKED] == 0 or expires_at < book[NEXT_EXPIRY] then
+      book[NEXT_EXPIRY] = expires_at
     end
     -- The totals change by what the index has changed by, so nothing that other hands did to it is doubled.
-    book.quantity_locked = book.quantity_locked + added - removed
-    book.credits_locked = book.credits_locked + added * credits - removed * (book.own_credits or 0)
-    book.points_locked = book.points_locked + added * points - removed * (book.own_points or 0)
+    book[QUANTITY_LOCKED] = math.max(0, book[QUANTITY_LOCKED] + added - removed)
+    book[CREDITS_LOCKED] = math.max(0, book[CREDITS_LOCKED] + added * credits - removed * credits_held)
+    book[POINTS_LOCKED] = math.max(0, book[POINTS_LOCKED] + added * points - removed * points_held)
     -- include: save
     reply[9 * i], reply[9 * i + 1], reply[9 * i + 2] = expires_at, credits + 0, points + 0
-  elseif book and book.own_member then
+  elseif book and book[SESSION_TEXT] then
     -- include: unlock
     -- include: save
   end

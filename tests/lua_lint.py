@@ -20,7 +20,7 @@ FOLDER: Final = Path(__file__).parents[1] / "lua"
 # What a script may read: the part of Redis's sandbox that Valkey and fakeredis have too. It may write none of it.
 SANDBOX: Final = frozenset(
     {"redis", "KEYS", "ARGV", "cjson", "math", "string", "table"}
-    | {"error", "ipairs", "next", "pairs", "select", "tonumber", "tostring", "type", "unpack"}
+    | {"error", "ipairs", "next", "pairs", "pcall", "select", "tonumber", "tostring", "type", "unpack"}
 )
 
 

@@ -88,7 +88,7 @@ class Server:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(60)  # it may have a child that writes its append-only file
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -36,9 +37,9 @@ def gift(engine: VoucherSessions) -> VoucherSessions:
 
 
 def edit(backend: Backend, at: int, value: int) -> None:
-    words = backend.admin.get(BOOK).decode().split()  # type: ignore[union-attr]  # a sync client's bytes
-    words[at] = str(value)
-    backend.admin.set(BOOK, " ".join(words))
+    words = json.loads(backend.admin.get(BOOK))  # type: ignore[arg-type]  # a sync client's bytes
+    words[at] = value
+    backend.admin.set(BOOK, json.dumps(words))
 
 
 def figures(audit: Audit) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

@@ -248,7 +248,7 @@ EXAMPLES: Final = [
         calls.put_voucher(
             Voucher(code="OTHER", quantity=None, credits=400, points=50), Used(quantity=1, credits=20, points=30)
         ),
-        {"call": RANDOM, "quantity": "-", "credits": 400, "points": 50, "used": "bring"}
+        {"call": RANDOM, "quantity": -1, "credits": 400, "points": 50, "used": "bring"}
         | {"used_quantity": 1, "used_credits": 20, "used_points": 30},
     ),
     Example(calls.get_voucher("CODE")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -374,13 +375,14 @@ def plant_expired_locks(backend: Backend, code: str, number: int) -> None:
     """As if so many sessions of 10 credits had locked and expired, their keys gone."""
     book = f"vs:{{{code}}}"
     admin, now_ms = backend.admin, backend.clock.now_ms()
-    words = admin.get(book).decode().split()  # type: ignore[union-attr]  # a sync client's bytes
-    words[8], words[9] = str(int(words[8]) + number), str(int(words[9]) + 10 * number)
-    words[11] = str(now_ms - number)
-    words[12] = words[12] if words[12] != "0" else str(now_ms - 1)
-    admin.set(book, " ".join(words))
+    words = json.loads(admin.get(book))  # type: ignore[arg-type]  # a sync client's bytes
+    words[8] += number
+    words[9] += 10 * number
+    words[11] = now_ms - number
+    words[12] = words[12] or now_ms - 1
+    admin.set(book, json.dumps(words))
     admin.zadd(f"{book}:locks", {f"10 0 gone{at}": now_ms - 1 - at for at in range(number)})
-    admin.pexpireat(f"{book}:locks", max(int(words[12]), now_ms + 60_000))
+    admin.pexpireat(f"{book}:locks", max(words[12], now_ms + 60_000))
 
 
 # 7. redeem without a session

@@ -92,7 +92,7 @@ class Calls:
             raise InvalidRequest("voucher", "must be a Voucher")
         if not isinstance(used, Used | None):
             raise InvalidRequest("used", "must be a Used or None")
-        quantity = "-" if voucher.quantity is None else voucher.quantity
+        quantity = -1 if voucher.quantity is None else voucher.quantity
         brought: list[Arg] = ["keep", 0, 0, 0] if used is None else ["bring", used.quantity, used.credits, used.points]
         return Call(
             verb="put_voucher",

@@ -78,16 +78,16 @@ class Keys:
         return [book, book + b":locks"]
 
     def sessions(self, codes: tuple[str, ...], session_key: str) -> list[bytes]:
-        """For each voucher book, index and the session's lock."""
+        """For each voucher book, the session's lock and index."""
         session = b":session:" + session_key.encode()
-        return [key for book in self._books(codes) for key in (book, book + b":locks", book + session)]
+        return [key for book in self._books(codes) for key in (book, book + session, book + b":locks")]
 
     def sessions_and_redemptions(self, codes: tuple[str, ...], session_key: str, redemption_id: str) -> list[bytes]:
-        """For each voucher book, index, the session's lock and the redemption's receipt."""
+        """For each voucher book, the session's lock, index and the redemption's receipt."""
         session = b":session:" + session_key.encode()
         redemption = b":redemption:" + redemption_id.encode()
         return [
-            key for book in self._books(codes) for key in (book, book + b":locks", book + session, book + redemption)
+            key for book in self._books(codes) for key in (book, book + session, book + b":locks", book + redemption)
         ]
 
     def redemptions(self, codes: tuple[str, ...], redemption_id: str) -> list[bytes]:
