@@ -8,12 +8,12 @@ is told who repeats it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from servers import Server
 
-from faults.callers import ACTS
+from faults.callers import ACTS, Act, act, lock
 from faults.proxy import FAULTS, Fault, Proxy
 from faults.trials import (
     BRIEF,
@@ -27,6 +27,7 @@ from faults.trials import (
     everywhere,
     never_answered,
 )
+from voucher_sessions import Voucher
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +70,90 @@ def test_lost_as_often_as_the_client_tries(name: str, fault: Fault, places: list
 
     retrying = [place for place in places if place.caller.retries]
     everywhere((place._replace(caller=place.caller._replace(retries=3)) for place in retrying), run)
+
+
+# What others do between a call's execution and its repetition by the client stands: the repetition is the same call,
+# and it has had its effect.
+OVERTAKEN: dict[str, tuple[str, Sequence[Act]]] = {
+    "validated, then released": ("validate with an own key", [act("release", "A", "mine")]),
+    "validated, then redeemed": ("validate with an own key", [act("redeem", "A", session="mine")]),
+    "validated, then overridden": (
+        "validate with an own key",
+        [act("validate", "A", credits=9, session=lock("mine"))],
+    ),
+    "validated, then the voucher deleted": ("validate with an own key", [act("delete_voucher", "A")]),
+    "validated, then deleted and put again": (
+        "validate with an own key",
+        [act("delete_voucher", "A"), act("put_voucher", Voucher(code="A", credits=50))],
+    ),
+    "validated, then the limits lowered": (
+        "validate with an own key",
+        [act("put_voucher", Voucher(code="A", quantity=1, credits=1))],
+    ),
+    "validated, released, and validated again": (
+        "validate with an own key",
+        [act("release", "A", "mine"), act("validate", "A", credits=9, session=lock("mine"))],
+    ),
+    "overridden, then released": ("validate overrides", [act("release", "A", "k")]),
+    "overridden, then redeemed": ("validate overrides", [act("redeem", "A", session="k")]),
+    "released, then validated again": ("release", [act("validate", "A", credits=1, session=lock("k"))]),
+    "deleted, then put again": ("delete_voucher", [act("put_voucher", Voucher(code="A", credits=50))]),
+    "put, then deleted": ("put_voucher, a new one", [act("delete_voucher", "C")]),
+    "put, then put with other limits": ("put_voucher, a new one", [act("put_voucher", Voucher(code="C", credits=8))]),
+    "limits changed, and changed again": (
+        "put_voucher, new limits",
+        [act("put_voucher", Voucher(code="A", credits=90))],
+    ),
+    "limits changed, then redeemed": ("put_voucher, new limits", [act("redeem", "A", session="k")]),
+    "figures brought, then redeemed": ("put_voucher with used", [act("redeem", "A", session="k", credits=0)]),
+    "figures brought, then put with other limits": (
+        "put_voucher with used",
+        [act("put_voucher", Voucher(code="A", credits=90)), act("redeem", "A", credits=2)],
+    ),
+    "figures brought, then rolled back": ("put_voucher with used", [act("rollback", "A", "paid")]),
+    "figures brought, then deleted": ("put_voucher with used", [act("delete_voucher", "A")]),
+    "redeemed, then deleted": ("redeem with an id", [act("delete_voucher", "A")]),
+    "redeemed, then the session validated anew": (
+        "redeem a session with an id",
+        [act("validate", "A", credits=8, session=lock("k"))],
+    ),
+    "rolled back, then redeemed": ("rollback", [act("redeem", "A", credits=2)]),
+    "rolled back, then deleted and put again": (
+        "rollback",
+        [act("delete_voucher", "A"), act("put_voucher", Voucher(code="A", credits=50)), act("redeem", "A", credits=30)],
+    ),
+    "a stack validated, then released": ("validate_stack", [act("release_stack", ["A", "B"], "mine")]),
+    "a stack validated, then one of it redeemed": ("validate_stack", [act("redeem", "A", session="mine")]),
+    "a stack validated and one left, which is validated again": (
+        "validate_stack with release",
+        [act("validate", "B", credits=2, session=lock("k"))],
+    ),
+    "a stack redeemed, then one of it validated again": (
+        "redeem_stack of a session",
+        [act("validate", "B", credits=2, session=lock("k"))],
+    ),
+    "a stack released, then one of it validated again": (
+        "release_stack",
+        [act("validate", "B", credits=2, session=lock("k"))],
+    ),
+    "a stack rolled back, then redeemed": ("rollback_stack", [act("redeem", "A", credits=2)]),
+}
+
+
+@pytest.mark.parametrize("fault", ["close", "swallow"])
+@pytest.mark.parametrize("name", OVERTAKEN)
+def test_overtaken_before_the_client_repeats_it(name: str, fault: Fault, places: list[Place]) -> None:
+    made, between = OVERTAKEN[name]
+
+    def run(place: Place) -> None:
+        answered_in_the_end(ACTS[made], place, [fault], BRIEF if fault in SILENT else PATIENT, between=between)
+
+    everywhere((place for place in places if place.caller.retries), run)
+
+
+@pytest.mark.parametrize("name", OVERTAKEN)
+def test_overtaken_before_a_late_copy_comes(name: str, places: list[Place]) -> None:
+    """The client has repeated it and was answered, and went on; then its first try gets through."""
+    made, after = OVERTAKEN[name]
+    retrying = [place for place in places if place.caller.retries]
+    everywhere(retrying, lambda place: answered_in_the_end(ACTS[made], place, ["late"], BRIEF, after=after))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -14,9 +14,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from servers import Server
 
-from faults.callers import FIRST, Act, Caller, Model, changes, made_anew
+from faults.callers import FIRST, Act, Caller, Model, act, changes, made_anew
 from faults.proxy import Fault, Proxy
-from voucher_sessions import OutcomeUnknown, VoucherSessions, scripts
+from voucher_sessions import OutcomeUnknown, Validation, VoucherSessions, scripts
 
 Plan = Iterable[Fault | None]
 
@@ -69,15 +69,23 @@ class Trial:
                 copies.copy(key, self.prefix + key.removeprefix(SEED))
             copies.execute()
 
-    def lose(self, plan: Plan, timeout: float, meanwhile: Callable[[], object] | None = None) -> Any:
+    def lose(self, plan: Plan, timeout: float, *, between: Sequence[Act] = (), after: Sequence[Act] = ()) -> Any:
         """What the caller is told; then the server has answered all that reached it."""
+        others: list[Any] = []
+
+        def meanwhile() -> None:
+            others.extend(each.outcome(self.direct) for each in between)
+
         with self.caller.engine(self.proxy.port, timeout, self.prefix) as engine:
             calls = self.proxy.calls
             self.proxy.meanwhile = meanwhile
             self.proxy.follow(plan)
             outcome = self.made.outcome(engine)
+            others.extend(each.outcome(self.direct) for each in after)
             self.proxy.settle(calls + 1)
             self.proxy.follow(())
+        assert len(others) == len(between) + len(after)
+        assert not any(isinstance(each, Exception) for each in others), others
         return outcome
 
     def is_unknown(self, outcome: Any) -> Act:
@@ -104,12 +112,21 @@ class Trial:
 
 
 def answered_in_the_end(
-    made: Act, place: Place, plan: Plan, timeout: float, meanwhile: Callable[[], object] | None = None
+    made: Act, place: Place, plan: Plan, timeout: float, *, between: Sequence[Act] = (), after: Sequence[Act] = ()
 ) -> None:
-    """The client repeats the call by itself: its result is the first's, and so is its effect."""
+    """The client repeats the call by itself: its result is the first's, and so is its effect.
+
+    ``between`` come from others, when the call has been executed and before it is repeated; ``after``, when it has been
+    answered, and perhaps before its first copy has come.
+    """
     trial = Trial(made, place)
-    outcome = trial.lose(plan, timeout, meanwhile)
-    trial.model.agrees(made, outcome)
+    outcome = trial.lose(plan, timeout, between=between, after=after)
+    if isinstance(outcome, Validation) and outcome.reason == "not_found" and act("delete_voucher", "A") in between:
+        trial.model.told(made)  # it did lock, but nothing is left of that to tell
+    else:
+        trial.model.agrees(made, outcome)
+    for each in (*between, *after):
+        trial.model.told(each)
     trial.check(made_anew(made, outcome))
     trial.close()
 
