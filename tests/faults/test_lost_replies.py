@@ -25,7 +25,9 @@ from faults.trials import (
     answered_in_the_end,
     begin,
     everywhere,
+    load_scripts,
     never_answered,
+    overtaken,
 )
 from voucher_sessions import Voucher
 
@@ -72,8 +74,24 @@ def test_lost_as_often_as_the_client_tries(name: str, fault: Fault, places: list
     everywhere((place._replace(caller=place.caller._replace(retries=3)) for place in retrying), run)
 
 
-# What others do between a call's execution and its repetition by the client stands: the repetition is the same call,
-# and it has had its effect.
+@pytest.mark.parametrize("name", ACTS)
+def test_lost_with_the_script_cache_flushed(name: str, places: list[Place]) -> None:
+    """Between a script's run and its repetition, where the client repeats it; else before its run."""
+    made = ACTS[name]
+    for place in places:  # one after the other: a server's cache is everybody's
+        with place.begun.server.client() as admin:
+            if place.caller.retries:
+                answered_in_the_end(made, place, ["close", None, "reset"], PATIENT, meanwhile=admin.script_flush)
+            else:
+                admin.script_flush()
+                never_answered(made, place, [None, "close"], PATIENT, ran=True)
+                admin.script_flush()
+                never_answered(made, place, ["close"], PATIENT, ran=False)
+            load_scripts(admin)
+
+
+# What others do between a call's run and its repetition by the client stands: the repetition is the same call, and has
+# had its effect.
 OVERTAKEN: dict[str, tuple[str, Sequence[Act]]] = {
     "validated, then released": ("validate with an own key", [act("release", "A", "mine")]),
     "validated, then redeemed": ("validate with an own key", [act("redeem", "A", session="mine")]),
@@ -140,20 +158,11 @@ OVERTAKEN: dict[str, tuple[str, Sequence[Act]]] = {
 }
 
 
-@pytest.mark.parametrize("fault", ["close", "swallow"])
+@pytest.mark.parametrize("fault", ["close", "swallow", "late"])
 @pytest.mark.parametrize("name", OVERTAKEN)
-def test_overtaken_before_the_client_repeats_it(name: str, fault: Fault, places: list[Place]) -> None:
-    made, between = OVERTAKEN[name]
-
-    def run(place: Place) -> None:
-        answered_in_the_end(ACTS[made], place, [fault], BRIEF if fault in SILENT else PATIENT, between=between)
-
-    everywhere((place for place in places if place.caller.retries), run)
-
-
-@pytest.mark.parametrize("name", OVERTAKEN)
-def test_overtaken_before_a_late_copy_comes(name: str, places: list[Place]) -> None:
-    """The client has repeated it and was answered, and went on; then its first try gets through."""
-    made, after = OVERTAKEN[name]
+def test_overtaken(name: str, fault: Fault, places: list[Place]) -> None:
+    """Before the client has repeated it; with ``late``, when the repetition was answered, before the first copy came."""
+    made, others = OVERTAKEN[name]
+    timeout = BRIEF if fault in SILENT else PATIENT
     retrying = [place for place in places if place.caller.retries]
-    everywhere(retrying, lambda place: answered_in_the_end(ACTS[made], place, ["late"], BRIEF, after=after))
+    everywhere(retrying, lambda place: overtaken(ACTS[made], place, fault, timeout, others))

@@ -19,6 +19,7 @@ from faults.proxy import Fault, Proxy
 from voucher_sessions import OutcomeUnknown, Validation, VoucherSessions, scripts
 
 Plan = Iterable[Fault | None]
+Meanwhile = Callable[[], object] | None
 
 CALLERS = [Caller(*each) for each in itertools.product(("sync", "async"), (10, 0), (2, 3))]
 SILENT: tuple[Fault, ...] = ("late", "swallow", "delay")  # nothing but its timeout tells the client
@@ -38,12 +39,16 @@ class Begun(NamedTuple):
 def begin(server: Server) -> Begun:
     with server.client(decode_responses=True) as client:
         client.flushall()
-        for script in scripts.ALL:
-            client.script_load(script.text)
+        load_scripts(client)
         model = Model()
         for each in FIRST:
             model.agrees(each, each.outcome(VoucherSessions(client, prefix=SEED)))
         return Begun(server, [str(key) for key in client.scan_iter()], model.books)
+
+
+def load_scripts(client: redis.Redis) -> None:
+    for script in scripts.ALL:
+        client.script_load(script.text)
 
 
 class Place(NamedTuple):
@@ -69,23 +74,21 @@ class Trial:
                 copies.copy(key, self.prefix + key.removeprefix(SEED))
             copies.execute()
 
-    def lose(self, plan: Plan, timeout: float, *, between: Sequence[Act] = (), after: Sequence[Act] = ()) -> Any:
-        """What the caller is told; then the server has answered all that reached it."""
-        others: list[Any] = []
+    def lose(self, plan: Plan, timeout: float, meanwhile: Meanwhile = None, after: Meanwhile = None) -> Any:
+        """What the caller is told; then the server has answered all that reached it.
 
-        def meanwhile() -> None:
-            others.extend(each.outcome(self.direct) for each in between)
-
+        ``meanwhile`` happens between a script's run and the loss of its reply, ``after`` when the caller was answered.
+        """
         with self.caller.engine(self.proxy.port, timeout, self.prefix) as engine:
             calls = self.proxy.calls
             self.proxy.meanwhile = meanwhile
             self.proxy.follow(plan)
             outcome = self.made.outcome(engine)
-            others.extend(each.outcome(self.direct) for each in after)
+            if after is not None:
+                after()
             self.proxy.settle(calls + 1)
             self.proxy.follow(())
-        assert len(others) == len(between) + len(after)
-        assert not any(isinstance(each, Exception) for each in others), others
+        assert self.proxy.meanwhile is None
         return outcome
 
     def is_unknown(self, outcome: Any) -> Act:
@@ -111,22 +114,33 @@ class Trial:
         self.client.close()
 
 
-def answered_in_the_end(
-    made: Act, place: Place, plan: Plan, timeout: float, *, between: Sequence[Act] = (), after: Sequence[Act] = ()
-) -> None:
-    """The client repeats the call by itself: its result is the first's, and so is its effect.
-
-    ``between`` come from others, when the call has been executed and before it is repeated; ``after``, when it has been
-    answered, and perhaps before its first copy has come.
-    """
+def answered_in_the_end(made: Act, place: Place, plan: Plan, timeout: float, meanwhile: Meanwhile = None) -> None:
+    """The client repeats the call by itself: its result is the first's, and so is its effect."""
     trial = Trial(made, place)
-    outcome = trial.lose(plan, timeout, between=between, after=after)
-    if isinstance(outcome, Validation) and outcome.reason == "not_found" and act("delete_voucher", "A") in between:
+    outcome = trial.lose(plan, timeout, meanwhile)
+    trial.model.agrees(made, outcome)
+    trial.check(made_anew(made, outcome))
+    trial.close()
+
+
+def overtaken(made: Act, place: Place, fault: Fault, timeout: float, others: Sequence[Act]) -> None:
+    """Others come between the call's run and its repetition; with ``late``, between its answer and its first copy."""
+    trial = Trial(made, place)
+    seen: list[Any] = []
+
+    def overtake() -> None:
+        seen.extend(each.outcome(trial.direct) for each in others)
+
+    if fault == "late":
+        outcome = trial.lose([fault], timeout, after=overtake)
+    else:
+        outcome = trial.lose([fault], timeout, meanwhile=overtake)
+    if isinstance(outcome, Validation) and outcome.reason == "not_found" and act("delete_voucher", "A") in others:
         trial.model.told(made)  # it did lock, but nothing is left of that to tell
     else:
         trial.model.agrees(made, outcome)
-    for each in (*between, *after):
-        trial.model.told(each)
+    for each, told in zip(others, seen, strict=True):
+        trial.model.agrees(each, told)
     trial.check(made_anew(made, outcome))
     trial.close()
 
