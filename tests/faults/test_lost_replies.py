@@ -8,46 +8,24 @@ is told who repeats it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
-from servers import Server
 
 from faults.callers import ACTS, Act, act, lock
-from faults.proxy import FAULTS, Fault, Proxy
+from faults.proxy import FAULTS, Fault
 from faults.trials import (
     BRIEF,
-    CALLERS,
     PATIENT,
     SILENT,
-    Begun,
     Place,
     answered_in_the_end,
-    begin,
     everywhere,
     load_scripts,
     never_answered,
     overtaken,
 )
 from voucher_sessions import Voucher
-
-
-@pytest.fixture(scope="module")
-def servers(real_servers: list[Server]) -> list[Begun]:
-    return [begin(server) for server in real_servers]
-
-
-@pytest.fixture
-def places(
-    request: pytest.FixtureRequest, servers: list[Begun], proxy_of: Callable[[Server, int], Proxy]
-) -> list[Place]:
-    """One for each kind of caller; from fault to fault they go to another server."""
-    turn = request.node.callspec.indices.get("fault", 0)
-    found = []
-    for at, caller in enumerate(CALLERS):
-        begun = servers[(turn + at + at // 2 + at // 4) % len(servers)]
-        found.append(Place(caller, begun, proxy_of(begun.server, at)))
-    return found
 
 
 @pytest.mark.parametrize("fault", FAULTS)

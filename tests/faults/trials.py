@@ -107,20 +107,32 @@ class Trial:
             assert told is None or told in str(self.made) or re.fullmatch(beginning + "[A-Za-z0-9]{32}", told)
         return named
 
-    def check(self, redemption_id: str | None = None) -> None:
-        self.model.agrees_with(self.direct, redemption_id)
+    def answered(self, outcome: Any) -> None:
+        """The client has repeated the call by itself: its result is the first's, and so is its effect."""
+        self.model.agrees(self.made, outcome)
+        self.model.agrees_with(self.direct, made_anew(self.made, outcome))
+        self.client.close()
 
-    def close(self) -> None:
+    def unanswered(self, outcome: Any, *, ran: bool) -> None:
+        """The caller is told that the outcome is unknown, asks, and repeats the call as it was."""
+        named = self.is_unknown(outcome)
+        if ran:
+            self.model.told(named)
+        redemption_id = named.options.get("redemption_id")
+        self.model.agrees_with(self.direct, redemption_id)
+        self.model.agrees(named, named.outcome(self.direct))
+        self.model.agrees_with(self.direct, redemption_id)
         self.client.close()
 
 
 def answered_in_the_end(made: Act, place: Place, plan: Plan, timeout: float, meanwhile: Meanwhile = None) -> None:
-    """The client repeats the call by itself: its result is the first's, and so is its effect."""
     trial = Trial(made, place)
-    outcome = trial.lose(plan, timeout, meanwhile)
-    trial.model.agrees(made, outcome)
-    trial.check(made_anew(made, outcome))
-    trial.close()
+    trial.answered(trial.lose(plan, timeout, meanwhile))
+
+
+def never_answered(made: Act, place: Place, plan: Plan, timeout: float, *, ran: bool) -> None:
+    trial = Trial(made, place)
+    trial.unanswered(trial.lose(plan, timeout), ran=ran)
 
 
 def overtaken(made: Act, place: Place, fault: Fault, timeout: float, others: Sequence[Act]) -> None:
@@ -141,21 +153,8 @@ def overtaken(made: Act, place: Place, fault: Fault, timeout: float, others: Seq
         trial.model.agrees(made, outcome)
     for each, told in zip(others, seen, strict=True):
         trial.model.agrees(each, told)
-    trial.check(made_anew(made, outcome))
-    trial.close()
-
-
-def never_answered(made: Act, place: Place, plan: Plan, timeout: float, *, ran: bool) -> None:
-    """The caller is told that the outcome is unknown, asks, and repeats the call as it was."""
-    trial = Trial(made, place)
-    named = trial.is_unknown(trial.lose(plan, timeout))
-    if ran:
-        trial.model.told(named)
-    redemption_id = named.options.get("redemption_id")
-    trial.check(redemption_id)
-    trial.model.agrees(named, named.outcome(trial.direct))
-    trial.check(redemption_id)
-    trial.close()
+    trial.model.agrees_with(trial.direct, made_anew(made, outcome))
+    trial.client.close()
 
 
 def everywhere(places: Iterable[Place], run: Callable[[Place], None]) -> None:
