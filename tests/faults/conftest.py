@@ -9,6 +9,7 @@ import pytest
 from servers import BINARIES, Server
 
 from faults.proxy import Proxy
+from faults.trials import CALLERS, Begun, Place, begin
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +31,22 @@ def proxy_of() -> Iterator[Callable[[Server, int], Proxy]]:
     yield get
     for proxy in opened.values():
         proxy.close()
+
+
+@pytest.fixture(scope="module")
+def begun(real_servers: list[Server]) -> list[Begun]:
+    return [begin(server) for server in real_servers]
+
+
+@pytest.fixture
+def places(request: pytest.FixtureRequest, begun: list[Begun], proxy_of: Callable[[Server, int], Proxy]) -> list[Place]:
+    """One for each kind of caller; from fault to fault they go to another server."""
+    turn = request.node.callspec.indices.get("fault", 0)
+    found = []
+    for at, caller in enumerate(CALLERS):
+        where = begun[(turn + at + at // 2 + at // 4) % len(begun)]
+        found.append(Place(caller, where, proxy_of(where.server, at)))
+    return found
 
 
 @pytest.fixture(scope="session")

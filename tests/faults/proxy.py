@@ -53,6 +53,7 @@ class Proxy:
         self._plan: Iterator[Fault | None] = iter(())
         self.meanwhile: Callable[[], object] | None = None
         self.injected: Counter[str] = Counter()
+        self.connections = 0
         self.calls = 0  # script calls that clients sent
         self.answers = 0  # replies to them that the server gave
         self._changed = threading.Condition()
@@ -81,14 +82,18 @@ class Proxy:
         """What was held back is delivered, and all passes again."""
         self._loop.call_soon_threadsafe(self._mended.set)
 
-    def settle(self, calls: int, seconds: float = 30) -> None:
+    def settle(self, calls: int) -> None:
         """Wait until that many script calls have come, and the server has answered all that reached it."""
+        self._wait(lambda: self.calls >= calls and self.calls - self.injected["lost"] == self.answers)
 
-        def settled() -> bool:
-            return self.calls >= calls and self.calls - self.injected["lost"] == self.answers
+    def wait_for(self, connections: int, calls: int) -> None:
+        """Until that many have come."""
+        self._wait(lambda: self.connections >= connections and self.calls >= calls)
 
+    def _wait(self, reached: Callable[[], bool]) -> None:
         with self._changed:
-            assert self._changed.wait_for(settled, seconds), (calls, self.calls, self.answers, self.injected)
+            came = self._changed.wait_for(reached, 30)
+            assert came, (self.connections, self.calls, self.answers, self.injected)
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -114,6 +119,9 @@ class Proxy:
         await asyncio.gather(*links)
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with self._changed:
+            self.connections += 1
+            self._changed.notify_all()
         task = asyncio.current_task()
         assert task is not None
         self._links.add(task)

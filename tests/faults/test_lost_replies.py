@@ -8,43 +8,24 @@ is told who repeats it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import pytest
-from servers import Server
 
-from faults.callers import ACTS
-from faults.proxy import FAULTS, Fault, Proxy
+from faults.callers import ACTS, Act, act, lock
+from faults.proxy import FAULTS, Fault
 from faults.trials import (
     BRIEF,
-    CALLERS,
     PATIENT,
     SILENT,
-    Begun,
     Place,
     answered_in_the_end,
-    begin,
     everywhere,
+    load_scripts,
     never_answered,
+    overtaken,
 )
-
-
-@pytest.fixture(scope="module")
-def servers(real_servers: list[Server]) -> list[Begun]:
-    return [begin(server) for server in real_servers]
-
-
-@pytest.fixture
-def places(
-    request: pytest.FixtureRequest, servers: list[Begun], proxy_of: Callable[[Server, int], Proxy]
-) -> list[Place]:
-    """One for each kind of caller; from fault to fault they go to another server."""
-    turn = request.node.callspec.indices.get("fault", 0)
-    found = []
-    for at, caller in enumerate(CALLERS):
-        begun = servers[(turn + at + at // 2 + at // 4) % len(servers)]
-        found.append(Place(caller, begun, proxy_of(begun.server, at)))
-    return found
+from voucher_sessions import Voucher
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -69,3 +50,97 @@ def test_lost_as_often_as_the_client_tries(name: str, fault: Fault, places: list
 
     retrying = [place for place in places if place.caller.retries]
     everywhere((place._replace(caller=place.caller._replace(retries=3)) for place in retrying), run)
+
+
+@pytest.mark.parametrize("name", ACTS)
+def test_lost_with_the_script_cache_flushed(name: str, places: list[Place]) -> None:
+    """Between a script's run and its repetition, where the client repeats it; else before its run."""
+    made = ACTS[name]
+    for place in places:  # one after the other: a server's cache is everybody's
+        with place.begun.server.client() as admin:
+            if place.caller.retries:
+                answered_in_the_end(made, place, ["close", None, "reset"], PATIENT, meanwhile=admin.script_flush)
+            else:
+                admin.script_flush()
+                never_answered(made, place, [None, "close"], PATIENT, ran=True)
+                admin.script_flush()
+                never_answered(made, place, ["close"], PATIENT, ran=False)
+            load_scripts(admin)
+
+
+# What others do between a call's run and its repetition by the client stands: the repetition is the same call, and has
+# had its effect.
+OVERTAKEN: dict[str, tuple[str, Sequence[Act]]] = {
+    "validated, then released": ("validate with an own key", [act("release", "A", "mine")]),
+    "validated, then redeemed": ("validate with an own key", [act("redeem", "A", session="mine")]),
+    "validated, then overridden": (
+        "validate with an own key",
+        [act("validate", "A", credits=9, session=lock("mine"))],
+    ),
+    "validated, then the voucher deleted": ("validate with an own key", [act("delete_voucher", "A")]),
+    "validated, then deleted and put again": (
+        "validate with an own key",
+        [act("delete_voucher", "A"), act("put_voucher", Voucher(code="A", credits=50))],
+    ),
+    "validated, then the limits lowered": (
+        "validate with an own key",
+        [act("put_voucher", Voucher(code="A", quantity=1, credits=1))],
+    ),
+    "validated, released, and validated again": (
+        "validate with an own key",
+        [act("release", "A", "mine"), act("validate", "A", credits=9, session=lock("mine"))],
+    ),
+    "overridden, then released": ("validate overrides", [act("release", "A", "k")]),
+    "overridden, then redeemed": ("validate overrides", [act("redeem", "A", session="k")]),
+    "released, then validated again": ("release", [act("validate", "A", credits=1, session=lock("k"))]),
+    "deleted, then put again": ("delete_voucher", [act("put_voucher", Voucher(code="A", credits=50))]),
+    "put, then deleted": ("put_voucher, a new one", [act("delete_voucher", "C")]),
+    "put, then put with other limits": ("put_voucher, a new one", [act("put_voucher", Voucher(code="C", credits=8))]),
+    "limits changed, and changed again": (
+        "put_voucher, new limits",
+        [act("put_voucher", Voucher(code="A", credits=90))],
+    ),
+    "limits changed, then redeemed": ("put_voucher, new limits", [act("redeem", "A", session="k")]),
+    "figures brought, then redeemed": ("put_voucher with used", [act("redeem", "A", session="k", credits=0)]),
+    "figures brought, then put with other limits": (
+        "put_voucher with used",
+        [act("put_voucher", Voucher(code="A", credits=90)), act("redeem", "A", credits=2)],
+    ),
+    "figures brought, then rolled back": ("put_voucher with used", [act("rollback", "A", "paid")]),
+    "figures brought, then deleted": ("put_voucher with used", [act("delete_voucher", "A")]),
+    "redeemed, then deleted": ("redeem with an id", [act("delete_voucher", "A")]),
+    "redeemed, then the session validated anew": (
+        "redeem a session with an id",
+        [act("validate", "A", credits=8, session=lock("k"))],
+    ),
+    "rolled back, then redeemed": ("rollback", [act("redeem", "A", credits=2)]),
+    "rolled back, then deleted and put again": (
+        "rollback",
+        [act("delete_voucher", "A"), act("put_voucher", Voucher(code="A", credits=50)), act("redeem", "A", credits=30)],
+    ),
+    "a stack validated, then released": ("validate_stack", [act("release_stack", ["A", "B"], "mine")]),
+    "a stack validated, then one of it redeemed": ("validate_stack", [act("redeem", "A", session="mine")]),
+    "a stack validated and one left, which is validated again": (
+        "validate_stack with release",
+        [act("validate", "B", credits=2, session=lock("k"))],
+    ),
+    "a stack redeemed, then one of it validated again": (
+        "redeem_stack of a session",
+        [act("validate", "B", credits=2, session=lock("k"))],
+    ),
+    "a stack released, then one of it validated again": (
+        "release_stack",
+        [act("validate", "B", credits=2, session=lock("k"))],
+    ),
+    "a stack rolled back, then redeemed": ("rollback_stack", [act("redeem", "A", credits=2)]),
+}
+
+
+@pytest.mark.parametrize("fault", ["close", "swallow", "late"])
+@pytest.mark.parametrize("name", OVERTAKEN)
+def test_overtaken(name: str, fault: Fault, places: list[Place]) -> None:
+    """Before the client has repeated it; with ``late``, when the repetition was answered, before the first copy came."""
+    made, others = OVERTAKEN[name]
+    timeout = BRIEF if fault in SILENT else PATIENT
+    retrying = [place for place in places if place.caller.retries]
+    everywhere(retrying, lambda place: overtaken(ACTS[made], place, fault, timeout, others))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -14,11 +14,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from servers import Server
 
-from faults.callers import FIRST, Act, Caller, Model, changes, made_anew
+from faults.callers import FIRST, Act, Caller, Model, act, changes, made_anew
 from faults.proxy import Fault, Proxy
-from voucher_sessions import OutcomeUnknown, VoucherSessions, scripts
+from voucher_sessions import OutcomeUnknown, Validation, VoucherSessions, scripts
 
 Plan = Iterable[Fault | None]
+Meanwhile = Callable[[], object] | None
 
 CALLERS = [Caller(*each) for each in itertools.product(("sync", "async"), (10, 0), (2, 3))]
 SILENT: tuple[Fault, ...] = ("late", "swallow", "delay")  # nothing but its timeout tells the client
@@ -38,12 +39,16 @@ class Begun(NamedTuple):
 def begin(server: Server) -> Begun:
     with server.client(decode_responses=True) as client:
         client.flushall()
-        for script in scripts.ALL:
-            client.script_load(script.text)
+        load_scripts(client)
         model = Model()
         for each in FIRST:
             model.agrees(each, each.outcome(VoucherSessions(client, prefix=SEED)))
         return Begun(server, [str(key) for key in client.scan_iter()], model.books)
+
+
+def load_scripts(client: redis.Redis) -> None:
+    for script in scripts.ALL:
+        client.script_load(script.text)
 
 
 class Place(NamedTuple):
@@ -69,15 +74,21 @@ class Trial:
                 copies.copy(key, self.prefix + key.removeprefix(SEED))
             copies.execute()
 
-    def lose(self, plan: Plan, timeout: float, meanwhile: Callable[[], object] | None = None) -> Any:
-        """What the caller is told; then the server has answered all that reached it."""
+    def lose(self, plan: Plan, timeout: float, meanwhile: Meanwhile = None, after: Meanwhile = None) -> Any:
+        """What the caller is told; then the server has answered all that reached it.
+
+        ``meanwhile`` happens between a script's run and the loss of its reply, ``after`` when the caller was answered.
+        """
         with self.caller.engine(self.proxy.port, timeout, self.prefix) as engine:
             calls = self.proxy.calls
             self.proxy.meanwhile = meanwhile
             self.proxy.follow(plan)
             outcome = self.made.outcome(engine)
+            if after is not None:
+                after()
             self.proxy.settle(calls + 1)
             self.proxy.follow(())
+        assert self.proxy.meanwhile is None
         return outcome
 
     def is_unknown(self, outcome: Any) -> Act:
@@ -96,35 +107,54 @@ class Trial:
             assert told is None or told in str(self.made) or re.fullmatch(beginning + "[A-Za-z0-9]{32}", told)
         return named
 
-    def check(self, redemption_id: str | None = None) -> None:
-        self.model.agrees_with(self.direct, redemption_id)
+    def answered(self, outcome: Any) -> None:
+        """The client has repeated the call by itself: its result is the first's, and so is its effect."""
+        self.model.agrees(self.made, outcome)
+        self.model.agrees_with(self.direct, made_anew(self.made, outcome))
+        self.client.close()
 
-    def close(self) -> None:
+    def unanswered(self, outcome: Any, *, ran: bool) -> None:
+        """The caller is told that the outcome is unknown, asks, and repeats the call as it was."""
+        named = self.is_unknown(outcome)
+        if ran:
+            self.model.told(named)
+        redemption_id = named.options.get("redemption_id")
+        self.model.agrees_with(self.direct, redemption_id)
+        self.model.agrees(named, named.outcome(self.direct))
+        self.model.agrees_with(self.direct, redemption_id)
         self.client.close()
 
 
-def answered_in_the_end(
-    made: Act, place: Place, plan: Plan, timeout: float, meanwhile: Callable[[], object] | None = None
-) -> None:
-    """The client repeats the call by itself: its result is the first's, and so is its effect."""
+def answered_in_the_end(made: Act, place: Place, plan: Plan, timeout: float, meanwhile: Meanwhile = None) -> None:
     trial = Trial(made, place)
-    outcome = trial.lose(plan, timeout, meanwhile)
-    trial.model.agrees(made, outcome)
-    trial.check(made_anew(made, outcome))
-    trial.close()
+    trial.answered(trial.lose(plan, timeout, meanwhile))
 
 
 def never_answered(made: Act, place: Place, plan: Plan, timeout: float, *, ran: bool) -> None:
-    """The caller is told that the outcome is unknown, asks, and repeats the call as it was."""
     trial = Trial(made, place)
-    named = trial.is_unknown(trial.lose(plan, timeout))
-    if ran:
-        trial.model.told(named)
-    redemption_id = named.options.get("redemption_id")
-    trial.check(redemption_id)
-    trial.model.agrees(named, named.outcome(trial.direct))
-    trial.check(redemption_id)
-    trial.close()
+    trial.unanswered(trial.lose(plan, timeout), ran=ran)
+
+
+def overtaken(made: Act, place: Place, fault: Fault, timeout: float, others: Sequence[Act]) -> None:
+    """Others come between the call's run and its repetition; with ``late``, between its answer and its first copy."""
+    trial = Trial(made, place)
+    seen: list[Any] = []
+
+    def overtake() -> None:
+        seen.extend(each.outcome(trial.direct) for each in others)
+
+    if fault == "late":
+        outcome = trial.lose([fault], timeout, after=overtake)
+    else:
+        outcome = trial.lose([fault], timeout, meanwhile=overtake)
+    if isinstance(outcome, Validation) and outcome.reason == "not_found" and act("delete_voucher", "A") in others:
+        trial.model.told(made)  # it did lock, but nothing is left of that to tell
+    else:
+        trial.model.agrees(made, outcome)
+    for each, told in zip(others, seen, strict=True):
+        trial.model.agrees(each, told)
+    trial.model.agrees_with(trial.direct, made_anew(made, outcome))
+    trial.client.close()
 
 
 def everywhere(places: Iterable[Place], run: Callable[[Place], None]) -> None:
