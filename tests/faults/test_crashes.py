@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from faults.audit import audit
 from faults.linearizable import check
 from faults.stalled import stalled_flushing
 from faults.tills import CODES, HOUR_MS, SHORT_MS, Tills, forked
+from faults.waiting import until
 from voucher_sessions import Voucher, VoucherSessions
 
 KILLS = 25
@@ -31,13 +31,6 @@ TILLS = 4
 BOUND = 3.5
 ALWAYS = {"appendonly": "yes", "appendfsync": "always"}
 EVERYSEC = {"appendonly": "yes", "appendfsync": "everysec"}
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def wait_for_short_locks() -> None:

@@ -22,6 +22,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from faults.history import UNKNOWN, Op, Recorder, load
+from faults.waiting import until
 from voucher_sessions import Voucher, VoucherSessions, VoucherSessionsError
 from voucher_sessions._keeper import _die_with
 
@@ -80,7 +81,7 @@ class Tills:
         """With SIGKILL, at a random moment of its first carts or some later ones."""
         process, log = self._running.pop(self._random.randrange(len(self._running)))
         size = self._random.randrange(1, 8_000)
-        _wait(lambda: log.stat().st_size >= size)
+        until(lambda: log.stat().st_size >= size)
         time.sleep(self._random.uniform(0, 0.003))
         process.kill()
         process.join()
@@ -88,7 +89,7 @@ class Tills:
     def until_written(self, size: int) -> None:
         """Until the tills have logged so much more than now, all together."""
         before = self._written()
-        _wait(lambda: self._written() - before >= size)
+        until(lambda: self._written() - before >= size)
 
     def _written(self) -> int:
         return sum(log.stat().st_size for log in self.logs)
@@ -106,13 +107,6 @@ class Tills:
     @property
     def history(self) -> list[Op]:
         return load(self.logs)
-
-
-def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "the tills do not sell"
-        time.sleep(0.001)
 
 
 def _sell(socket: str, log: Path, name: str, seed: int, leave_ms: int, patient: bool) -> None:
