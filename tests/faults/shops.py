@@ -22,15 +22,19 @@ from voucher_sessions import AsyncVoucherSessions, Durability, NotDurable, Vouch
 
 @dataclass
 class Place:
-    """Where the primary is, as far as those who ask here have heard. None: they wait for the news."""
+    """Where the primary is, as far as those who ask here have heard. None: they wait for the news.
+
+    ``patience``: for how many seconds they wait for a reply.
+    """
 
     url: str | None = None
+    patience: float = 60
 
 
 class Desk:
     """The engine of one thread for the primary of the moment, sync or asyncio.
 
-    Its client repeats nothing by itself, and waits for a reply as long as the tests take.
+    Its client repeats nothing by itself.
     """
 
     def __init__(self, place: Place, durability: Durability | None, *, asynchronous: bool = False) -> None:
@@ -46,7 +50,7 @@ class Desk:
         return self._engines[url]
 
     def _open(self, url: str) -> Any:
-        options: dict[str, Any] = {"durability": self._durability, "socket_timeout": 60}
+        options: dict[str, Any] = {"durability": self._durability, "socket_timeout": self.place.patience}
         if self._loop is None:
             return VoucherSessions.from_url(url, retry=Retry(NoBackoff(), 0), **options)
         retry = redis.asyncio.retry.Retry(NoBackoff(), 0)

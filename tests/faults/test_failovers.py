@@ -19,7 +19,7 @@ from faults.linearizable import check
 from faults.replicated import trio
 from faults.shops import Place, Shop, selling
 from faults.tills import SHORT_MS
-from faults.waiting import until
+from faults.waiting import rounds, until
 from voucher_sessions import Durability, VoucherSessions
 
 CONFIRMED = Durability(replicas=1, timeout_ms=300)
@@ -37,14 +37,15 @@ def judge(url: str, shop: Shop, told: str) -> Audit:
 
 @pytest.mark.parametrize("name", list(BINARIES))
 def test_a_primary_is_killed(name: str) -> None:
-    with trio(name) as servers:
-        place = Place(servers.primary.url)
-        with selling(CONFIRMED, *4 * [place]) as shop:
-            shop.sell()
-            servers.primary.kill()
-            place.url = servers.promote().url
-            shop.sell()
-        assert judge(place.url, shop, f"{name} killed").unknown > 0, "calls were under way"
+    for _ in rounds():
+        with trio(name) as servers:
+            place = Place(servers.primary.url)
+            with selling(CONFIRMED, *4 * [place]) as shop:
+                shop.sell()
+                servers.primary.kill()
+                place.url = servers.promote().url
+                shop.sell()
+            assert judge(place.url, shop, f"{name} killed").unknown > 0, "calls were under way"
 
 
 def test_a_primary_is_killed_and_sentinels_replace_it() -> None:
@@ -62,39 +63,41 @@ def test_a_primary_is_killed_and_sentinels_replace_it() -> None:
 @pytest.mark.parametrize("name", list(BINARIES))
 def test_a_primary_is_cut_off_with_some_of_the_tills(name: str) -> None:
     """Those beside it are not confirmed, those elsewhere go on with a new one; later all are together again."""
-    with trio(name) as servers:
-        inside, outside = Place(servers.primary.url), Place(servers.street.url)
-        with selling(CONFIRMED, inside, inside, outside, outside) as shop:
-            shop.sell()
-            servers.cut_off()
-            new = servers.promote()
-            outside.url = new.url
-            shop.sell()
-            assert shop.waits_for_replies(0, 1), "nothing was confirmed there"
-            inside.url = new.url
-            shop.sell()
-            servers.follow(servers.primary, new)
-        assert judge(new.url, shop, f"{name} cut off").unknown >= 2, "calls were not confirmed"
+    for _ in rounds():
+        with trio(name) as servers:
+            inside, outside = Place(servers.primary.url), Place(servers.street.url, patience=1)
+            with selling(CONFIRMED, inside, inside, outside, outside) as shop:
+                shop.sell()
+                servers.cut_off()
+                new = servers.promote()
+                outside.url = new.url
+                shop.sell()
+                assert shop.waits_for_replies(0, 1), "nothing was confirmed there"
+                inside.url = new.url
+                shop.sell()
+                servers.follow(servers.primary, new)
+            assert judge(new.url, shop, f"{name} cut off").unknown >= 2, "calls were not confirmed"
 
 
 @pytest.mark.parametrize("name", list(BINARIES))
 @pytest.mark.parametrize("links", ["open", "cut"])
 def test_a_primary_falls_asleep_with_calls_in_flight_and_wakes_up_deposed(name: str, links: str) -> None:
     """Once it hears that its replicas have left it, and once it hears nothing."""
-    with trio(name) as servers:
-        first, second = Place(servers.primary.url), Place()
-        with selling(CONFIRMED, first, first, second, second) as shop:
-            shop.sell()
-            os.kill(servers.primary.process.pid, signal.SIGSTOP)
-            try:
-                until(lambda: shop.waits_for_replies(0, 1))
-                if links == "cut":
-                    servers.cut_off()
-                new = servers.promote()
-                second.url = new.url
+    for _ in rounds():
+        with trio(name) as servers:
+            first, second = Place(servers.primary.url), Place()
+            with selling(CONFIRMED, first, first, second, second) as shop:
                 shop.sell()
-            finally:
-                os.kill(servers.primary.process.pid, signal.SIGCONT)
-            first.url = new.url
-            shop.sell()
-        judge(new.url, shop, f"{name} asleep, its links {links}")
+                os.kill(servers.primary.process.pid, signal.SIGSTOP)
+                try:
+                    until(lambda: shop.waits_for_replies(0, 1))
+                    if links == "cut":
+                        servers.cut_off()
+                    new = servers.promote()
+                    second.url = new.url
+                    shop.sell()
+                finally:
+                    os.kill(servers.primary.process.pid, signal.SIGCONT)
+                first.url = new.url
+                shop.sell()
+            judge(new.url, shop, f"{name} asleep, its links {links}")

@@ -51,6 +51,7 @@ class Tills:
     """Running tills on the server at this socket; ``leave`` is the TTL of the locks that nobody ends."""
 
     def __init__(self, socket: str, folder: Path, *, seed: int, leave_ms: int = SHORT_MS[-1]) -> None:
+        folder.mkdir(exist_ok=True)
         self._socket, self._folder, self._leave_ms = socket, folder, leave_ms
         self._random = random.Random(seed)
         self._numbers = itertools.count()
@@ -68,8 +69,8 @@ class Tills:
 
     def open(self, number: int = 1, *, patient: bool = True) -> None:
         for _ in range(number):
-            name = f"t{next(self._numbers)}"
-            seed = self._random.randrange(2**32)
+            at = next(self._numbers)
+            name, seed = f"t{at}", 2 * self._random.randrange(2**32) + at % 2  # every other client repeats by itself
             log = self._new_log(name)
             process = forked.Process(
                 target=_sell, args=(self._socket, log, name, seed, self._leave_ms, patient), daemon=True
