@@ -22,6 +22,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from faults.history import UNKNOWN, Op, Recorder, load
+from faults.waiting import until
 from voucher_sessions import Voucher, VoucherSessions, VoucherSessionsError
 from voucher_sessions._keeper import _die_with
 
@@ -50,6 +51,7 @@ class Tills:
     """Running tills on the server at this socket; ``leave`` is the TTL of the locks that nobody ends."""
 
     def __init__(self, socket: str, folder: Path, *, seed: int, leave_ms: int = SHORT_MS[-1]) -> None:
+        folder.mkdir(exist_ok=True)
         self._socket, self._folder, self._leave_ms = socket, folder, leave_ms
         self._random = random.Random(seed)
         self._numbers = itertools.count()
@@ -67,8 +69,8 @@ class Tills:
 
     def open(self, number: int = 1, *, patient: bool = True) -> None:
         for _ in range(number):
-            name = f"t{next(self._numbers)}"
-            seed = self._random.randrange(2**32)
+            at = next(self._numbers)
+            name, seed = f"t{at}", 2 * self._random.randrange(2**32) + at % 2  # every other client repeats by itself
             log = self._new_log(name)
             process = forked.Process(
                 target=_sell, args=(self._socket, log, name, seed, self._leave_ms, patient), daemon=True
@@ -80,7 +82,7 @@ class Tills:
         """With SIGKILL, at a random moment of its first carts or some later ones."""
         process, log = self._running.pop(self._random.randrange(len(self._running)))
         size = self._random.randrange(1, 8_000)
-        _wait(lambda: log.stat().st_size >= size)
+        until(lambda: log.stat().st_size >= size)
         time.sleep(self._random.uniform(0, 0.003))
         process.kill()
         process.join()
@@ -88,7 +90,7 @@ class Tills:
     def until_written(self, size: int) -> None:
         """Until the tills have logged so much more than now, all together."""
         before = self._written()
-        _wait(lambda: self._written() - before >= size)
+        until(lambda: self._written() - before >= size)
 
     def _written(self) -> int:
         return sum(log.stat().st_size for log in self.logs)
@@ -106,13 +108,6 @@ class Tills:
     @property
     def history(self) -> list[Op]:
         return load(self.logs)
-
-
-def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "the tills do not sell"
-        time.sleep(0.001)
 
 
 def _sell(socket: str, log: Path, name: str, seed: int, leave_ms: int, patient: bool) -> None:

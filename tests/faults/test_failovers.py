@@ -1,0 +1,103 @@
+"""Primaries that die, are cut off or fall asleep while tills sell, and are replaced.
+
+With ``durability`` no acknowledged change is lost, and all that the tills were told can have come from one server that
+never failed. What was not confirmed counts as unknown, and is repeated as it was where the new primary is.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+from cluster.topology import running_sentinels
+from servers import BINARIES
+
+from faults.audit import Audit, audit
+from faults.linearizable import check
+from faults.replicated import trio
+from faults.shops import Place, Shop, selling
+from faults.tills import SHORT_MS
+from faults.waiting import rounds, until
+from voucher_sessions import Durability, VoucherSessions
+
+CONFIRMED = Durability(replicas=1, timeout_ms=300)
+
+
+def judge(url: str, shop: Shop, told: str) -> Audit:
+    time.sleep(max(SHORT_MS) / 1000 + 0.05)
+    with VoucherSessions.from_url(url) as engine:
+        found = audit(engine, shop.history)
+    print(f"{told}: {found}")
+    assert not found.lost
+    check(shop.history)
+    return found
+
+
+@pytest.mark.parametrize("name", list(BINARIES))
+def test_a_primary_is_killed(name: str) -> None:
+    for _ in rounds():
+        with trio(name) as servers:
+            place = Place(servers.primary.url)
+            with selling(CONFIRMED, *4 * [place]) as shop:
+                shop.sell()
+                servers.primary.kill()
+                place.url = servers.promote().url
+                shop.sell()
+            assert judge(place.url, shop, f"{name} killed").unknown > 0, "calls were under way"
+
+
+def test_a_primary_is_killed_and_sentinels_replace_it() -> None:
+    with running_sentinels("valkey", down_after_ms=600) as sentinels:
+        place = Place(sentinels.url)
+        with selling(CONFIRMED, *4 * [place]) as shop:
+            shop.sell()
+            primary = sentinels.primary()
+            primary.kill()
+            until(lambda: sentinels.primary() is not primary)
+            shop.sell()
+        judge(sentinels.url, shop, "valkey killed, replaced by sentinels")
+
+
+@pytest.mark.parametrize("name", list(BINARIES))
+def test_a_primary_is_cut_off_with_some_of_the_tills(name: str) -> None:
+    """Those beside it are not confirmed, those elsewhere go on with a new one; later all are together again."""
+    for _ in rounds():
+        with trio(name) as servers:
+            inside, outside = Place(servers.primary.url), Place(servers.street.url, patience=1)
+            with selling(CONFIRMED, inside, inside, outside, outside) as shop:
+                shop.sell()
+                servers.cut_off()
+                new = servers.promote()
+                outside.url = new.url
+                shop.sell()
+                assert shop.waits_for_replies(0, 1), "nothing was confirmed there"
+                inside.url = new.url
+                shop.sell()
+                servers.follow(servers.primary, new)
+            assert judge(new.url, shop, f"{name} cut off").unknown >= 2, "calls were not confirmed"
+
+
+@pytest.mark.parametrize("name", list(BINARIES))
+@pytest.mark.parametrize("links", ["open", "cut"])
+def test_a_primary_falls_asleep_with_calls_in_flight_and_wakes_up_deposed(name: str, links: str) -> None:
+    """Once it hears that its replicas have left it, and once it hears nothing."""
+    for _ in rounds():
+        with trio(name) as servers:
+            first, second = Place(servers.primary.url), Place()
+            with selling(CONFIRMED, first, first, second, second) as shop:
+                shop.sell()
+                os.kill(servers.primary.process.pid, signal.SIGSTOP)
+                try:
+                    until(lambda: shop.waits_for_replies(0, 1))
+                    if links == "cut":
+                        servers.cut_off()
+                    new = servers.promote()
+                    second.url = new.url
+                    shop.sell()
+                finally:
+                    os.kill(servers.primary.process.pid, signal.SIGCONT)
+                first.url = new.url
+                shop.sell()
+            judge(new.url, shop, f"{name} asleep, its links {links}")
