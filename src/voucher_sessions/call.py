@@ -67,7 +67,7 @@ class Again(Exception):
     """No error: more locks had expired than one script call reclaims, so the script asks to be called again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)  # not frozen: that would cost as much as all the rest of it
 class Call(Generic[T]):
     """Made ready by ``Calls``, sent by the engines. It can be sent again: a second run has no second effect.
 

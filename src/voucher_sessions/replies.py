@@ -102,11 +102,12 @@ class Verdict(NamedTuple):
 
 def validation(code: str, now_ms: int, row: Reply, *, lock: Lock | None, locked: bool) -> Validation:
     """One voucher's row of the reply 'answered'; ``locked``: this call has just set the lock."""
-    verdict = Verdict.read(row[:6])
+    *judged, expires_at_ms, credits, points = row
+    verdict = Verdict.read(judged)
     session = None
-    if lock is not None and row[6]:
-        expires_at_ms, credits, points = map(int, row[6:])
-        session = active_session(lock.key, now_ms, expires_at_ms, credits, points, lock if locked else None)
+    if lock is not None and expires_at_ms:
+        own = lock if locked else None
+        session = active_session(lock.key, now_ms, int(expires_at_ms), int(credits), int(points), own)
     return Validation(
         code=code,
         valid=verdict.reason is None,
