@@ -30,7 +30,6 @@ from voucher_sessions import (
     Voucher,
     VoucherSessions,
 )
-from voucher_sessions.durability import checked
 
 LOCK = {"type": "LOCK", "key": "cart"}
 
@@ -292,8 +291,3 @@ def test_what_counts_as_confirmed() -> None:
     Durability(replicas=1).confirm("redeem", None, [True, 1])
     Durability(fsync=True).confirm("redeem", None, [True, [1, 0]])
     Durability(replicas=1, fsync=True).confirm("redeem", None, [True, [1, 1]])
-
-
-def test_a_cluster_client_cannot_keep_the_wait_on_the_connection_of_the_change() -> None:
-    with pytest.raises(InvalidRequest, match="cluster client"):
-        checked(Durability(replicas=1), clustered=True)

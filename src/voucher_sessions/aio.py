@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import redis.asyncio
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ResponseError
 
 from voucher_sessions import clients, server
+from voucher_sessions.aio_sender import AsyncSender
 from voucher_sessions.audits import Steps
-from voucher_sessions.call import CLIENT_ERRORS, Again, Arg, Call, Patience
 from voucher_sessions.calls import Calls
 from voucher_sessions.durability import Durability
 from voucher_sessions.durability import checked as checked_durability
@@ -36,6 +32,7 @@ from voucher_sessions.models import (
     Voucher,
     VoucherState,
 )
+from voucher_sessions.pipelines import AsyncPipeline
 from voucher_sessions.requests import SessionLike
 
 T = TypeVar("T")
@@ -58,10 +55,9 @@ class AsyncVoucherSessions:
     ) -> None:
         self._client = clients.checked(client, asynchronous=True)
         clustered = clients.is_cluster(client)
-        self._patience_seconds = clients.patience_seconds(client)
-        self._durability = checked_durability(durability, clustered=clustered)
+        self._durability = checked_durability(durability)
         self._calls = Calls(Keys(prefix, partition, clustered=clustered), receipt_ttl)
-        self._agreement = self._calls.agree_on_partition()
+        self._sender = AsyncSender(self._client, self._durability, self._calls.agree_on_partition())
         self._opened: clients.AsyncOpened | None = None
 
     @classmethod
@@ -76,7 +72,7 @@ class AsyncVoucherSessions:
         **client_options: object,
     ) -> Self:
         """See ``VoucherSessions.from_url``. Not awaited; ``embedded://`` waits here until its server has started."""
-        checked_durability(durability, clustered=False)
+        checked_durability(durability)
         Calls(Keys(prefix, partition), receipt_ttl)  # bad input is told before a server is started for it
         opened = clients.open_url_async(url, client_options)
         engine = cls(opened.client, prefix=prefix, partition=partition, durability=durability, receipt_ttl=receipt_ttl)
@@ -104,21 +100,21 @@ class AsyncVoucherSessions:
 
     async def put_voucher(self, voucher: Voucher, *, used: Used | None = None) -> VoucherState:
         """See ``VoucherSessions.put_voucher``."""
-        return await self._run(self._calls.put_voucher(voucher, used))
+        return await self._sender.run(self._calls.put_voucher(voucher, used))
 
     async def get_voucher(self, code: str) -> VoucherState:
         """See ``VoucherSessions.get_voucher``."""
-        return await self._run(self._calls.get_voucher(code))
+        return await self._sender.run(self._calls.get_voucher(code))
 
     async def delete_voucher(self, code: str) -> bool:
         """See ``VoucherSessions.delete_voucher``."""
-        return await self._run(self._calls.delete_voucher(code))
+        return await self._sender.run(self._calls.delete_voucher(code))
 
     async def validate(
         self, code: str, *, credits: int = 0, points: int = 0, session: SessionLike | None = None
     ) -> Validation:
         """See ``VoucherSessions.validate``."""
-        return await self._run(self._calls.validate(code, credits, points, session))
+        return await self._sender.run(self._calls.validate(code, credits, points, session))
 
     async def redeem(
         self,
@@ -131,29 +127,31 @@ class AsyncVoucherSessions:
         if_session_missing: IfSessionMissing = "raise",
     ) -> Redemption:
         """See ``VoucherSessions.redeem``."""
-        return await self._run(self._calls.redeem(code, credits, points, session, redemption_id, if_session_missing))
+        return await self._sender.run(
+            self._calls.redeem(code, credits, points, session, redemption_id, if_session_missing)
+        )
 
     async def release(self, code: str, session_key: str) -> Release:
         """See ``VoucherSessions.release``."""
-        return await self._run(self._calls.release(code, session_key))
+        return await self._sender.run(self._calls.release(code, session_key))
 
     async def rollback(self, code: str, redemption_id: str) -> Rollback:
         """See ``VoucherSessions.rollback``."""
-        return await self._run(self._calls.rollback(code, redemption_id))
+        return await self._sender.run(self._calls.rollback(code, redemption_id))
 
     async def list_sessions(self, code: str, *, limit: int = 100) -> list[ActiveSession]:
         """See ``VoucherSessions.list_sessions``."""
-        return await self._run(self._calls.list_sessions(code, limit))
+        return await self._sender.run(self._calls.list_sessions(code, limit))
 
     async def get_redemption(self, code: str, redemption_id: str) -> Redemption:
         """See ``VoucherSessions.get_redemption``."""
-        return await self._run(self._calls.get_redemption(code, redemption_id))
+        return await self._sender.run(self._calls.get_redemption(code, redemption_id))
 
     async def validate_stack(
         self, redeemables: Sequence[Redeemable], *, session: SessionLike | None = None, release: Sequence[str] = ()
     ) -> StackValidation:
         """See ``VoucherSessions.validate_stack``."""
-        return await self._run(self._calls.validate_stack(redeemables, session, release))
+        return await self._sender.run(self._calls.validate_stack(redeemables, session, release))
 
     async def redeem_stack(
         self,
@@ -164,15 +162,19 @@ class AsyncVoucherSessions:
         if_session_missing: IfSessionMissing = "raise",
     ) -> StackRedemption:
         """See ``VoucherSessions.redeem_stack``."""
-        return await self._run(self._calls.redeem_stack(redeemables, session, redemption_id, if_session_missing))
+        return await self._sender.run(self._calls.redeem_stack(redeemables, session, redemption_id, if_session_missing))
 
     async def release_stack(self, codes: Sequence[str], session_key: str) -> list[Release]:
         """See ``VoucherSessions.release_stack``."""
-        return await self._run(self._calls.release_stack(codes, session_key))
+        return await self._sender.run(self._calls.release_stack(codes, session_key))
 
     async def rollback_stack(self, codes: Sequence[str], redemption_id: str) -> list[Rollback]:
         """See ``VoucherSessions.rollback_stack``."""
-        return await self._run(self._calls.rollback_stack(codes, redemption_id))
+        return await self._sender.run(self._calls.rollback_stack(codes, redemption_id))
+
+    def pipeline(self) -> AsyncPipeline:
+        """See ``VoucherSessions.pipeline``."""
+        return AsyncPipeline(self._calls, self._sender)
 
     async def check_server(self) -> list[Finding]:
         """See ``VoucherSessions.check_server``."""
@@ -182,7 +184,7 @@ class AsyncVoucherSessions:
         for node in clients.primaries(self._client):
             permissions = self._calls.check_permissions(node.tag)
             questions = server.questions(permissions, self._durability)
-            answers = {about: await self._ask(question, node.options) for about, question in questions.items()}
+            answers = {about: await self._sender.ask(question, node.options) for about, question in questions.items()}
             found += server.findings(node.address, answers, permissions, self._durability)
         return found
 
@@ -198,66 +200,7 @@ class AsyncVoucherSessions:
         try:
             call = next(steps)
             while True:
-                call = steps.send(await self._run(call))
+                call = steps.send(await self._sender.run(call))
         except StopIteration as end:
             result: T = end.value
             return result
-
-    async def _run(self, call: Call[T]) -> T:
-        if self._agreement is not None:
-            await self._answer(self._agreement)
-            self._agreement = None
-        return await self._answer(call)
-
-    async def _answer(self, call: Call[T]) -> T:
-        """Send a call until it is answered: once, but for the moments of a mass expiry, a failover, a resharding."""
-        patience = Patience(self._patience_seconds)
-        while True:
-            try:
-                reply, *confirmation = await self._evaluate(call)
-            except CLIENT_ERRORS as error:
-                await asyncio.sleep(call.pause_after(error, patience))
-                continue
-            try:
-                result = call.result(reply)
-            except Again:
-                continue
-            if self._durability is not None and call.changes:
-                self._durability.confirm(call.verb, result, confirmation)
-            return result
-
-    async def _evaluate(self, call: Call[T]) -> list[Any]:
-        numbered = len(call.keys), *call.keys, *call.args
-        try:
-            return await self._send(call, "EVALSHA", call.script.sha, *numbered)
-        except NoScriptError:  # a restart, SCRIPT FLUSH, a new replica: EVAL loads it again
-            return await self._send(call, "EVAL", call.script.text, *numbered)
-
-    async def _send(self, call: Call[T], *command: Arg) -> list[Any]:
-        """The script's reply, and what the server says of its durability.
-
-        Undecoded, whatever the host's client does: codes and keys are bytes here, and never somebody's encoding.
-        """
-        if self._durability is None or not call.changes:
-            try:
-                return [await self._client.execute_command(*command, NEVER_DECODE=True)]
-            except AttributeError as error:
-                # When a cluster is down, redis-py closes its connections; a task about to write to one fails like this.
-                raise RedisConnectionError("the connection was closed by another task") from error
-        async with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.execute_command(*command, NEVER_DECODE=True)
-            for each in self._durability.commands(call.keys[0]):
-                pipeline.execute_command(*each)
-            replies: list[Any] = await pipeline.execute(raise_on_error=False)
-        if isinstance(replies[0], Exception):
-            raise replies[0]
-        return replies
-
-    async def _ask(self, question: tuple[Arg, ...], options: dict[str, Any]) -> server.Answer:
-        """What one server says to a question, or why it does not."""
-        asked_at = time.time()
-        try:
-            said = await self._client.execute_command(*question, NEVER_DECODE=True, **options)
-        except ResponseError as error:
-            said = error
-        return server.Answer(said, asked_at, time.time())

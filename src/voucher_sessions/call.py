@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Final, Generic, TypeVar
 
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
@@ -41,8 +42,8 @@ Arg = bytes | int | str
 
 # What a client raises for a command that failed; RedisClusterException is none of redis-py's RedisErrors.
 CLIENT_ERRORS: Final = (RedisError, RedisClusterException)
-# The script did not run: its slot is on its way to another node, has no primary for now, or the server loads its data.
-_NOT_RUN: Final = (TryAgainError, ClusterError, SlotNotCoveredError, BusyLoadingError)
+# The script did not run: its slot has moved or is about to, has no primary for now, or the server loads its data.
+_NOT_RUN: Final = (TryAgainError, ClusterError, SlotNotCoveredError, BusyLoadingError, AskError)
 # The reply did not come; before RedisClusterException, nor did the news of who is primary now.
 _LOST: Final = (RedisConnectionError, RedisTimeoutError, RedisClusterException)
 # redis-py counts a refused password among the failed connections, but nothing can have run then.
@@ -109,22 +110,26 @@ class Call(Generic[T]):
         """Seconds until the call is to be sent again; where that does not help, raises what its failure means."""
         if _is_passing(error) and not patience.is_over():
             return uniform(0.02, 0.08)
-        self._raise_from(error)
-        raise error
+        raise self.meaning(error)
 
-    def _raise_from(self, error: RedisError | RedisClusterException) -> None:
-        """Raise what a failed command means for this call; return where the client's own error says it best."""
+    def meaning(self, error: Exception) -> Exception:
+        """What a failed command means for this call: an error of ours, or the client's own where that says it best."""
+        meant = error
         # A client may have sent it several times: that the last try did not run says nothing of the first.
-        if self.changes and _is_passing(error):
-            raise OutcomeUnknown(
-                self.verb, self.codes, session_key=self.session_key, redemption_id=self.redemption_id
-            ) from error
-        if isinstance(error, ResponseError) and any(word in str(error) for word in ("CORRUPT ", "WRONGTYPE ")):
-            raise CorruptState(
-                f"{self.verb}: a key of {', '.join(map(repr, self.codes))} holds what this library never wrote"
-            ) from error
-        if isinstance(error, ResponseError) and not _is_passing(error):
-            raise ServerRefused(self.verb, self.codes, str(error), _remedy(error)) from error
+        if _is_passing(error):
+            if self.changes:
+                meant = OutcomeUnknown(
+                    self.verb, self.codes, session_key=self.session_key, redemption_id=self.redemption_id
+                )
+        elif isinstance(error, ResponseError):
+            if any(word in str(error) for word in ("CORRUPT ", "WRONGTYPE ")):
+                codes = ", ".join(map(repr, self.codes))
+                meant = CorruptState(f"{self.verb}: a key of {codes} holds what this library never wrote")
+            else:
+                meant = ServerRefused(self.verb, self.codes, str(error), _remedy(error))
+        if meant is not error:
+            meant.__cause__ = error
+        return meant
 
     def _told(self, reply: Reply) -> list[str]:
         """The vouchers that a status speaks of, which counts from 1."""

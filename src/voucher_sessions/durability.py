@@ -7,12 +7,15 @@ deposed meanwhile cannot confirm it.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 
 from pydantic import Field
 
+from voucher_sessions.call import Call
 from voucher_sessions.errors import InvalidRequest, NotDurable
 from voucher_sessions.models import Request
+
+T = TypeVar("T")
 
 _FENCE_TTL_MS: Final = 1000
 
@@ -59,16 +62,19 @@ class Durability(Request):
             )
 
 
-def checked(durability: object, *, clustered: bool) -> Durability | None:
-    """What the engine was given, if it can be had with its client."""
+def confirmed(durability: Durability | None, call: Call[T], result: T, answers: list[object]) -> T:
+    """The result of a call, if all that it must be is confirmed, else ``NotDurable``."""
+    if durability is not None and call.changes:
+        durability.confirm(call.verb, result, answers)
+    return result
+
+
+def checked(durability: object) -> Durability | None:
+    """What the engine was given."""
     if durability is None:
         return None
     if not isinstance(durability, Durability):
         raise InvalidRequest("durability", "must be a Durability or None")
     if not durability.replicas and not durability.fsync:
         raise InvalidRequest("durability", "asks for nothing: give it replicas or fsync")
-    if clustered:
-        raise InvalidRequest(
-            "durability", "cannot be had with a cluster client: it does not keep WAIT on the connection of the change"
-        )
     return durability

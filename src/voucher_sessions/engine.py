@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import redis
-from redis.exceptions import NoScriptError, ResponseError
 
 from voucher_sessions import clients, server
 from voucher_sessions.audits import Steps
-from voucher_sessions.call import CLIENT_ERRORS, Again, Arg, Call, Patience
 from voucher_sessions.calls import Calls
 from voucher_sessions.durability import Durability
 from voucher_sessions.durability import checked as checked_durability
@@ -34,7 +31,9 @@ from voucher_sessions.models import (
     Voucher,
     VoucherState,
 )
+from voucher_sessions.pipelines import Pipeline
 from voucher_sessions.requests import SessionLike
+from voucher_sessions.sender import Sender
 
 T = TypeVar("T")
 
@@ -66,10 +65,9 @@ class VoucherSessions:
     ) -> None:
         self._client = clients.checked(client, asynchronous=False)
         clustered = clients.is_cluster(client)
-        self._patience_seconds = clients.patience_seconds(client)
-        self._durability = checked_durability(durability, clustered=clustered)
+        self._durability = checked_durability(durability)
         self._calls = Calls(Keys(prefix, partition, clustered=clustered), receipt_ttl)
-        self._agreement = self._calls.agree_on_partition()
+        self._sender = Sender(self._client, self._durability, self._calls.agree_on_partition())
         self._opened: clients.Opened | None = None
 
     @classmethod
@@ -90,7 +88,7 @@ class VoucherSessions:
         keeps its data in that folder (``embedded://``: a temporary one); ``memory://`` is fakeredis, in this process
         alone. ``client_options`` go to the client.
         """
-        checked_durability(durability, clustered=False)
+        checked_durability(durability)
         Calls(Keys(prefix, partition), receipt_ttl)  # bad input is told before a server is started for it
         opened = clients.open_url(url, client_options)
         engine = cls(opened.client, prefix=prefix, partition=partition, durability=durability, receipt_ttl=receipt_ttl)
@@ -122,15 +120,15 @@ class VoucherSessions:
         Locks stay, and so does what is used, unless ``used`` brings the figures of another system. Limits may fall
         below what is used and locked: nothing breaks, and nothing new is granted.
         """
-        return self._run(self._calls.put_voucher(voucher, used))
+        return self._sender.run(self._calls.put_voucher(voucher, used))
 
     def get_voucher(self, code: str) -> VoucherState:
         """How a voucher stands. Raises ``VoucherNotFound``."""
-        return self._run(self._calls.get_voucher(code))
+        return self._sender.run(self._calls.get_voucher(code))
 
     def delete_voucher(self, code: str) -> bool:
         """Delete a voucher with its sessions; True if there was one. Receipts are history and stay (semantics 16)."""
-        return self._run(self._calls.delete_voucher(code))
+        return self._sender.run(self._calls.delete_voucher(code))
 
     def validate(
         self, code: str, *, credits: int = 0, points: int = 0, session: SessionLike | None = None
@@ -144,7 +142,7 @@ class VoucherSessions:
         ``session`` is a ``Session`` or the seed documents' mapping: ``{"type": "LOCK", "key": …, "ttl": 7,
         "ttl_unit": "DAYS"}``; a key left out is generated before anything is sent.
         """
-        return self._run(self._calls.validate(code, credits, points, session))
+        return self._sender.run(self._calls.validate(code, credits, points, session))
 
     def redeem(
         self,
@@ -165,26 +163,26 @@ class VoucherSessions:
         Raises ``LimitExceeded`` (one of three), ``SessionNotFound`` unless ``if_session_missing="redeem"``,
         ``VoucherNotFound``, ``RedemptionConflict`` when the id stands for another request. Then nothing was changed.
         """
-        return self._run(self._calls.redeem(code, credits, points, session, redemption_id, if_session_missing))
+        return self._sender.run(self._calls.redeem(code, credits, points, session, redemption_id, if_session_missing))
 
     def release(self, code: str, session_key: str) -> Release:
         """Release a session's lock before it expires; ``released=False`` if it was not live (semantics 12)."""
-        return self._run(self._calls.release(code, session_key))
+        return self._sender.run(self._calls.release(code, session_key))
 
     def rollback(self, code: str, redemption_id: str) -> Rollback:
         """Give back exactly what a redemption took, once; again: ``replayed=True`` (semantics 11).
 
         It never revives a lock. Raises ``RedemptionNotFound``.
         """
-        return self._run(self._calls.rollback(code, redemption_id))
+        return self._sender.run(self._calls.rollback(code, redemption_id))
 
     def list_sessions(self, code: str, *, limit: int = 100) -> list[ActiveSession]:
         """The live sessions of a voucher, soonest to expire first, 10,000 at most. Raises ``VoucherNotFound``."""
-        return self._run(self._calls.list_sessions(code, limit))
+        return self._sender.run(self._calls.list_sessions(code, limit))
 
     def get_redemption(self, code: str, redemption_id: str) -> Redemption:
         """The receipt of a redemption. Raises ``RedemptionNotFound``."""
-        return self._run(self._calls.get_redemption(code, redemption_id))
+        return self._sender.run(self._calls.get_redemption(code, redemption_id))
 
     def validate_stack(
         self, redeemables: Sequence[Redeemable], *, session: SessionLike | None = None, release: Sequence[str] = ()
@@ -194,7 +192,7 @@ class VoucherSessions:
         ``release`` names codes that left the cart: where all is valid, the same session's locks on them are released
         in the same step. On a cluster all codes of the call must share a slot, else ``CrossSlotStack``.
         """
-        return self._run(self._calls.validate_stack(redeemables, session, release))
+        return self._sender.run(self._calls.validate_stack(redeemables, session, release))
 
     def redeem_stack(
         self,
@@ -209,15 +207,19 @@ class VoucherSessions:
         Each voucher gets a receipt of its own under the one ``redemption_id``. The error of a refusal tells every
         voucher that is in the way: ``LimitExceeded.refusals``, ``SessionNotFound.codes``, ``VoucherNotFound.codes``.
         """
-        return self._run(self._calls.redeem_stack(redeemables, session, redemption_id, if_session_missing))
+        return self._sender.run(self._calls.redeem_stack(redeemables, session, redemption_id, if_session_missing))
 
     def release_stack(self, codes: Sequence[str], session_key: str) -> list[Release]:
         """``release`` for 1 to 30 vouchers in one script."""
-        return self._run(self._calls.release_stack(codes, session_key))
+        return self._sender.run(self._calls.release_stack(codes, session_key))
 
     def rollback_stack(self, codes: Sequence[str], redemption_id: str) -> list[Rollback]:
         """``rollback`` for 1 to 30 vouchers in one script: all that have a receipt of this id, or none."""
-        return self._run(self._calls.rollback_stack(codes, redemption_id))
+        return self._sender.run(self._calls.rollback_stack(codes, redemption_id))
+
+    def pipeline(self) -> Pipeline:
+        """Queue calls, and send them together: ``with engine.pipeline() as pipe: pipe.redeem(…); pipe.execute()``."""
+        return Pipeline(self._calls, self._sender)
 
     def check_server(self) -> list[Finding]:
         """Whether the server is what the engine's promises need, as findings with a remedy each; none: all is well.
@@ -235,7 +237,7 @@ class VoucherSessions:
         for node in clients.primaries(self._client):
             permissions = self._calls.check_permissions(node.tag)
             questions = server.questions(permissions, self._durability)
-            answers = {about: self._ask(question, node.options) for about, question in questions.items()}
+            answers = {about: self._sender.ask(question, node.options) for about, question in questions.items()}
             found += server.findings(node.address, answers, permissions, self._durability)
         return found
 
@@ -258,62 +260,7 @@ class VoucherSessions:
         try:
             call = next(steps)
             while True:
-                call = steps.send(self._run(call))
+                call = steps.send(self._sender.run(call))
         except StopIteration as end:
             result: T = end.value
             return result
-
-    def _run(self, call: Call[T]) -> T:
-        if self._agreement is not None:
-            self._answer(self._agreement)
-            self._agreement = None
-        return self._answer(call)
-
-    def _answer(self, call: Call[T]) -> T:
-        """Send a call until it is answered: once, but for the moments of a mass expiry, a failover, a resharding."""
-        patience = Patience(self._patience_seconds)
-        while True:
-            try:
-                reply, *confirmation = self._evaluate(call)
-            except CLIENT_ERRORS as error:
-                time.sleep(call.pause_after(error, patience))
-                continue
-            try:
-                result = call.result(reply)
-            except Again:
-                continue
-            if self._durability is not None and call.changes:
-                self._durability.confirm(call.verb, result, confirmation)
-            return result
-
-    def _evaluate(self, call: Call[T]) -> list[Any]:
-        numbered = len(call.keys), *call.keys, *call.args
-        try:
-            return self._send(call, "EVALSHA", call.script.sha, *numbered)
-        except NoScriptError:  # a restart, SCRIPT FLUSH, a new replica: EVAL loads it again
-            return self._send(call, "EVAL", call.script.text, *numbered)
-
-    def _send(self, call: Call[T], *command: Arg) -> list[Any]:
-        """The script's reply, and what the server says of its durability.
-
-        Undecoded, whatever the host's client does: codes and keys are bytes here, and never somebody's encoding.
-        """
-        if self._durability is None or not call.changes:
-            return [self._client.execute_command(*command, NEVER_DECODE=True)]
-        with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.execute_command(*command, NEVER_DECODE=True)
-            for each in self._durability.commands(call.keys[0]):
-                pipeline.execute_command(*each)
-            replies: list[Any] = pipeline.execute(raise_on_error=False)
-        if isinstance(replies[0], Exception):
-            raise replies[0]
-        return replies
-
-    def _ask(self, question: tuple[Arg, ...], options: dict[str, Any]) -> server.Answer:
-        """What one server says to a question, or why it does not."""
-        asked_at = time.time()
-        try:
-            said = self._client.execute_command(*question, NEVER_DECODE=True, **options)
-        except ResponseError as error:
-            said = error
-        return server.Answer(said, asked_at, time.time())

@@ -1,0 +1,135 @@
+"""How calls travel over a client of redis-py: sent until they are answered, confirmed, one by one or in batches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+from redis.exceptions import AskError, NoScriptError, ResponseError
+
+from voucher_sessions import batches, clients
+from voucher_sessions.call import CLIENT_ERRORS, Again, Arg, Call, Patience
+from voucher_sessions.durability import Durability, confirmed
+from voucher_sessions.server import Answer
+
+T = TypeVar("T")
+
+
+class Sender:
+    """Sends the calls of one engine. ``agreement`` is the call that goes before all others, if there is one."""
+
+    def __init__(self, client: Any, durability: Durability | None, agreement: Call[None] | None) -> None:
+        self._client = client
+        self._clustered = clients.is_cluster(client)
+        self._patience_seconds = clients.patience_seconds(client)
+        self._durability = durability
+        self._agreement = agreement
+
+    def run(self, call: Call[T]) -> T:
+        """The result of a call; raises what its failure means."""
+        self._agree()
+        return self._answer(call)
+
+    def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        """The results of calls that travel together, the exceptions of those that failed in their places."""
+        self._agree()
+        outcomes: list[Any] = [batches.ALONE] * len(calls)
+        for places in self._by_node(calls):
+            batch = [calls[at] for at in places]
+            try:
+                commands = batches.commands(batch, self._durability)
+                replies = self._send_together(batch[0].keys[0], commands)
+            except CLIENT_ERRORS as error:
+                replies = [error] * len(batch)
+            for at, outcome in zip(places, batches.settle(batch, replies, self._durability), strict=True):
+                outcomes[at] = outcome
+        for at, call in enumerate(calls):
+            if outcomes[at] is batches.ALONE:
+                outcomes[at] = self._answer_alone(call)
+        return outcomes
+
+    def ask(self, question: tuple[Arg, ...], options: dict[str, Any]) -> Answer:
+        """What one server says to a question, or why it does not."""
+        asked_at = time.time()
+        try:
+            said = self._client.execute_command(*question, NEVER_DECODE=True, **options)
+        except ResponseError as error:
+            said = error
+        return Answer(said, asked_at, time.time())
+
+    def _agree(self) -> None:
+        if self._agreement is not None:
+            self._answer(self._agreement)
+            self._agreement = None
+
+    def _answer(self, call: Call[T]) -> T:
+        """Send a call until it is answered: once, but for the moments of a mass expiry, a failover, a resharding."""
+        patience = Patience(self._patience_seconds)
+        while True:
+            try:
+                reply, *confirmation = self._evaluate(call)
+            except CLIENT_ERRORS as error:
+                time.sleep(call.pause_after(error, patience))
+                continue
+            try:
+                result = call.result(reply)
+            except Again:
+                continue
+            return confirmed(self._durability, call, result, confirmation)
+
+    def _answer_alone(self, call: Call[Any]) -> Any:
+        try:
+            return self._answer(call)
+        except Exception as error:
+            return error
+
+    def _evaluate(self, call: Call[T]) -> list[Any]:
+        numbered = len(call.keys), *call.keys, *call.args
+        try:
+            return self._send(call, "EVALSHA", call.script.sha, *numbered)
+        except NoScriptError:  # a restart, SCRIPT FLUSH, a new replica: EVAL loads it again
+            return self._send(call, "EVAL", call.script.text, *numbered)
+
+    def _send(self, call: Call[T], *command: Arg) -> list[Any]:
+        """The script's reply, and what the server says of its durability.
+
+        Undecoded, whatever the host's client does: codes and keys are bytes here, and never somebody's encoding.
+        """
+        if self._durability is None or not call.changes:
+            return [self._client.execute_command(*command, NEVER_DECODE=True)]
+        replies = self._send_together(call.keys[0], [command, *self._durability.commands(call.keys[0])])
+        if isinstance(replies[0], Exception):
+            raise replies[0]
+        return replies
+
+    def _by_node(self, calls: Sequence[Call[Any]]) -> list[list[int]]:
+        """The places of the calls that travel together: all of them, or on a cluster those of each node."""
+        if not self._clustered:
+            return [list(range(len(calls)))] if calls else []
+        try:
+            return batches.grouped(self._client.get_node_from_key(call.keys[0]).name for call in calls)
+        except CLIENT_ERRORS:  # a slot without a node: it may have one when the call is sent by itself
+            return []
+
+    def _send_together(self, key: bytes, commands: Iterable[tuple[Arg, ...]]) -> list[Any]:
+        """The replies, and errors, to commands that go over one connection, on a cluster to the node of the key."""
+        try:
+            node = self._client
+            if self._clustered:
+                node = node.get_redis_connection(node.get_node_from_key(key))
+            with node.pipeline(transaction=False) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*command, NEVER_DECODE=True)
+                replies: list[Any] = pipeline.execute(raise_on_error=False)
+        except CLIENT_ERRORS:
+            self._look_again()
+            raise
+        if any(isinstance(reply, AskError) for reply in replies):
+            self._look_again()
+        return replies
+
+    def _look_again(self) -> None:
+        """Have a cluster's client ask who serves what, which it does by itself for single commands only."""
+        if self._clustered:
+            self._client.nodes_manager.initialize()

@@ -1,0 +1,127 @@
+"""Pipelines and ``durability=`` on a cluster and through Sentinel: each call goes to the node of its voucher."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import random
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis.exceptions
+from conftest import Backend
+
+from cluster.topology import Cluster, running_cluster, slot_of, until
+from voucher_sessions import AsyncVoucherSessions, Durability, NotDurable, OutcomeUnknown, Voucher, VoucherSessions
+
+CODES = [f"V{at}" for at in range(40)]
+LOCK = {"type": "LOCK", "key": "cart"}
+
+
+@pytest.fixture
+def execute(loop: asyncio.AbstractEventLoop) -> Callable[..., list[Any]]:
+    """Executes a pipeline of either kind."""
+
+    def execute(pipe: Any, **options: Any) -> list[Any]:
+        results: Any = pipe.execute(**options)
+        return loop.run_until_complete(results) if inspect.isawaitable(results) else results
+
+    return execute
+
+
+@pytest.mark.parametrize("durability", [None, Durability(replicas=1, timeout_ms=5000)], ids=["", "durable"])
+def test_a_batch_is_split_per_node(
+    make_engine: Callable[..., VoucherSessions],
+    execute: Callable[..., list[Any]],
+    durability: Durability | None,
+    backend: Backend,
+) -> None:
+    engine = make_engine(durability=durability)
+    pipe: Any = engine.pipeline()
+    for code in CODES:
+        pipe.put_voucher(Voucher(code=code, credits=100)).validate(code, credits=30, session=LOCK)
+        pipe.redeem(code, session="cart", redemption_id="order")
+    results = execute(pipe)
+    assert [result.code for result in results] == [code for code in CODES for _ in range(3)]
+    assert all(done.credits == 30 for done in results[2::3])
+    for code in CODES:
+        assert engine.redeem(code, session="cart", redemption_id="order").replayed
+        assert engine.get_voucher(code).credits.used == 30
+    assert backend.keys()
+
+
+def test_a_slot_that_has_moved_is_found(execute: Callable[..., list[Any]]) -> None:
+    """By batches, and by calls that wait for replicas, which a cluster's client does not redirect by itself."""
+    with running_cluster("valkey", node_timeout_ms=10_000) as cluster:
+        loop = asyncio.new_event_loop()
+        try:
+            loop.run_until_complete(_sell_while_slots_move(cluster))
+        finally:
+            loop.close()
+
+
+async def _sell_while_slots_move(cluster: Cluster) -> None:
+    durability = Durability(replicas=1, timeout_ms=5000)
+    waiting = AsyncVoucherSessions.from_url(cluster.url, durability=durability)
+    with VoucherSessions.from_url(cluster.url, durability=durability) as engine:
+        for at in range(6):
+            code = random.choice(CODES)
+            await waiting.put_voucher(Voucher(code=code, credits=100))
+            engine.put_voucher(Voucher(code=code, credits=100))
+            cluster.move(slot_of(f"vs:{{{code}}}"))
+            until(cluster.is_whole)
+            if at % 2:
+                assert engine.redeem(code, credits=1, redemption_id=f"{at}").credits == 1
+                assert (await waiting.redeem(code, credits=1, redemption_id=f"{at}")).replayed
+                await waiting.delete_voucher(code)
+            else:
+                async_results = await waiting.pipeline().redeem(code, credits=1, redemption_id=f"{at}").execute()
+                results = engine.pipeline().redeem(code, credits=1, redemption_id=f"{at}").execute()
+                told = [(done.credits, done.replayed) for done in (*async_results, *results)]  # type: ignore[attr-defined]  # redemptions
+                assert told == [(1, False), (1, True)]
+                engine.delete_voucher(code)
+    await waiting.aclose()
+
+
+def test_a_replica_that_stands_still_confirms_nothing() -> None:
+    with running_cluster("valkey", node_timeout_ms=60_000) as cluster:
+        primary = cluster.primary_of(slot_of("vs:{V1}"))
+        replica = cluster.replica_of(primary)
+        durability = Durability(replicas=1, timeout_ms=100)
+        with VoucherSessions.from_url(cluster.url, durability=durability) as engine:
+            until(lambda: _confirmed(engine))
+            os.kill(replica.process.pid, signal.SIGSTOP)
+            try:
+                with pytest.raises(NotDurable, match="0 of 1 replicas"):
+                    engine.redeem("V1", redemption_id="order")
+                (told,) = engine.pipeline().redeem("V1", redemption_id="order").execute(raise_on_error=False)
+                assert isinstance(told, NotDurable)
+            finally:
+                os.kill(replica.process.pid, signal.SIGCONT)
+
+
+def _confirmed(engine: VoucherSessions) -> bool:
+    try:
+        engine.put_voucher(Voucher(code="V1"))
+    except NotDurable:
+        return False
+    return True
+
+
+def test_a_primary_that_is_killed_is_waited_for() -> None:
+    with running_cluster("valkey") as cluster:
+        engine = VoucherSessions.from_url(cluster.url)
+        durable = VoucherSessions(engine.client, durability=Durability(replicas=1, timeout_ms=200))
+        with engine:
+            engine.put_voucher(Voucher(code="V1"))
+            primary = cluster.primary_of(slot_of("vs:{V1}"))
+            primary.kill()
+            with pytest.raises(NotDurable):  # the new primary has no replica left; it took effect all the same
+                durable.redeem("V1", redemption_id="order")
+            results = engine.pipeline().redeem("V1", redemption_id="order").get_voucher("V1").execute(False)
+            if not any(isinstance(each, OutcomeUnknown | redis.exceptions.RedisError) for each in results):
+                assert results[0].replayed  # type: ignore[attr-defined]  # a redemption
+            assert engine.redeem("V1", redemption_id="order").replayed
