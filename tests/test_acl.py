@@ -14,7 +14,16 @@ import redis.asyncio
 from conftest import Awaited
 from servers import BINARIES, Server, running
 
-from voucher_sessions import AsyncVoucherSessions, Durability, NotDurable, Redeemable, Voucher, VoucherSessions, scripts
+from voucher_sessions import (
+    AsyncVoucherSessions,
+    Durability,
+    NotDurable,
+    Redeemable,
+    ServerRefused,
+    Voucher,
+    VoucherSessions,
+    scripts,
+)
 
 DOCS = (Path(__file__).parents[1] / "docs" / "reliability-server.md").read_text("utf-8")
 RULE: list[str] = DOCS.partition("```text\nACL SETUSER till")[2].partition("```")[0].split()
@@ -67,6 +76,7 @@ def everything(engine: Any) -> None:
     assert len(engine.rollback_stack(["A", "B"], "stack")) == 2
     assert engine.validate("B", session=lock("other")).valid
     assert engine.release("B", "other").released
+    assert engine.audit("A") == engine.repair("A")
     assert engine.delete_voucher("A")
     assert engine.delete_voucher("B")
 
@@ -136,7 +146,7 @@ def test_without_one_of_its_commands_it_is_told_which(
     name = command[1:]
     admin.script_flush()
     engine = engine_as(*[word for word in RULE if word != command])
-    with pytest.raises(redis.ResponseError) as refused:
+    with pytest.raises(ServerRefused) as refused:
         everything(engine)
     if f"'{name}'" not in str(refused.value):
         assert "The user executing the script can't run this command" in str(refused.value), "Redis 7.0"
@@ -146,7 +156,7 @@ def test_without_one_of_its_commands_it_is_told_which(
 
 
 def test_without_the_keys_it_is_told(engine_as: Callable[..., Any], admin: redis.Redis) -> None:
-    with pytest.raises(redis.ResponseError, match=r"[Nn]o permissions to access"):
+    with pytest.raises(ServerRefused, match=r"[Nn]o permissions to access"):
         everything(engine_as(*["~other:*" if word == "~vs:*" else word for word in RULE]))
     assert admin.keys() == []
 

@@ -353,7 +353,7 @@ def test_a_permission_that_is_missing_is_named_and_its_remedy_grants_it(
 def test_what_is_tried_leaves_nothing_behind_even_where_nothing_can_be_removed(
     well: Server, engine_on: Callable[..., Any]
 ) -> None:
-    removing = ["-zrem", "-zremrangebyrank", "-del", "-unlink", "-pexpireat"]
+    removing = ["-zrem", "-zremrangebyrank", "-unlink", "-pexpireat"]
     with well.client() as admin:
         admin.execute_command("ACL", "SETUSER", "till", "reset", "on", ">secret", "~vs:*", "+@all", *removing)
         (finding,) = engine_on(well, username="till", password="secret").check_server()
@@ -392,6 +392,7 @@ def test_a_server_that_is_gone_raises_the_clients_error(engine_on: Callable[...,
 
 def test_each_command_of_the_scripts_has_a_trial_of_its_own() -> None:
     assert tuple(trial.split()[0] for trial in server.TRIALS.split(",")) == scripts.COMMANDS
+    assert sorted(server._TRIALS) == list(scripts.COMMANDS), "and there are no others"
     assert "ZADD" in scripts.COMMANDS, "found in the scripts"
 
 
