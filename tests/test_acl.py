@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -10,18 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis.asyncio
-from conftest import Awaited
+import redis
 from servers import BINARIES, Server, running
 
 from voucher_sessions import (
-    AsyncVoucherSessions,
     Durability,
     NotDurable,
     Redeemable,
     ServerRefused,
     Voucher,
-    VoucherSessions,
     scripts,
 )
 
@@ -95,30 +91,17 @@ def admin(server: Server) -> Iterator[redis.Redis]:
         yield admin
 
 
-@pytest.fixture(params=["sync", "async"])
-def engine_as(
-    request: pytest.FixtureRequest, server: Server, admin: redis.Redis, loop: asyncio.AbstractEventLoop
-) -> Iterator[Callable[..., Any]]:
+@pytest.fixture
+def engine_as(server: Server, admin: redis.Redis, engine_on: Callable[..., Any]) -> Callable[..., Any]:
     """Makes an engine over the client of a user who may do just this."""
-    opened: list[Callable[[], object]] = []
 
-    def make(
-        *allowed: str, durability: Durability | None = None, receipt_ttl: int | None = None, **options: Any
-    ) -> Any:
+    def make(*allowed: str, durability: Durability | None = None, receipt_ttl: int | None = None, **client: Any) -> Any:
         admin.execute_command("ACL", "DELUSER", "till")
         admin.execute_command("ACL", "SETUSER", "till", *allowed)
-        options |= {"username": "till", "password": "secret"}
-        if request.param == "sync":
-            client = server.client(**options)
-            opened.append(client.close)
-            return VoucherSessions(client, durability=durability, receipt_ttl=receipt_ttl)
-        waiting = redis.asyncio.Redis(unix_socket_path=server.socket, **options)
-        opened.append(lambda: loop.run_until_complete(waiting.aclose()))
-        return Awaited(AsyncVoucherSessions(waiting, durability=durability, receipt_ttl=receipt_ttl), loop)
+        user = {"username": "till", "password": "secret"}
+        return engine_on(server, client | user, durability=durability, receipt_ttl=receipt_ttl)
 
-    yield make
-    for close in opened:
-        close()
+    return make
 
 
 def denied(admin: redis.Redis) -> set[str]:
