@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import fakeredis
@@ -184,3 +185,22 @@ def make_engine(
 def engine(make_engine: Callable[..., VoucherSessions]) -> VoucherSessions:
     """An engine of each kind; the asyncio one is awaited behind the sync one's face."""
     return make_engine()
+
+
+@pytest.fixture(params=["sync", "async"])
+def engine_on(request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop) -> Iterator[Callable[..., Any]]:
+    """Makes an engine of each kind over a server of the test's own; ``client``: the options of its client."""
+    opened: list[Callable[[], object]] = []
+
+    def make(server: Server, client: Mapping[str, Any] = MappingProxyType({}), **options: Any) -> Any:
+        if request.param == "sync":
+            direct = server.client(**client)
+            opened.append(direct.close)
+            return VoucherSessions(direct, **options)
+        waiting = redis.asyncio.Redis(unix_socket_path=server.socket, **client)
+        opened.append(lambda: loop.run_until_complete(waiting.aclose()))
+        return Awaited(AsyncVoucherSessions(waiting, **options), loop)
+
+    yield make
+    for close in opened:
+        close()

@@ -12,7 +12,7 @@ import pytest
 import redis
 import redis.asyncio
 import redis.exceptions
-from conftest import Awaited, Backend
+from conftest import Backend
 from redis.asyncio.cluster import ClusterNode
 from redis.crc import key_slot
 from servers import BINARIES, Server, running
@@ -280,23 +280,7 @@ def well(request: pytest.FixtureRequest) -> Iterator[Server]:
         yield primary
 
 
-@pytest.fixture(params=["sync", "async"])
-def engine_on(request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop) -> Iterator[Callable[..., Any]]:
-    """Makes an engine over a server, as a user of it."""
-    opened: list[Callable[[], object]] = []
-
-    def make(server: Server, durability: Durability | None = None, **options: Any) -> Any:
-        if request.param == "sync":
-            client = server.client(**options)
-            opened.append(client.close)
-            return VoucherSessions(client, durability=durability)
-        waiting = redis.asyncio.Redis(unix_socket_path=server.socket, **options)
-        opened.append(lambda: loop.run_until_complete(waiting.aclose()))
-        return Awaited(AsyncVoucherSessions(waiting, durability=durability), loop)
-
-    yield make
-    for close in opened:
-        close()
+TILL = {"username": "till", "password": "secret"}
 
 
 @pytest.mark.parametrize(
@@ -327,10 +311,11 @@ def test_the_remedy_of_a_setting_mends_it(
 def test_what_durability_asks_for_is_looked_for(well: Server, engine_on: Callable[..., Any]) -> None:
     with well.client() as admin:
         lacks_waitaof = admin.info("server")["redis_version"].startswith("7.0.")
-    told = [each.problem for each in engine_on(well, Durability(replicas=2)).check_server()]
+    told = [each.problem for each in engine_on(well, durability=Durability(replicas=2)).check_server()]
     assert told == ["durability asks for 2 replicas and there are 1: every change raises NotDurable"]
     told = [
-        each.problem.partition(",")[0] for each in engine_on(well, Durability(replicas=1, fsync=True)).check_server()
+        each.problem.partition(",")[0]
+        for each in engine_on(well, durability=Durability(replicas=1, fsync=True)).check_server()
     ]
     assert told == (["durability needs WAITAOF"] if lacks_waitaof else [])
 
@@ -341,7 +326,7 @@ def test_a_permission_that_is_missing_is_named_and_its_remedy_grants_it(
 ) -> None:
     with well.client() as admin:
         admin.execute_command("ACL", "SETUSER", "till", "reset", "on", ">secret", "~vs:*", "+@all", f"-{command}")
-        engine = engine_on(well, Durability(replicas=1), username="till", password="secret")
+        engine = engine_on(well, TILL, durability=Durability(replicas=1))
         (finding,) = engine.check_server()
         assert (finding.severity, finding.subject) == ("error", "permissions")
         assert finding.problem == f"the user may not call {command}"
@@ -353,10 +338,10 @@ def test_a_permission_that_is_missing_is_named_and_its_remedy_grants_it(
 def test_what_is_tried_leaves_nothing_behind_even_where_nothing_can_be_removed(
     well: Server, engine_on: Callable[..., Any]
 ) -> None:
-    removing = ["-zrem", "-zremrangebyrank", "-del", "-unlink", "-pexpireat"]
+    removing = ["-zrem", "-zremrangebyrank", "-unlink", "-pexpireat"]
     with well.client() as admin:
         admin.execute_command("ACL", "SETUSER", "till", "reset", "on", ">secret", "~vs:*", "+@all", *removing)
-        (finding,) = engine_on(well, username="till", password="secret").check_server()
+        (finding,) = engine_on(well, TILL).check_server()
         assert finding.problem == "the user may not call PEXPIREAT, UNLINK, ZREM, ZREMRANGEBYRANK"
         assert admin.keys() == []
 
@@ -365,23 +350,23 @@ def test_keys_that_are_not_the_users_are_told(well: Server, engine_on: Callable[
     with well.client() as admin:
         for keys in ("~other:*", "%R~vs:*"):
             admin.execute_command("ACL", "SETUSER", "till", "reset", "on", ">secret", keys, "+@all")
-            (finding,) = engine_on(well, username="till", password="secret").check_server()
+            (finding,) = engine_on(well, TILL).check_server()
             assert finding.subject == "permissions"
             assert "no access to the keys that begin with 'vs:'" in finding.problem
             admin.execute_command(*finding.remedy.replace("<user>", "till").split())
-            assert engine_on(well, username="till", password="secret").check_server() == []
+            assert engine_on(well, TILL).check_server() == []
 
 
 def test_a_user_who_may_not_look_is_told_so(well: Server, engine_on: Callable[..., Any]) -> None:
     with well.client() as admin:
         admin.execute_command("ACL", "SETUSER", "till", "reset", "on", ">secret", "~vs:*", "+@all", "-info", "-config")
-    told = engine_on(well, username="till", password="secret").check_server()
+    told = engine_on(well, TILL).check_server()
     assert [(each.severity, each.subject) for each in told] == [("info", "untold")] * 2
 
 
 def test_a_server_that_is_gone_raises_the_clients_error(engine_on: Callable[..., Any]) -> None:
     with running("valkey") as gone:
-        engine = engine_on(gone, retry=None)
+        engine = engine_on(gone, {"retry": None})
         engine.check_server()
     with pytest.raises(redis.exceptions.ConnectionError):
         engine.check_server()
@@ -392,6 +377,7 @@ def test_a_server_that_is_gone_raises_the_clients_error(engine_on: Callable[...,
 
 def test_each_command_of_the_scripts_has_a_trial_of_its_own() -> None:
     assert tuple(trial.split()[0] for trial in server.TRIALS.split(",")) == scripts.COMMANDS
+    assert sorted(server._TRIALS) == list(scripts.COMMANDS), "and there are no others"
     assert "ZADD" in scripts.COMMANDS, "found in the scripts"
 
 
