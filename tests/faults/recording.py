@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import traceback
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final
 
+from faults.replying import KEY
 from voucher_sessions import AsyncVoucherSessions, InvalidRequest, VoucherSessions
 
 ENGINES: Final = (VoucherSessions, AsyncVoucherSessions)
@@ -70,3 +72,22 @@ def of(field: str | None, name: str) -> bool:
     """Whether what is refused is this parameter, or a part of it, or what is of no use without it."""
     names = (name, "release") if name == "session" else (name,)
     return field is None or field in names or field.startswith((f"{name}.", f"{name}("))
+
+
+def texts_of(error: BaseException) -> Iterator[str]:
+    """All that anybody could print of an error and of those behind it, suppressed or not."""
+    seen: list[BaseException] = []
+    behind: list[BaseException | None] = [error]
+    while behind:
+        each = behind.pop()
+        if each is not None and each not in seen:
+            seen.append(each)
+            behind += [each.__cause__, each.__context__]
+            yield from (str(each), repr(each), f"{each}", *map(str, getattr(each, "__notes__", ())))
+            yield from traceback.format_exception(each)
+
+
+def assert_discreet(error: BaseException) -> None:
+    for text in texts_of(error):
+        assert KEY not in text
+        assert KEY[4:] not in text

@@ -28,7 +28,8 @@ from voucher_sessions import (
 )
 from voucher_sessions.models import MAX_NUMBER
 
-CART: Final = {"type": "LOCK", "key": "cart", "ttl": 1, "ttl_unit": "HOURS"}
+KEY: Final = "ssn_yQGMTeKBSw8OOuFPwlBEjzGy8d8VA9Ts"
+SESSION: Final = {"type": "LOCK", "key": KEY, "ttl": 1, "ttl_unit": "HOURS"}
 OTHER: Final = {"type": "LOCK", "key": "other", "ttl": 2, "ttl_unit": "HOURS"}
 
 
@@ -63,24 +64,24 @@ ACTS: Final[list[Act]] = [
     _act("validate", "A", credits=5),
     _act("validate", "C", codes="C"),
     _act("validate", "A", credits=45),  # held
-    _act("validate", "A", credits=7, session=CART, key="cart"),
-    _act("validate", "A", credits=500, session=CART, key="cart"),
+    _act("validate", "A", credits=7, session=SESSION, key=KEY),
+    _act("validate", "A", credits=500, session=SESSION, key=KEY),
     _act("validate_stack", _BOTH, codes="AB"),
-    _act("validate_stack", _BOTH, session=CART, codes="AB", key="cart"),
-    _act("validate_stack", _BOTH[:1], session=CART, release=["B"], codes="A", key="cart"),
-    _act("validate_stack", _TOO_MUCH, session=CART, codes="AB", key="cart"),
-    _act("redeem", "A", session="cart", key="cart"),
+    _act("validate_stack", _BOTH, session=SESSION, codes="AB", key=KEY),
+    _act("validate_stack", _BOTH[:1], session=SESSION, release=["B"], codes="A", key=KEY),
+    _act("validate_stack", _TOO_MUCH, session=SESSION, codes="AB", key=KEY),
+    _act("redeem", "A", session=KEY, key=KEY),
     _act("redeem", "A", credits=5, redemption_id="new", id="new"),
     _act("redeem", "A", credits=3, redemption_id="order", id="order"),  # a replay
-    _act("redeem", "A", credits=500, session="cart", key="cart"),
+    _act("redeem", "A", credits=500, session=KEY, key=KEY),
     _act("redeem", "A", session="gone", key="gone"),
     _act("redeem", "C", codes="C"),
-    _act("redeem_stack", _BOTH, session="cart", redemption_id="new", codes="AB", key="cart", id="new"),
-    _act("redeem_stack", _TOO_MUCH, session="cart", codes="AB", key="cart"),
+    _act("redeem_stack", _BOTH, session=KEY, redemption_id="new", codes="AB", key=KEY, id="new"),
+    _act("redeem_stack", _TOO_MUCH, session=KEY, codes="AB", key=KEY),
     _act("redeem_stack", _BOTH, redemption_id="of A", codes="AB", id="of A"),  # a conflict
-    _act("release", "A", "cart", key="cart"),
+    _act("release", "A", KEY, key=KEY),
     _act("release", "A", "gone", key="gone"),
-    _act("release_stack", ["A", "B"], "cart", codes="AB", key="cart"),
+    _act("release_stack", ["A", "B"], KEY, codes="AB", key=KEY),
     _act("rollback", "A", "order", id="order"),
     _act("rollback", "A", "gone", id="gone"),
     _act("rollback_stack", ["A", "B"], "order", codes="AB", id="order"),
@@ -112,7 +113,7 @@ def right_reply(act: Act) -> list[Any]:
     for code in "AB":
         engine.put_voucher(Voucher(code=code, quantity=10, credits=50, points=5))
         engine.redeem(code, credits=3, redemption_id="order")
-        engine.validate(code, credits=4, session=CART)
+        engine.validate(code, credits=4, session=SESSION)
         engine.validate(code, credits=4, session=OTHER)
     engine.redeem("A", redemption_id="of A")
     try:
