@@ -68,7 +68,8 @@ class Again(Exception):
     """No error: more locks had expired than one script call reclaims, so the script asks to be called again."""
 
 
-@dataclass(slots=True, kw_only=True, eq=False)  # not frozen: that would cost as much as all the rest of it
+# Not frozen: that would cost as much as all the rest of it.
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Call(Generic[T]):
     """Made ready by ``Calls``, sent by the engines. It can be sent again: a second run has no second effect.
 
@@ -84,6 +85,10 @@ class Call(Generic[T]):
     changes: bool = True
     session_key: str | None = None
     redemption_id: str | None = None
+
+    def __repr__(self) -> str:
+        """Without keys and arguments: a session key is a capability."""
+        return f"<{self.verb} of {', '.join(map(repr, self.codes))}>"
 
     def result(self, reply: Reply) -> T:
         """What the reply stands for; raises the domain's errors, ``Again``, or ``CorruptState``."""
@@ -103,8 +108,9 @@ class Call(Generic[T]):
                     return self.read(reply)
         except InvalidRequest:  # a ValueError, but not one of the reply's
             raise
-        except (TypeError, ValueError, LookupError, ArithmeticError) as error:
-            raise CorruptState(f"{self.verb}: the server's reply is not one of {self.script.name}.lua") from error
+        except (TypeError, ValueError, LookupError, ArithmeticError):
+            pass  # what it says may quote the reply, and with it a session key: it must not be this error's context
+        raise CorruptState(f"{self.verb}: the server's reply is not one of {self.script.name}.lua")
 
     def pause_after(self, error: RedisError | RedisClusterException, patience: Patience) -> float:
         """Seconds until the call is to be sent again; where that does not help, raises what its failure means."""

@@ -7,6 +7,7 @@ Amounts are integers in minor units (cents, points), times are UTC, durations ar
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
 from fractions import Fraction
@@ -22,7 +23,7 @@ from pydantic import (
     field_validator,
 )
 
-from voucher_sessions.errors import InvalidRequest
+from voucher_sessions.errors import InvalidRequest, shortened
 
 MAX_NUMBER: Final = 2**53 - 1  # what a double, the only number of Lua, holds exactly
 MAX_TTL_MS: Final = 3_650 * 86_400_000
@@ -35,6 +36,7 @@ IfSessionMissing = Literal["raise", "redeem"]
 Severity = Literal["error", "warning", "info"]
 
 _T = TypeVar("_T")
+_DISCREET: Final = ConfigDict(hide_input_in_errors=True)  # what was refused may be a session key
 
 
 class SessionType(StrEnum):
@@ -89,7 +91,7 @@ class Checked:
     """Checks a value against one of the types above: ``Checked(Text)("code", value)``."""
 
     def __init__(self, type_: Any) -> None:
-        self._validate = TypeAdapter[Any](type_).validate_python
+        self._validate = TypeAdapter[Any](type_, config=_DISCREET).validate_python
 
     def __call__(self, field: str, value: _T) -> _T:
         try:
@@ -99,12 +101,23 @@ class Checked:
         return value
 
 
-class Request(BaseModel):
+class _Model(BaseModel):
+    """A session key is a capability: a repr shows its beginning alone, and what pydantic complains of not at all."""
+
+    model_config = ConfigDict(frozen=True, **_DISCREET)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            is_key = name in {"key", "session_key"} and isinstance(value, str)
+            yield name, shortened(value) if is_key else value
+
+
+class Request(_Model):
     """What users hand in. Bad input raises ``InvalidRequest``; inside a host's own pydantic model it is part of that
     model's ``ValidationError``, as web frameworks expect.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     def __init__(self, /, **data: Any) -> None:
         try:
@@ -141,7 +154,7 @@ class Session(Request):
     """
 
     type: SessionType | None = None
-    key: Text | None = Field(default=None, repr=False)
+    key: Text | None = None
     ttl_unit: TtlUnit | None = None
     ttl: int | float | None = Field(default=None, validate_default=True)
 
@@ -174,10 +187,8 @@ class Redeemable(Request):
     points: Amount | None = None
 
 
-class _Result(BaseModel):
+class _Result(_Model):
     """What users get back."""
-
-    model_config = ConfigDict(frozen=True)
 
 
 class Balance(_Result):
@@ -209,7 +220,7 @@ class Available(_Result):
 class ActiveSession(_Result):
     """A live session of one voucher. ``ttl`` and ``ttl_unit`` are told by the validate call that set them alone."""
 
-    key: str = Field(repr=False)
+    key: str
     type: SessionType
     quantity: Figure
     credits: Figure
@@ -241,7 +252,7 @@ class Redemption(_Result):
 
     id: str
     code: str
-    session_key: str | None = Field(repr=False)
+    session_key: str | None
     quantity: Figure
     credits: Figure
     points: Figure
@@ -254,7 +265,7 @@ class Release(_Result):
     """``released``: the session was live and its lock is gone; False: there was none."""
 
     code: str
-    session_key: str = Field(repr=False)
+    session_key: str
     released: bool
 
 

@@ -1,0 +1,229 @@
+"""Right replies, recorded from every verb, for tests that bend them; and what must be true of any result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from operator import methodcaller
+from typing import Any, Final
+
+import fakeredis
+from pydantic import BaseModel
+
+from voucher_sessions import (
+    ActiveSession,
+    LimitExceeded,
+    Redeemable,
+    Redemption,
+    Release,
+    Rollback,
+    StackRedemption,
+    StackValidation,
+    Used,
+    Validation,
+    Voucher,
+    VoucherSessions,
+    VoucherSessionsError,
+    VoucherState,
+)
+from voucher_sessions.models import MAX_NUMBER
+
+KEY: Final = "ssn_yQGMTeKBSw8OOuFPwlBEjzGy8d8VA9Ts"
+SESSION: Final = {"type": "LOCK", "key": KEY, "ttl": 1, "ttl_unit": "HOURS"}
+OTHER: Final = {"type": "LOCK", "key": "other", "ttl": 2, "ttl_unit": "HOURS"}
+
+
+@dataclass(frozen=True)
+class Act:
+    """One call of one verb, and what it names."""
+
+    verb: str
+    call: methodcaller
+    codes: tuple[str, ...]
+    session_key: str | None = None
+    redemption_id: str | None = None
+
+    def __repr__(self) -> str:
+        return f"{self.verb} of {self.codes}"
+
+
+def _act(verb: str, *args: Any, codes: str = "A", key: str | None = None, id: str | None = None, **options: Any) -> Act:
+    return Act(verb, methodcaller(verb, *args, **options), tuple(codes), key, id)
+
+
+_BOTH: Final = [Redeemable(code="A", credits=5), Redeemable(code="B", points=1)]
+_TOO_MUCH: Final = [Redeemable(code="A", credits=500), Redeemable(code="B", points=1)]
+# Every verb, in every way that it can be answered. Whoever adds a verb adds it here.
+ACTS: Final[list[Act]] = [
+    _act("put_voucher", Voucher(code="A", quantity=9, credits=50)),
+    _act("put_voucher", Voucher(code="A"), used=Used(credits=5)),
+    _act("get_voucher", "A"),
+    _act("get_voucher", "C", codes="C"),
+    _act("delete_voucher", "A"),
+    _act("delete_voucher", "C", codes="C"),
+    _act("validate", "A", credits=5),
+    _act("validate", "C", codes="C"),
+    _act("validate", "A", credits=45),  # held
+    _act("validate", "A", credits=7, session=SESSION, key=KEY),
+    _act("validate", "A", credits=500, session=SESSION, key=KEY),
+    _act("validate_stack", _BOTH, codes="AB"),
+    _act("validate_stack", _BOTH, session=SESSION, codes="AB", key=KEY),
+    _act("validate_stack", _BOTH[:1], session=SESSION, release=["B"], codes="A", key=KEY),
+    _act("validate_stack", _TOO_MUCH, session=SESSION, codes="AB", key=KEY),
+    _act("redeem", "A", session=KEY, key=KEY),
+    _act("redeem", "A", credits=5, redemption_id="new", id="new"),
+    _act("redeem", "A", credits=3, redemption_id="order", id="order"),  # a replay
+    _act("redeem", "A", credits=500, session=KEY, key=KEY),
+    _act("redeem", "A", session="gone", key="gone"),
+    _act("redeem", "C", codes="C"),
+    _act("redeem_stack", _BOTH, session=KEY, redemption_id="new", codes="AB", key=KEY, id="new"),
+    _act("redeem_stack", _TOO_MUCH, session=KEY, codes="AB", key=KEY),
+    _act("redeem_stack", _BOTH, redemption_id="of A", codes="AB", id="of A"),  # a conflict
+    _act("release", "A", KEY, key=KEY),
+    _act("release", "A", "gone", key="gone"),
+    _act("release_stack", ["A", "B"], KEY, codes="AB", key=KEY),
+    _act("rollback", "A", "order", id="order"),
+    _act("rollback", "A", "gone", id="gone"),
+    _act("rollback_stack", ["A", "B"], "order", codes="AB", id="order"),
+    _act("list_sessions", "A"),
+    _act("get_redemption", "A", "order", id="order"),
+    _act("get_redemption", "A", "gone", id="gone"),
+]
+
+
+class _Recorder:
+    """Passes on to fakeredis and keeps the last reply."""
+
+    def __init__(self) -> None:
+        self._client = fakeredis.FakeRedis()
+        self.reply: list[Any] = []
+
+    def execute_command(self, *command: Any, **options: Any) -> Any:
+        self.reply = self._client.execute_command(*command, **options)
+        return self.reply
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def right_reply(act: Act) -> list[Any]:
+    """What a server answers to this call, in a world with two vouchers, two sessions and some redemptions."""
+    client = _Recorder()
+    engine = VoucherSessions(client)  # type: ignore[arg-type]  # all of a client that an engine uses
+    for code in "AB":
+        engine.put_voucher(Voucher(code=code, quantity=10, credits=50, points=5))
+        engine.redeem(code, credits=3, redemption_id="order")
+        engine.validate(code, credits=4, session=SESSION)
+        engine.validate(code, credits=4, session=OTHER)
+    engine.redeem("A", redemption_id="of A")
+    try:
+        act.call(engine)
+    except VoucherSessionsError as error:
+        assert_error(error, act)
+    client.close()
+    return client.reply
+
+
+def models(result: Any) -> Iterator[BaseModel]:
+    """All models in a result, to the innermost."""
+    if isinstance(result, list):
+        for each in result:
+            yield from models(each)
+    elif isinstance(result, BaseModel):
+        yield result
+        for value in dict(result).values():
+            yield from models(value)
+
+
+def assert_sound(result: Any, act: Act) -> None:
+    """Right types, no number out of range, and nothing that contradicts itself or the request."""
+    for model in models(result):
+        type(model).model_validate(model.model_dump(), strict=True)
+        numbers = [value for value in dict(model).values() if isinstance(value, int)]
+        assert all(0 <= number <= MAX_NUMBER for number in numbers), model
+    match result:
+        case bool():
+            assert act.verb == "delete_voucher"
+        case VoucherState():
+            assert (act.verb, (result.code,)) in {("put_voucher", act.codes), ("get_voucher", act.codes)}
+            _assert_balances(result)
+        case Validation():
+            assert (act.verb, (result.code,)) == ("validate", act.codes)
+            _assert_validation(result, act)
+        case StackValidation(validations=validations):
+            assert act.verb == "validate_stack"
+            assert tuple(each.code for each in validations) == act.codes
+            _assert_stack(result, act)
+        case Redemption():
+            assert act.verb in {"redeem", "get_redemption"}
+            _assert_redemptions([result], act)
+        case StackRedemption(redemptions=redemptions):
+            assert act.verb == "redeem_stack"
+            assert all(each.id == result.id for each in redemptions)
+            assert result.replayed == all(each.replayed for each in redemptions)
+            _assert_redemptions(redemptions, act)
+        case Release() | Rollback():
+            assert_sound([result], Act(f"{act.verb}_stack", act.call, act.codes, act.session_key, act.redemption_id))
+        case list():
+            _assert_list(result, act)
+        case _:
+            raise AssertionError(f"{act.verb} answered {result!r}")
+
+
+def _assert_balances(state: VoucherState) -> None:
+    for balance in (state.quantity, state.credits, state.points):
+        limit = balance.limit
+        assert balance.available == (None if limit is None else max(0, limit - balance.used - balance.locked))
+
+
+def _assert_stack(answer: StackValidation, act: Act) -> None:
+    assert answer.valid == all(each.valid for each in answer.validations)
+    assert (answer.session is not None) == any(each.session for each in answer.validations)
+    for each in answer.validations:
+        _assert_validation(each, act, locked=answer.valid)
+
+
+def _assert_validation(answer: Validation, act: Act, *, locked: bool = True) -> None:
+    assert answer.valid == (answer.reason is None)
+    assert answer.locked_by_others == (answer.retry_after_ms is not None)
+    assert not (answer.valid and answer.locked_by_others)
+    if act.session_key is None:
+        assert answer.session is None
+    if answer.session is not None:
+        assert (answer.session.key, answer.session.quantity) == (act.session_key, 1)
+    elif act.session_key is not None and locked:
+        assert not answer.valid, "valid for a session, and nothing locked"
+
+
+def _assert_redemptions(redemptions: list[Redemption], act: Act) -> None:
+    assert tuple(each.code for each in redemptions) == act.codes
+    for each in redemptions:
+        if act.redemption_id is not None:
+            assert each.id == act.redemption_id
+        if act.verb != "get_redemption":
+            assert each.session_key == act.session_key
+
+
+def _assert_list(results: list[Any], act: Act) -> None:
+    kinds = {"list_sessions": ActiveSession, "release_stack": Release, "rollback_stack": Rollback}
+    assert all(type(each) is kinds[act.verb] for each in results)
+    if act.verb == "list_sessions":
+        assert all(each.key and each.quantity == 1 for each in results)
+    else:
+        assert tuple(each.code for each in results) == act.codes
+
+
+def assert_error(error: VoucherSessionsError, act: Act) -> None:
+    """Clear, and true of the request."""
+    assert str(error)
+    for name in ("code", "codes"):
+        told = getattr(error, name, ())
+        assert set((told,) if isinstance(told, str) else told) <= {*act.codes, "B"}
+    if isinstance(error, LimitExceeded):
+        for each in error.refusals:
+            assert type(each.requested) is type(each.available) is int
+            assert 0 <= each.requested <= MAX_NUMBER
+            assert 0 <= each.available <= MAX_NUMBER
+            assert type(each.locked_by_others) is bool
+            assert each.locked_by_others == (each.retry_after_ms is not None)
+            assert each.retry_after_ms is None or 0 <= each.retry_after_ms <= MAX_NUMBER

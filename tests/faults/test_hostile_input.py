@@ -1,0 +1,119 @@
+"""Whatever is handed in: ``InvalidRequest`` that names the field, before anything is sent, or a call in good order.
+
+The verbs and their parameters are found by inspection, so that a new one is tried like the others.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from faults.gallery import ANYTHING, GALLERY
+from faults.hostile import Made
+from faults.recording import ENGINES, Sent, of, outcome, recorder_of, run
+from voucher_sessions import InvalidRequest, Redeemable, Voucher
+from voucher_sessions.models import MAX_NUMBER
+
+# What each parameter gets while another one is tried. Whoever adds a parameter adds what is right for it.
+RIGHT: Final[dict[str, Any]] = {
+    "code": "A",
+    "codes": ["A", "B"],
+    "voucher": Voucher(code="A", credits=5),
+    "used": None,
+    "credits": 5,
+    "points": 5,
+    "session": {"type": "LOCK", "key": "cart"},
+    "session_key": "cart",
+    "redemption_id": "order",
+    "if_session_missing": "raise",
+    "limit": 5,
+    "redeemables": [Redeemable(code="A", credits=5)],
+    "release": ["a code that left the cart"],
+}
+KEY: Final = re.compile(rb"vs:\{[^{}]*\}(:.*)?", re.DOTALL)
+
+
+def verbs() -> dict[str, list[str]]:
+    """Every public method that takes something, with its parameters."""
+    found = {}
+    for engine in ENGINES:
+        for name, method in inspect.getmembers(engine, inspect.isfunction):
+            parameters = list(inspect.signature(method).parameters)[1:]
+            if not name.startswith("_") and parameters:
+                found[name] = parameters
+    return found
+
+
+VERBS: Final = verbs()
+PARAMETERS: Final = [(verb, name) for verb, names in VERBS.items() for name in names]
+
+
+def refused_or_sent(verb: str, arguments: Callable[[], dict[str, Any]]) -> list[str | None]:
+    """For each engine the field of the refusal, or None for a command in good order."""
+    fields: list[str | None] = []
+    for engine in ENGINES:
+        client: Any = recorder_of(engine)
+        seen = outcome(lambda engine=engine, client=client: run(engine(client), verb, arguments()))  # type: ignore[misc]
+        if isinstance(seen, InvalidRequest):
+            assert client.commands == []
+            fields.append(seen.field)
+        else:
+            assert isinstance(seen, Sent)
+            assert_in_order(client.commands)
+            fields.append(None)
+    return fields
+
+
+def assert_in_order(commands: list[tuple[Any, ...]]) -> None:
+    """One script call of exact types: a subclass may encode itself as it likes."""
+    (command,) = commands
+    assert {type(item) for item in command} <= {str, bytes, int}
+    word, sha, count = command[:3]
+    assert (word, len(sha)) == ("EVALSHA", 40)
+    assert all(KEY.fullmatch(key) for key in command[3 : 3 + count])
+    assert all(0 <= number <= MAX_NUMBER for number in command[3 + count :] if isinstance(number, int))
+
+
+def right(verb: str) -> dict[str, Any]:
+    return {name: RIGHT[name] for name in VERBS[verb]}
+
+
+def test_every_parameter_is_tried() -> None:
+    assert {name for names in VERBS.values() for name in names} == set(RIGHT)
+    for verb in VERBS:
+        assert refused_or_sent(verb, lambda verb=verb: right(verb)) == [None, None]  # type: ignore[misc]  # of this verb
+
+
+@pytest.mark.parametrize(("verb", "name"), PARAMETERS)
+def test_the_gallery_of_hostile_objects(verb: str, name: str) -> None:
+    for made in GALLERY:
+        fields = refused_or_sent(verb, lambda made=made: right(verb) | {name: made.make()})  # type: ignore[misc]
+        assert of(fields[0], name), made
+        assert fields[0] == fields[1], made
+
+
+@pytest.mark.parametrize(("verb", "name"), PARAMETERS)
+@settings(max_examples=25, deadline=None)
+@given(made=ANYTHING)
+def test_any_object(verb: str, name: str, made: Made) -> None:
+    fields = refused_or_sent(verb, lambda: right(verb) | {name: made.make()})
+    assert of(fields[0], name)
+    assert fields[0] == fields[1]
+
+
+MAYBE_ANYTHING: Final = st.one_of(st.none(), ANYTHING)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_any_objects_in_all_places_at_once(verb: str, data: st.DataObject) -> None:
+    drawn = {name: data.draw(MAYBE_ANYTHING, name) for name in VERBS[verb]}
+    fields = refused_or_sent(verb, lambda: right(verb) | {name: made.make() for name, made in drawn.items() if made})
+    assert all(field is None or any(of(field, name) for name, made in drawn.items() if made) for field in fields)

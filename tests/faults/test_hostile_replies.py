@@ -1,0 +1,272 @@
+"""Whatever a server answers: an error of ours, or a result that is sound. Never a raw error, never a wrong result."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+import redis.exceptions
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from faults.replying import ACTS, Act, assert_error, assert_sound, right_reply
+from faults.test_hostile_input import VERBS
+from voucher_sessions import (
+    AsyncVoucherSessions,
+    CorruptState,
+    Durability,
+    InvalidRequest,
+    NotDurable,
+    VoucherSessions,
+    VoucherSessionsError,
+)
+
+EXAMPLES: Final = 60
+RIGHT: Final[dict[int, list[Any]]] = {}
+
+
+def right(act: Act) -> list[Any]:
+    """The right reply, recorded once."""
+    if id(act) not in RIGHT:
+        RIGHT[id(act)] = right_reply(act)
+    return RIGHT[id(act)]
+
+
+class Answering:
+    """A client that answers the first command as told, and knows no second."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answers = [answer]
+
+    def execute_command(self, *_: Any, **__: Any) -> Any:
+        answer = self._answers.pop()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class AsyncAnswering(Answering):
+    async def execute_command(self, *_: Any, **__: Any) -> Any:
+        return super().execute_command()
+
+
+def on_both(act: Act, answer: Callable[[], Any]) -> list[Any]:
+    """What each engine makes of the answer: a result, or an error of ours."""
+    sync = VoucherSessions(Answering(answer()))  # type: ignore[arg-type]  # all of a client that an engine uses
+    waiting = AsyncVoucherSessions(AsyncAnswering(answer()))  # type: ignore[arg-type]  # likewise
+    return [outcome(lambda: act.call(sync)), outcome(lambda: asyncio.run(act.call(waiting)))]
+
+
+def outcome(run: Callable[[], Any]) -> Any:
+    """What it returns; or an error of ours, or of the client."""
+    try:
+        return run()
+    except (VoucherSessionsError, redis.exceptions.RedisError) as error:
+        return error
+
+
+def check(act: Act, reply: Any) -> None:
+    for outcome in on_both(act, lambda: reply):
+        if isinstance(outcome, VoucherSessionsError):
+            assert not isinstance(outcome, InvalidRequest)
+            assert_error(outcome, act)
+        else:
+            assert_sound(outcome, act)
+        if not in_form(reply):
+            assert isinstance(outcome, CorruptState), outcome
+
+
+def in_form(reply: Any) -> bool:
+    """A list of bytes and integers, as every script answers."""
+    return type(reply) is list and all(type(item) in {bytes, int} for item in reply)
+
+
+def test_every_verb_is_answered() -> None:
+    assert {act.verb for act in ACTS} == set(VERBS)
+    for act in ACTS:
+        assert in_form(right(act))
+        check(act, right(act))
+
+
+STATUSES: Final = [
+    *(b"state", b"answered", b"receipts", b"refused", b"released", b"deleted", b"sessions", b"conflict"),
+    *(b"voucher_missing", b"session_missing", b"redemption_missing", b"partition", b"ok", b""),
+]
+ITEMS: Final = st.one_of(
+    st.integers(),
+    st.integers(-2, 12),
+    st.binary(max_size=12),
+    st.from_regex(rb"-?[0-9]{1,20}( -?[0-9]{1,3}){0,6}( .{0,5})?", fullmatch=True),
+    st.sampled_from([b"", b"-", b"quantity_exceeded", b"gift_amount_exceeded", b"not_found", b"\xff", b"5 0 cart"]),
+)
+JUNK: Final = st.recursive(
+    st.one_of(
+        ITEMS,
+        st.none(),
+        st.booleans(),
+        st.floats(),
+        st.text(max_size=12),
+        st.builds(bytearray, st.binary(max_size=5)),
+        st.builds(redis.exceptions.ResponseError, st.text(max_size=5)),
+        st.builds(object),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=5),
+        st.lists(inner, max_size=5).map(tuple),
+        st.dictionaries(st.one_of(st.integers(), st.binary(max_size=5)), inner, max_size=3),
+    ),
+    max_leaves=12,
+)
+
+
+def is_answer(reply: Any) -> bool:
+    """Exceptions are raised by clients, and 'again' asks for another call."""
+    return not isinstance(reply, Exception) and not (isinstance(reply, list) and reply[:1] == [b"again"])
+
+
+@pytest.mark.parametrize("act", ACTS, ids=repr)
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(reply=JUNK.filter(is_answer))
+def test_any_answer(act: Act, reply: Any) -> None:
+    check(act, reply)
+
+
+@pytest.mark.parametrize("act", ACTS, ids=repr)
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(status=st.sampled_from(STATUSES), items=st.lists(ITEMS, max_size=19))
+def test_any_answer_in_the_right_form(act: Act, status: bytes, items: list[Any]) -> None:
+    check(act, [status, *items])
+
+
+def retyped(item: Any) -> list[Any]:
+    """The same, and yet not: what a decoding client, another protocol or another script could make of it."""
+    text = item.decode("latin-1") if isinstance(item, bytes) else str(item)
+    others: list[Any] = [text, text.encode(), bytearray(text.encode()), None, [item], {item: item}, item == 1, 1.5, ()]
+    if isinstance(item, int):
+        others += [float(item), complex(item)]
+    return [each for each in others if type(each) is not type(item)]
+
+
+def bent(item: Any) -> list[Any]:
+    """Negated, too large, cut, lengthened: of the right type, and wrong."""
+    if isinstance(item, int):
+        return [-item, -item - 1, item + 2**53, item + 2**63, 10**30, item + 2]
+    words = item.split(b" ")
+    negated = [b" ".join([*words[:at], b"-" + word, *words[at + 1 :]]) for at, word in enumerate(words)]
+    larger = [b" ".join([*words[:at], word + b"0" * 20, *words[at + 1 :]]) for at, word in enumerate(words)]
+    return [b"", item[:-1], item + b"\xff", item + b" 5", b" " + item, item + b"\n", b"\0", *negated, *larger]
+
+
+def near(reply: list[Any]) -> list[list[Any]]:
+    """A right reply with one thing wrong: an item dropped, doubled, swapped, retyped, bent."""
+    replies = []
+    for at, item in enumerate(reply):
+        before, after = reply[:at], reply[at + 1 :]
+        replies += [before + after, [*before, item, item, *after], before]
+        replies += [[*before, other, *after] for other in retyped(item) + bent(item)]
+        replies += [[*before, *after[:1], item, *after[1:]], [*before, item, None, *after]]
+    return replies
+
+
+@pytest.mark.parametrize("act", ACTS, ids=repr)
+def test_a_right_answer_with_one_thing_wrong(act: Act) -> None:
+    for reply in near(right(act)):
+        if is_answer(reply):
+            check(act, reply)
+
+
+FLAGS: Final = [-1, 2, b"", b"x", b"-1"]
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+@pytest.mark.parametrize("verb", ["delete_voucher", "release", "release_stack"])
+def test_what_is_neither_yes_nor_no_is_corrupt_state(verb: str, flag: Any) -> None:
+    act = next(act for act in ACTS if act.verb == verb)
+    for outcome in on_both(act, lambda: [*right(act)[:-1], flag]):
+        assert isinstance(outcome, CorruptState)
+
+
+@pytest.mark.parametrize("number", [0, -1, -2, 3, 2**64, b"x"])
+@pytest.mark.parametrize("status", [b"voucher_missing", b"session_missing", b"redemption_missing", b"conflict"])
+def test_a_status_of_a_voucher_that_was_not_asked_for_is_corrupt_state(status: bytes, number: Any) -> None:
+    """They are counted from 1; Python would count from the end what is below."""
+    for act in ACTS:
+        if act.codes == ("A", "B"):
+            for outcome in on_both(act, lambda: [status, number]):
+                assert isinstance(outcome, CorruptState), (act, outcome)
+
+
+def test_deeply_nested_nonsense_is_corrupt_state() -> None:
+    nested: list[Any] = []
+    for _ in range(5000):
+        nested = [nested]
+    for act in ACTS:
+        for outcome in on_both(act, lambda: nested):
+            assert isinstance(outcome, CorruptState)
+
+
+@pytest.mark.parametrize("act", ACTS, ids=repr)
+@settings(max_examples=20, deadline=None)
+@given(
+    kind=st.sampled_from([each for each in vars(redis.exceptions).values() if isinstance(each, type)]),
+    text=st.one_of(st.text(max_size=9), st.sampled_from(["WRONGTYPE x", "CORRUPT x", "OOM x", "NOPERM x", "BUSY x"])),
+)
+def test_any_error_of_the_client(act: Act, kind: type[Exception], text: str) -> None:
+    """Ours, or the client's own."""
+    if not issubclass(kind, redis.exceptions.RedisError) or issubclass(kind, redis.exceptions.NoScriptError):
+        return
+    try:
+        error = kind(text)
+    except Exception:  # MOVED and the like must be rightly worded
+        return
+    for told in on_both(act, lambda: error):
+        assert not isinstance(told, InvalidRequest)
+        assert told is error or told.__cause__ is error
+
+
+# --- What confirms a change ----------------------------------------------------------------------------------------
+
+
+class Confirming(Answering):
+    """A client whose pipeline answers the script rightly and all else as told."""
+
+    def __init__(self, *answers: Any) -> None:
+        self._pipelined = list(answers)
+
+    def pipeline(self, **_: Any) -> Any:
+        return self
+
+    def __enter__(self) -> Confirming:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def execute_command(self, *_: Any, **__: Any) -> Any:
+        return self
+
+    def execute(self, **_: Any) -> list[Any]:
+        return self._pipelined
+
+
+@pytest.mark.parametrize(
+    "durability", [Durability(replicas=1), Durability(fsync=True), Durability(replicas=2, fsync=True)]
+)
+@settings(max_examples=150, deadline=None)
+@example(fence=None, confirmation=True)
+@given(fence=JUNK, confirmation=st.one_of(JUNK, st.lists(st.integers(-2, 3), max_size=3)))
+def test_any_confirmation(durability: Durability, fence: Any, confirmation: Any) -> None:
+    act = next(act for act in ACTS if act.verb == "release")
+    client: Any = Confirming(right(act), fence, confirmation)
+    result = outcome(lambda: act.call(VoucherSessions(client, durability=durability)))
+    if isinstance(result, NotDurable):
+        assert_sound(result.result, act)
+        assert str(result)
+    else:
+        assert_sound(result, act)
+        answers = confirmation if durability.fsync else [1, confirmation]
+        assert all(type(number) is int for number in answers)
+        assert answers[0] >= 1
+        assert answers[1] >= durability.replicas
