@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 
 from servers import BINARIES, running
@@ -24,17 +25,23 @@ def main() -> None:
     parser.add_argument("--server", choices=BINARIES, default="valkey", help="default: valkey")
     parser.add_argument("--rounds", type=int, help="default: 21; fewer than 15 tell little")
     parser.add_argument("--quick", action="store_true", help="to see that all runs; the figures tell nothing")
-    parser.add_argument("--save", type=Path, default=FOLDER, help="the folder for results.json and results.svg")
+    parser.add_argument("--save", type=Path, help="a folder for the results (default, when all is measured: this one)")
     options = parser.parse_args()
-    with running(options.server) as server, postgres_server.running() as url, server.client() as admin:
+    if not options.quick and not options.only:
+        options.save = options.save or FOLDER
+    with ExitStack() as stack:
+        server = stack.enter_context(running(options.server, enable_debug_command="yes"))
+        url = stack.enter_context(postgres_server.running())
+        admin = stack.enter_context(server.client())
         rounds = options.rounds or (2 if options.quick else 21)
         bench = Bench(Addresses(server.socket, url), admin, Samples(), rounds, options.quick)
         for axis in options.only or AXES:
             AXES[axis].run(bench)
         print("\n".join(report.table(bench.samples)))
         print("\n".join(report.targets(bench.samples)))
-        report.save(bench, options.save / "results.json")
-        (options.save / "results.svg").write_text(plot.svg(bench.samples), "utf-8")
+        if options.save:
+            report.save(bench, options.save)
+            (options.save / "results.svg").write_text(plot.svg(bench.samples), "utf-8")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from typing import Any
 
 from benchmarks.bench import Bench
 from benchmarks.contenders import LOCK, Contender, ours
-from benchmarks.filled import fill
-from benchmarks.measure import DEAREST_US, SCRIPT_CALLS, Subject, progress, turns
+from benchmarks.filled import fill, now_ms
+from benchmarks.measure import DEAREST_US, SCRIPT_CALLS, SERVER_US, Subject, progress, turns
 from benchmarks.verbs import key
 from voucher_sessions.keys import Keys
 
@@ -22,46 +23,57 @@ def name(count: int) -> str:
     return f"{count:,} expired"
 
 
-def _expired(bench: Bench, contender: Contender, counts: dict[str, int], seconds: float) -> bool:
-    """Lock vouchers many times, and wait until that has expired; False if some had before the last was made."""
-    ends = time.monotonic() + seconds
-    for code, count in counts.items():
-        fill(bench.admin, code, count, max(1, int((ends - time.monotonic()) * 1000)))
-    whole = all(bench.admin.zcard(Keys("vs").voucher(code)[1]) >= count for code, count in counts.items())
-    time.sleep(max(0.0, ends - time.monotonic()) + 1.1)
-    return whole
+def _fill(bench: Bench, contender: Contender, count: int, case: str, ends_ms: int) -> None:
+    """A voucher with so many locks that expire, for every round a copy of its book and its index."""
+    model = f"{case}-{count}"
+    contender.put([model])
+    if case == BESIDE:
+        contender.verbs[LOCK](model, key(0))
+    fill(bench.admin, model, count, max(ends_ms, now_ms(bench.admin) + 1))
+    for number in range(bench.rounds):
+        for one, other in zip(Keys("vs").voucher(model), Keys("vs").voucher(f"{model}-{number}"), strict=True):
+            bench.admin.copy(one, other)
 
 
-def _script_us(admin: Any, contender: Contender, code: str, numbers: range) -> list[int]:
+def _fill_all(bench: Bench, contender: Contender, counts: tuple[int, ...], ms: int) -> None:
+    """Back when all locks have expired, and not one before the last was made."""
+    ends_ms = now_ms(bench.admin) + ms
+    for case in (ALONE, BESIDE):
+        for count in counts:
+            _fill(bench, contender, count, case, ends_ms)
+    left_ms = ends_ms - now_ms(bench.admin)
+    if left_ms < 0:
+        bench.admin.flushall()
+        _fill_all(bench, contender, counts, 2 * ms)
+    else:
+        time.sleep(left_ms / 1000 + 1.1)
+
+
+def _script_us(admin: Any, contender: Contender, code: str, sessions: range) -> list[int]:
     """What each script call took the server."""
     admin.slowlog_reset()
-    for number in numbers:
+    for number in sessions:
         contender.verbs[LOCK](code, key(number))
     return [entry["duration"] for entry in admin.slowlog_get(10_000) if entry["command"].startswith(b"EVALSHA")]
 
 
 def run(bench: Bench) -> None:
-    """A round makes all vouchers anew, and looks at each once."""
+    """A round looks at each voucher once. The server is kept from taking away what has expired before it is asked."""
     contender = ours.contender(bench.addresses.client())
+    counts = (0, BATCH, 2_000 if bench.quick else DAY)
+    bench.admin.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", 0)
+    _fill_all(bench, contender, counts, 2_000 if bench.quick else 15_000)
     bench.admin.config_set("slowlog-max-len", 10_000)
     bench.admin.config_set("slowlog-log-slower-than", 0)
-    seconds, day = (1.0, 2_000) if bench.quick else (4.0, DAY)
-    cards = {(case, count): f"{case}-{count}" for case in (ALONE, BESIDE) for count in (0, BATCH, day)}
     for number in progress(AXIS, range(bench.rounds)):
-        while True:
-            bench.admin.flushall()
-            contender.put(cards.values())
-            for (case, _), code in cards.items():
-                if case == BESIDE:
-                    contender.verbs[LOCK](code, key(0))
-            if _expired(bench, contender, {code: count for (_, count), code in cards.items()}, seconds):
-                break
-            seconds *= 2
-        for case, count in turns(cards, number):
-            for which, numbers in (("", FIRST), (": the next", NEXT)):
-                us = _script_us(bench.admin, contender, cards[case, count], numbers)
+        for case, count in turns([(case, count) for case in (ALONE, BESIDE) for count in counts], number):
+            for which, sessions in (("", FIRST), (": the next", NEXT)):
+                us = _script_us(bench.admin, contender, f"{case}-{count}-{number}", sessions)
                 subject = AXIS, case + which, name(count)
+                bench.samples.add(Subject(*subject, SERVER_US), statistics.median(us))
                 bench.samples.add(Subject(*subject, DEAREST_US), max(us))
-                bench.samples.add(Subject(*subject, SCRIPT_CALLS), len(us) / len(numbers))
+                bench.samples.add(Subject(*subject, SCRIPT_CALLS), len(us) / len(sessions))
     bench.admin.config_set("slowlog-log-slower-than", 10_000)
+    bench.admin.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", 1)
+    bench.admin.flushall()
     contender.close()

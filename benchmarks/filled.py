@@ -19,7 +19,8 @@ _MANY = f"""
 local function validate(KEYS, ARGV)
 {scripts.VALIDATE.text}
 end
-local ttl_ms = tonumber(ARGV[3])
+local time = redis.call('TIME')
+local ttl_ms = ARGV[3] - time[1] * 1000 - math.floor(time[2] / 1000)
 for number = tonumber(ARGV[1]), tonumber(ARGV[2]) do
   local keys, args = {{}}, {{}}
   for i, key in ipairs(KEYS) do
@@ -35,11 +36,18 @@ end
 """
 
 
-def fill(admin: Any, code: str, locks: int, ttl_ms: int) -> None:
-    """Lock a voucher many times, each lock for ``ttl_ms`` and up to a second more."""
+def now_ms(admin: Any) -> int:
+    """The server's time."""
+    seconds, micros = admin.time()
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
+def fill(admin: Any, code: str, locks: int, expires_at_ms: int) -> None:
+    """Lock a voucher many times, until ``expires_at_ms`` or up to a second longer."""
     session = {"type": "LOCK", "key": _KEY, "ttl": _TTL_MS, "ttl_unit": "MILLISECONDS"}
     call = Calls(Keys("vs"), None).validate(code, AMOUNT, 0, session)
     script = admin.script_load(_MANY)
-    for first in progress(f"{locks:,} locks in thousands", range(0, locks, _AT_ONCE)):
+    batches = range(0, locks, _AT_ONCE)
+    for first in progress(f"{locks:,} locks in thousands", batches) if len(batches) > 100 else batches:
         last = min(locks, first + _AT_ONCE) - 1
-        admin.evalsha(script, len(call.keys), *call.keys, first, last, ttl_ms, *call.args)
+        admin.evalsha(script, len(call.keys), *call.keys, first, last, expires_at_ms, *call.args)

@@ -48,9 +48,12 @@ def table(samples: Samples) -> Iterator[str]:
 
 
 def targets(samples: Samples) -> Iterator[str]:
-    """Each target beside what was measured."""
+    """Each target beside what was measured, of the axes that were."""
     yield f"\n{'target':112}{'measured':>10}"
+    axes = {subject.axis for subject in samples.values}
     for target in TARGETS:
+        if target.subject.axis not in axes:
+            continue
         measured = target.measured(samples)
         figure = f"{measured.median:10.2f}" if measured else f"{'':10}"
         yield f"{target.number}. {target.text:109}{figure}  {target.verdict(measured)}"
@@ -69,8 +72,8 @@ def circumstances(bench: Bench) -> dict[str, object]:
     }
 
 
-def save(bench: Bench, path: Path) -> None:
-    """All figures as JSON."""
+def save(bench: Bench, folder: Path) -> None:
+    """All figures as JSON, and the tables where the folder's README shows them."""
     samples = bench.samples
 
     def spread(found: Spread | None) -> dict[str, float] | None:
@@ -93,4 +96,16 @@ def save(bench: Bench, path: Path) -> None:
     text = json.dumps(
         {"circumstances": circumstances(bench), "targets": told, "rows": rows}, indent=1, ensure_ascii=False
     )
-    path.write_text(text + "\n", "utf-8")
+    (folder / "results.json").write_text(text + "\n", "utf-8")
+    readme = folder / "README.md"
+    if readme.exists():
+        readme.write_text(_shown(readme.read_text("utf-8"), bench), "utf-8")
+
+
+def _shown(readme: str, bench: Bench) -> str:
+    """The README with these results between its marks."""
+    before, begin, rest = readme.partition("<!-- results -->\n")
+    _, end, after = rest.partition("<!-- end of results -->\n")
+    told = ", ".join(f"{name} {value}" for name, value in circumstances(bench).items())
+    tables = ["```text", *targets(bench.samples), *table(bench.samples), "```"]
+    return "\n".join([before + begin + f"Measured with: {told}.\n", *tables, end + after])

@@ -1,0 +1,145 @@
+"""That the comparison is fair: every contender judges, overrides and expires, alone and in a crowd.
+
+pytest benchmarks
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from servers import running
+
+from benchmarks import postgres_server
+from benchmarks.contenders import (
+    LOCK,
+    OVERRIDE,
+    REDEEM,
+    REDEEM_SESSION,
+    RELEASE,
+    Contender,
+    check_and_write,
+    escrow,
+    ours,
+    postgres,
+)
+from benchmarks.contenders.everyone import Addresses, opened
+from benchmarks.filled import fill, now_ms
+from voucher_sessions import VoucherSessions
+
+NAMES = (
+    ours.NAME,
+    escrow.NAME,
+    check_and_write.LOCKED,
+    check_and_write.LOCKED_EAGER,
+    check_and_write.WATCHED,
+    postgres.NAME,
+    postgres.NOT_AWAITED,
+)
+CREDITS = 20  # four locks
+
+
+@pytest.fixture(scope="module")
+def addresses() -> Iterator[Addresses]:
+    with running("valkey") as server, postgres_server.running() as url:
+        yield Addresses(server.socket, url)
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    for module in (ours, escrow, check_and_write, postgres):
+        monkeypatch.setattr(module, "CREDITS", CREDITS)
+    return str(request.param)
+
+
+@pytest.fixture
+def contender(name: str, addresses: Addresses) -> Iterator[Contender]:
+    with opened(addresses) as contenders:
+        yield next(each for each in contenders if each.name == name)
+
+
+@pytest.fixture
+def code(request: pytest.FixtureRequest, contender: Contender) -> str:
+    """A card of the test's own, with credits for four locks."""
+    contender.put([request.node.name])
+    return str(request.node.name)
+
+
+def granted(verb: Callable[[str, str], object], code: str, key: str) -> bool:
+    try:
+        verb(code, key)
+    except Exception:
+        return False
+    return True
+
+
+def test_nothing_beyond_the_limit(contender: Contender, code: str) -> None:
+    verbs = contender.verbs
+    assert [granted(verbs[LOCK], code, key) for key in "abcde"] == [True] * 4 + [False]
+    assert granted(verbs[RELEASE], code, "a")
+    assert granted(verbs[LOCK], code, "e")
+    assert granted(verbs[REDEEM_SESSION], code, "b")
+    assert not granted(verbs[LOCK], code, "f")
+    assert not granted(verbs[REDEEM], code, "f")
+    assert granted(verbs[RELEASE], code, "c")
+    assert granted(verbs[REDEEM], code, "f")
+    assert not granted(verbs[LOCK], code, "g")
+
+
+def test_a_session_is_redeemed_or_released_once(contender: Contender, code: str) -> None:
+    verbs = contender.verbs
+    assert granted(verbs[LOCK], code, "a")
+    assert granted(verbs[REDEEM_SESSION], code, "a")
+    assert not granted(verbs[RELEASE], code, "a")
+    assert granted(verbs[LOCK], code, "b")
+    assert granted(verbs[RELEASE], code, "b")
+    assert not granted(verbs[REDEEM_SESSION], code, "b")
+
+
+def test_an_override_replaces_the_lock(contender: Contender, code: str) -> None:
+    verbs = contender.verbs
+    if OVERRIDE not in verbs:
+        assert contender.name == escrow.NAME
+        return
+    assert [granted(verbs[OVERRIDE], code, "a") for _ in range(4)] == [True] * 4  # 7 of 20, and not 28
+    assert [granted(verbs[LOCK], code, key) for key in "bcd"] == [True, True, False]
+    assert granted(verbs[LOCK], code, "a")
+    assert not granted(verbs[OVERRIDE], code, "d")
+    assert granted(verbs[LOCK], code, "d")
+
+
+def test_what_has_expired_is_available_again(
+    monkeypatch: pytest.MonkeyPatch, name: str, addresses: Addresses, request: pytest.FixtureRequest
+) -> None:
+    for module in (ours, escrow, check_and_write, postgres):
+        monkeypatch.setattr(module, "TTL_MINUTES", 1 / 30)
+    with opened(addresses) as contenders:
+        contender = next(each for each in contenders if each.name == name)
+        contender.put([request.node.name])
+        lock, code = contender.verbs[LOCK], request.node.name
+        assert [granted(lock, code, key) for key in "abcde"] == [True] * 4 + [False]
+        time.sleep(2.1)
+        assert [granted(lock, code, key) for key in "ghijk"] == [True] * 4 + [False]
+
+
+def test_a_crowd_is_granted_no_more(name: str, addresses: Addresses, code: str) -> None:
+    def work(worker: int) -> int:
+        with opened(addresses) as contenders:
+            lock = next(each for each in contenders if each.name == name).verbs[LOCK]
+            return sum(granted(lock, code, f"{worker}-{number}") for number in range(3))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(work, range(8))) == 4
+
+
+def test_a_filled_voucher_is_one_that_was_locked(addresses: Addresses) -> None:
+    with addresses.client() as client:
+        engine = VoucherSessions(client)
+        ours.contender(client).put(["FILLED"])
+        fill(client, "FILLED", 2_500, now_ms(client) + 60_000)
+        assert engine.get_voucher("FILLED").quantity.locked == 2_500
+        sessions = engine.list_sessions("FILLED", limit=10_000)
+        assert len({session.key for session in sessions}) == 2_500
+        assert engine.release("FILLED", sessions[0].key).released
