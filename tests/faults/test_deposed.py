@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 from redis.exceptions import ResponseError
+from servers import Server
 
-from faults.replicated import Trio, trio
+from faults.replicated import Trio, replication, trio
 from faults.shops import Crew, Desk, Place
 from faults.waiting import until
 from voucher_sessions import (
@@ -143,6 +144,31 @@ def test_a_replica_that_stays_with_the_deposed_primary_confirms(asked: Durabilit
             servers.promote(leaves)
             assert sum(locked(inside, code, "inside") for code in LAST) == granted
             assert all(locked(outside, code, "outside") for code in LAST)
+
+
+def follows(replica: Server, primary: Server) -> bool:
+    """Whether it is in step with what the primary is since its start."""
+    its, of = replication(replica), replication(primary)
+    return bool(its["master_link_status"] == "up" and its["master_replid"] == of["master_replid"])
+
+
+@pytest.mark.parametrize("appendonly", ["no", "yes"])
+def test_a_primary_that_comes_back_empty_empties_its_replicas(appendonly: str) -> None:
+    """Faster than anybody promoted one of them. So a primary that starts by itself needs an append-only file."""
+    with trio(SERVER, appendonly=appendonly) as servers:
+        stocked(servers)
+        replica = servers.replicas[0]
+        with (
+            VoucherSessions.from_url(
+                servers.primary.url, durability=Durability(replicas=2, timeout_ms=10_000)
+            ) as engine,
+            VoucherSessions.from_url(replica.url) as on_replica,
+        ):
+            assert redeemed(engine, 1), "both replicas have confirmed it"
+            servers.primary.kill()
+            servers.primary.start()
+            until(lambda: follows(replica, servers.primary))
+            assert has_receipt(on_replica, 1) == has_receipt(engine, 1) == (appendonly == "yes")
 
 
 def test_min_replicas_to_write_bounds_what_is_lost_and_does_not_prevent_it() -> None:
