@@ -104,7 +104,7 @@ class Checked:
 class _Model(BaseModel):
     """A session key is a capability: a repr shows its beginning alone, and what pydantic complains of not at all."""
 
-    model_config = ConfigDict(frozen=True, **_DISCREET)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
