@@ -4,7 +4,7 @@
 -- vs:{CODE} is one STRING, a JSON array of thirteen, so that a script reads it and a session in a single MGET, and gets
 -- the numbers as numbers (Lua's own pattern matching takes twice as long). `constants` names its places:
 --   life                      random, new whenever the code is created: a deleted voucher leaves its heir nothing
---   put                       random, of the put_voucher that wrote the limits: it changes nothing a second time
+--   calls                     the put_vouchers, and deletions, that made it what it is: the last few
 --   quantity credits points   the limits; quantity -1 is without limit
 --   quantity credits points   used
 --   quantity credits points   locked: the sum of vs:{CODE}:locks, expired locks not yet reclaimed included
@@ -12,21 +12,23 @@
 --   locked_until              no lock expires after it, in ms: from then on nothing is locked, with no walk
 --                             (locks that go before their time leave it as it is, until expired ones are next taken out)
 -- vs:{CODE}:locks holds '<credits> <points> <session key>' by expiry in ms, and expires at locked_until.
--- vs:{CODE}:session:<key> is '<life> <expires_at_ms> <credits> <points> <call>', and expires by itself; `call` is the
--- validate that wrote it. A session that was released or redeemed keeps its words for a while, with the call that ended
--- it behind them; a deleted voucher keeps ["deleted", call]. A client that got no reply sends its call again by itself,
--- and is answered by these as it was the first time.
+-- vs:{CODE}:session:<key> is '<life> <expires_at_ms> <credits> <points> <calls>', and expires by itself. A session that
+-- was released or redeemed keeps its words for a while, and a deleted voucher keeps ["deleted", calls].
+-- Calls are random words, one of each call that made a key what it is, the last of them last, and '!' before one that
+-- ended a session. A client that got no reply sends its call again by itself: it finds its word, does nothing, and is
+-- answered as it was the first time, even if other calls have come in between.
 --
 -- A lock is live while now < expires_at_ms. Redis keeps a key through the very millisecond of its expiry, so what is
 -- stored decides and not the key's presence; the native TTLs only give the memory back.
 
 -- block: constants
-local LIFE, PUT, QUANTITY_LIMIT, CREDITS_LIMIT, POINTS_LIMIT = 1, 2, 3, 4, 5
+local LIFE, CALLS, QUANTITY_LIMIT, CREDITS_LIMIT, POINTS_LIMIT = 1, 2, 3, 4, 5
 local QUANTITY_USED, CREDITS_USED, POINTS_USED = 6, 7, 8
 local QUANTITY_LOCKED, CREDITS_LOCKED, POINTS_LOCKED = 9, 10, 11
 local NEXT_EXPIRY, LOCKED_UNTIL = 12, 13
 local SESSION_TEXT, OWN_CREDITS, OWN_POINTS = 14, 15, 16 -- beside the book: the session's live lock; never stored
 local MAX_NUMBER = 9007199254740991 -- 2^53 - 1, what a double holds exactly: even a voucher without limit ends there
+local REMEMBERED = 27 -- characters of earlier calls that a key keeps beside the last: two or three of them
 local TOMBSTONE_MS = 120000 -- longer than any client repeats by itself: 11 timeouts of 5 s, and the pauses between
 local reclaimable = 500 -- how many expired locks one script call takes out at most: it bounds how long the server is busy
 
@@ -36,7 +38,9 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 -- block: open
--- Reads `text`, what stands at `book_key`. Sets `book`, or nil where there is no voucher.
+-- Reads `text`, what stands at `book_key`. Sets `book`, or nil where there is no voucher, and then the calls that were
+-- remembered when it was deleted.
+local calls_until_deleted = ''
 local is_json, book = pcall(cjson.decode, text or '[]')
 if not is_json or type(book) ~= 'table' then
   error('CORRUPT ' .. book_key)
@@ -45,7 +49,7 @@ elseif not book[LOCKED_UNTIL] then
   if book[1] ~= 'deleted' and (text or redis.call('GET', book_key)) then
     error('CORRUPT ' .. book_key)
   end
-  book = nil
+  calls_until_deleted, book = book[2] or '', nil
 end
 
 -- block: save
@@ -86,18 +90,16 @@ if book[QUANTITY_LOCKED] > 0 and now >= book[NEXT_EXPIRY] then
 end
 
 -- block: session
--- Reads `session_text`, what stands at the session's key. Sets what its live lock holds, and where its words are those
--- of a lock, live or not: `set_by` and `ended_by`, the calls that did it.
+-- Reads `session_text`, what stands at the session's key. Sets what its live lock holds, and where there are words of a
+-- lock, live or not: `calls`.
 local own_quantity, own_credits, own_points, own_expires_at = 0, 0, 0, 0
-local session_life, expires_at_text, credits_text, points_text, set_by, ended_by
+local session_life, expires_at_text, credits_text, points_text, calls
 if session_text then
-  session_life, expires_at_text, credits_text, points_text, set_by, ended_by =
-    string.match(session_text, '^(%w+) (%d+) (%d+) (%d+) (%w+) ?(%w*)$')
+  session_life, expires_at_text, credits_text, points_text, calls =
+    string.match(session_text, '^(%w+) (%d+) (%d+) (%d+)( [%w! ]+)$')
   if not session_life then
     error('CORRUPT ' .. book_key)
-  elseif session_life ~= book[LIFE] then
-    set_by, ended_by = nil, nil
-  elseif ended_by == '' and now < expires_at_text + 0 then
+  elseif session_life == book[LIFE] and now < expires_at_text + 0 and not string.find(calls, '!%w+$') then
     own_quantity, own_credits, own_points, own_expires_at = 1, credits_text + 0, points_text + 0, expires_at_text + 0
     book[SESSION_TEXT], book[OWN_CREDITS], book[OWN_POINTS] = session_text, credits_text, points_text
   end
@@ -144,7 +146,7 @@ reply[n + 5], reply[n + 6] = math.max(0, credits_left), math.max(0, points_left)
 -- hands has left the totals to repair.
 local credits_held, points_held = book[OWN_CREDITS], book[OWN_POINTS]
 local removed = redis.call('ZREM', locks_key, credits_held .. ' ' .. points_held .. ' ' .. session_key)
-redis.call('SET', session_name, book[SESSION_TEXT] .. ' ' .. call, 'PX', TOMBSTONE_MS)
+redis.call('SET', session_name, book[SESSION_TEXT] .. ' !' .. call, 'PX', TOMBSTONE_MS)
 book[QUANTITY_LOCKED] = math.max(0, book[QUANTITY_LOCKED] - removed)
 book[CREDITS_LOCKED] = math.max(0, book[CREDITS_LOCKED] - removed * credits_held)
 book[POINTS_LOCKED] = math.max(0, book[POINTS_LOCKED] - removed * points_held)

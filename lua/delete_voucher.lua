@@ -12,10 +12,12 @@ local call = ARGV[1]
 
 local text = redis.call('GET', book_key)
 -- include: open
-local tombstone = '["deleted","' .. call .. '"]'
-if not book then
-  return {'deleted', text == tombstone and 1 or 0}
+local calls = book and book[CALLS] or calls_until_deleted
+local repeated = string.find(calls, call, 1, true)
+if not book or repeated then
+  return {'deleted', repeated and 1 or 0}
 end
+local tombstone = '["deleted","' .. string.sub(calls, -REMEMBERED) .. ' ' .. call .. '"]'
 -- UNLINK frees a million locks without holding the server, which allows it, and what follows it, with its memory full.
 redis.call('UNLINK', locks_key)
 redis.call('SET', book_key, tombstone, 'PX', TOMBSTONE_MS)

@@ -3,7 +3,7 @@
 --   vs:{CODE}        STRING  the book
 --   vs:{CODE}:locks  ZSET    its live locks
 -- ARGV
---   call             random, of this call: it writes once, and is the life of a voucher that is new
+--   call             random, of this call: tells what its first try has written; the life of a voucher that is new
 --   quantity         limit, -1 for none
 --   credits          limit
 --   points           limit
@@ -23,7 +23,7 @@ local text = redis.call('GET', book_key)
 -- include: open
 local is_new = not book
 if is_new then
-  book = {call, '', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+  book = {call, calls_until_deleted, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 end
 -- include: clock
 -- include: reclaim
@@ -31,16 +31,19 @@ if again then
   return {'again'}
 end
 
-if book[PUT] ~= call then
-  book[PUT] = call
+local repeated = string.find(book[CALLS], call, 1, true)
+if is_new or not repeated then
+  book[CALLS] = string.sub(book[CALLS], -REMEMBERED) .. ' ' .. call
   book[QUANTITY_LIMIT], book[CREDITS_LIMIT], book[POINTS_LIMIT] = ARGV[2] + 0, ARGV[3] + 0, ARGV[4] + 0
   if used == 'bring' then
     book[QUANTITY_USED], book[CREDITS_USED], book[POINTS_USED] = ARGV[6] + 0, ARGV[7] + 0, ARGV[8] + 0
   end
-  -- include: save
-  if is_new then
-    -- An index without its book is a stranger's: its locks must never be taken out of this voucher's totals.
-    redis.call('UNLINK', locks_key)
+  if not repeated then -- else it has been deleted since, and is answered as it was
+    -- include: save
+    if is_new then
+      -- An index without its book is a stranger's: its locks must never be taken out of this voucher's totals.
+      redis.call('UNLINK', locks_key)
+    end
   end
 end
 -- include: state

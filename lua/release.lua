@@ -20,7 +20,7 @@ for i = 1, #KEYS / 3 do
   books[i], reply[i + 1] = book or false, 0
   if book then
     -- include: session
-    if own_quantity == 1 or ended_by == call then
+    if own_quantity == 1 or calls and string.find(calls, '!' .. call, 1, true) then
       reply[i + 1] = 1
     end
   end

@@ -34,7 +34,7 @@ for i = 1, #KEYS / 3 do
       -- include: reclaim
       local credits, points, n = ARGV[2 * i + 2] + 0, ARGV[2 * i + 3] + 0, 9 * i - 7
       -- include: judge
-      if set_by == call then
+      if calls and string.find(calls, call, 1, true) then
         repeated = true
         reply[n + 1], reply[n + 2], reply[n + 3] = '', 0, 0
         own_expires_at, own_credits, own_points = expires_at_text + 0, credits_text + 0, points_text + 0
@@ -73,8 +73,13 @@ for i = 1, #books do
     if book[SESSION_TEXT] and (credits_held ~= credits or points_held ~= points) then
       removed = redis.call('ZREM', locks_key, credits_held .. ' ' .. points_held .. ' ' .. session_key)
     end
-    local words = book[LIFE] .. ' ' .. expires_at_text .. ' ' .. amounts .. ' ' .. call
-    if texts[3 * i - 1] then
+    local words, earlier = book[LIFE] .. ' ' .. expires_at_text .. ' ' .. amounts, texts[3 * i - 1]
+    if earlier then
+      -- Behind the amounts; what is cut there in the middle of a word is nobody's word.
+      words = words .. string.sub(string.match(earlier, '^%w+ %d+ %d+ %d+(.*)$'), -REMEMBERED)
+    end
+    words = words .. ' ' .. call
+    if earlier then
       redis.call('SET', session_name, words, 'PXAT', expires_at_text)
     elseif not redis.call('SET', session_name, words, 'PXAT', expires_at_text, 'NX') then
       redis.call('ZREM', locks_key, member)

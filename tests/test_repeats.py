@@ -96,15 +96,42 @@ def test_a_lock_that_was_valid_stays_so_whatever_the_limits_are_now(
     assert (again.valid, again.reason, again.locked_by_others, again.session.credits) == (True, None, False, 30)
 
 
-def test_the_words_of_an_earlier_life_are_nobodys(gift: VoucherSessions, send: Callable[..., Any]) -> None:
+def test_a_call_has_no_effect_on_a_later_life(gift: VoucherSessions, send: Callable[..., Any]) -> None:
     call, releasing = locking(), CALLS.release("GIFT", "cart")
     send(call)
     send(releasing)
     gift.delete_voucher("GIFT")
     gift.put_voucher(Voucher(code="GIFT", credits=100))
-    assert send(releasing).released is False
+    assert send(releasing).released
     assert send(call).valid
-    assert figures(gift) == (0, 30)
+    assert figures(gift) == (0, 0)
+
+
+def test_calls_that_others_overtook(gift: VoucherSessions, send: Callable[..., Any]) -> None:
+    first, releasing = locking(), CALLS.release("GIFT", "cart")
+    send(first)
+    send(releasing)
+    gift.validate("GIFT", credits=40, session={"type": "LOCK", "key": "cart"})
+    assert send(releasing).released
+    assert send(first).valid
+    assert figures(gift) == (0, 40), "the later lock stays as it is"
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+def test_a_put_that_was_overtaken_by_a_deletion_brings_nothing_back(
+    gift: VoucherSessions, send: Callable[..., Any], is_new: bool
+) -> None:
+    if is_new:
+        gift.delete_voucher("GIFT")
+    put, deletion = CALLS.put_voucher(Voucher(code="GIFT", credits=70), None), CALLS.delete_voucher("GIFT")
+    assert send(put).credits.limit == 70
+    assert send(deletion) is True
+    assert send(put).credits.limit == 70
+    assert gift.validate("GIFT").reason == "not_found"
+    gift.put_voucher(Voucher(code="GIFT", credits=80))
+    assert send(deletion) is True
+    assert gift.get_voucher("GIFT").credits.limit == 80
+    assert send(put).credits.limit == 80
 
 
 def test_a_release_answers_as_it_did(gift: VoucherSessions, send: Callable[..., Any]) -> None:
