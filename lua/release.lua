@@ -20,8 +20,10 @@ for i = 1, #KEYS / 3 do
   books[i], reply[i + 1] = book or false, 0
   if book then
     -- include: session
-    if own_quantity == 1 or calls and string.find(calls, '!' .. call, 1, true) then
-      reply[i + 1] = 1
+    if calls and string.find(calls, call, 1, true) then
+      reply[i + 1], books[i] = 1, false -- and a lock that came after stays
+    else
+      reply[i + 1] = own_quantity
     end
   end
   if #KEYS > 3 then
