@@ -6,6 +6,7 @@ It knows the clock only as a number that it is given, and forgets nothing: the m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -95,7 +96,9 @@ class Books:
     def copy(self) -> Books:
         """The same, to be led another way. Locks and receipts, which are replaced and not changed, are shared."""
         other = Books()
-        other.vouchers = {code: replace(book, sessions=dict(book.sessions)) for code, book in self.vouchers.items()}
+        for code, book in self.vouchers.items():
+            other.vouchers[code] = copy(book)
+            other.vouchers[code].sessions = dict(book.sessions)
         other.receipts = dict(self.receipts)
         other.lives = self.lives
         return other

@@ -32,6 +32,8 @@ def essence(op: Op, seen: Any) -> Any:
         return None
     if op.verb == "validate" and op.args["key"] is not None and all(each["reason"] is None for each in seen):
         return [{name: fact for name, fact in each.items() if name != "available"} for each in seen]
+    if op.verb == "redeem":  # somebody may have rolled back what it has redeemed
+        return [each if each[-1] else [*each[:4], each[-1]] for each in seen]
     return seen
 
 

@@ -157,9 +157,8 @@ class Caller(NamedTuple):
     retries: int  # how often the client repeats by itself what got no reply
     protocol: int
 
-    @contextmanager
-    def engine(self, port: int, timeout: float, prefix: str) -> Iterator[VoucherSessions]:
-        """An engine behind a proxy, its connection made; the asyncio one is awaited behind the sync one's face."""
+    def client(self, port: int, timeout: float) -> Any:
+        """Of a server on loopback; it must be closed."""
         backoff = ExponentialBackoff(cap=0.02, base=0.001) if self.retries else NoBackoff()
         options: dict[str, Any] = {
             "host": "127.0.0.1",
@@ -169,16 +168,23 @@ class Caller(NamedTuple):
             "socket_timeout": timeout,
         }
         if self.kind == "sync":
-            with redis.Redis(**options, retry=Retry(backoff, self.retries)) as client:
+            return redis.Redis(**options, retry=Retry(backoff, self.retries))
+        return redis.asyncio.Redis(**options, retry=redis.asyncio.retry.Retry(backoff, self.retries))
+
+    @contextmanager
+    def engine(self, port: int, timeout: float, prefix: str) -> Iterator[VoucherSessions]:
+        """An engine behind a proxy, its connection made; the asyncio one is awaited behind the sync one's face."""
+        client = self.client(port, timeout)
+        if self.kind == "sync":
+            with client:
                 ready(client)
                 yield VoucherSessions(client, prefix=prefix)
             return
         with asyncio.Runner() as runner:
-            async_client = redis.asyncio.Redis(**options, retry=redis.asyncio.retry.Retry(backoff, self.retries))
-            ready(Awaited(async_client, runner.get_loop()))  # type: ignore[arg-type]  # it serves any such object
-            engine: Any = Awaited(AsyncVoucherSessions(async_client, prefix=prefix), runner.get_loop())
+            ready(Awaited(client, runner.get_loop()))
+            engine: Any = Awaited(AsyncVoucherSessions(client, prefix=prefix), runner.get_loop())
             yield engine
-            runner.run(async_client.aclose())
+            runner.run(client.aclose())
 
 
 def ready(client: Any) -> None:

@@ -81,6 +81,17 @@ def until(ops: Sequence[Op], moment: int) -> list[Op]:
     return [op if op.end is not None and op.end <= moment else replace(op, end=None, seen=None) for op in begun]
 
 
+class State(NamedTuple):
+    """What the books hold at a moment, to be compared, and when its locks expire at the latest."""
+
+    books: tuple[frozenset[Any], frozenset[Any]]
+    expiries: frozenset[Any]
+
+
+# What may happen without anybody's being told of it: an unknown call, by number, or a lock's expiry, by code and key.
+Event = int | tuple[str, str]
+
+
 class Config(NamedTuple):
     """How far an order has come: which calls it has, and the books and the earliest time after them."""
 
@@ -89,7 +100,13 @@ class Config(NamedTuple):
     spent: frozenset[int]  # and of the unknown ones
     now: int
     books: Books
+    state: State
     order: tuple[Any, ...] | None  # (the order before, what came last)
+    last: tuple[Config, Event] | None = None  # what was before, if it was not a known call that came last
+
+    def identity(self) -> tuple[Any, ...]:
+        """The same of two from which the same can follow. The time is of no matter: who is live is told by the state."""
+        return self.first, self.ahead, self.spent, self.state
 
 
 @dataclass
@@ -101,18 +118,17 @@ class Search:
     steps: int
     known: list[Op] = field(init=False)
     unknown: list[Op] = field(init=False)
-    furthest: Config | None = None
+    furthest: Config = field(init=False)
 
     def __post_init__(self) -> None:
         self.known = [op for op in self.ops if op.end is not None]
         self.unknown = [op for op in self.ops if op.end is None and op.changes]
         self.horizon = max((op.end or op.begin for op in self.ops), default=0)
+        self.furthest = Config(0, frozenset(), frozenset(), 0, self.initial, state(self.initial, 0), None)
 
     def succeeds(self) -> bool:
-        begin = Config(0, frozenset(), frozenset(), 0, self.initial, None)
-        self.furthest = begin
-        visited = {identity(begin)}
-        stack = [self.successors(begin)]
+        visited = {self.furthest.identity()}
+        stack = [self.successors(self.furthest)]
         while stack:
             config = next(stack[-1], None)
             if config is None:
@@ -120,7 +136,7 @@ class Search:
                 continue
             if config.first == len(self.known):
                 return True
-            if (name := identity(config)) in visited:
+            if (name := config.identity()) in visited:
                 continue
             visited.add(name)
             if len(visited) > self.steps:
@@ -143,54 +159,93 @@ class Search:
         return sorted(found, key=lambda at: self.known[at].end or 0), latest
 
     def successors(self, config: Config) -> Iterator[Config]:
-        found, latest = self.candidates(config)
-        for at in found:
-            after = self.step(config, self.known[at], latest)
-            if after is not None:
-                ahead, first = config.ahead | {at}, config.first
-                while first in ahead:
-                    ahead, first = ahead - {first}, first + 1
-                yield after._replace(first=first, ahead=ahead)
-        yield from self.expiries(config, latest)
-        for at, op in enumerate(self.unknown):
-            if op.begin > latest:
-                break
-            if at not in config.spent:
-                after = self.step(config, op, latest)
-                # What changes nothing has nothing to explain: the same books, reached with one call less, are tried anyway.
-                if after is not None and state(after.books, after.now) != state(config.books, after.now):
-                    yield after._replace(spent=config.spent | {at})
+        """What may come next. Two shortcuts leave out orders where another one, which is tried, does as well.
 
-    def step(self, config: Config, op: Op, latest: int) -> Config | None:
-        """After this call, if the books answer it so."""
+        A call that is explained and changes nothing comes at once: it stands in nobody's way. And what nobody was told
+        of, an unknown call or an expiry, does not come before a known call that is the same with it and without.
+        """
+        found, latest = self.candidates(config)
+        known = [(at, after) for at in found if (after := self.known_call(config, at)) is not None]
+        for _, after in known:
+            if after.state == config.state:
+                yield after
+                return
+        for at, after in known:
+            if not self.could_come_earlier(config, at, after):
+                yield after
+        for event in self.events(config, latest):
+            happened = self.happen(config, event, latest)
+            if happened is not None and happened.state != config.state:
+                yield happened._replace(last=(config, event))
+
+    def could_come_earlier(self, config: Config, at: int, after: Config) -> bool:
+        if config.last is None:
+            return False
+        before, event = config.last
+        earlier = self.known_call(before, at)
+        if earlier is None:
+            return False
+        swapped = self.happen(earlier, event, self.candidates(earlier)[1])
+        return swapped is not None and swapped.state.books == after.state.books
+
+    def known_call(self, config: Config, at: int) -> Config | None:
+        """After this call, if the books answer it as its caller was told."""
+        op = self.known[at]
+        assert op.end is not None
+        after = self.after(config, op, op.end)
+        if after is None:
+            return None
+        ahead, first = config.ahead | {at}, config.first
+        while first in ahead:
+            ahead, first = ahead - {first}, first + 1
+        return after._replace(first=first, ahead=ahead)
+
+    def after(self, config: Config, op: Op, latest: int) -> Config | None:
+        """After this call, which happens at this moment at the latest."""
         now, books = max(config.now, op.begin), config.books.copy()
         told = answer(books, op, now)
         if op.end is not None and not agrees(op, told, op.seen):
             return None
         if op.verb == "validate" and op.args["key"] is not None and all(not each["reason"] for each in told):
+            ttl = op.args["ttl_ms"] * 1_000_000
+            earliest, expires_at = op.begin + ttl - SLACK_NS, min(FOREVER, latest + ttl + SLACK_NS)
+            if earliest > self.horizon:  # nobody will see it expire: one order like the other
+                earliest = expires_at = FOREVER
             for code, _, _ in op.args["needs"]:
-                sessions, ttl = books.vouchers[code].sessions, op.args["ttl_ms"] * 1_000_000
-                amounts, earliest = sessions[op.args["key"]].amounts, now + ttl - SLACK_NS
-                if earliest > self.horizon:  # nobody will see it expire: one order like the other
-                    earliest = latest = FOREVER
-                sessions[op.args["key"]] = TimedLock(amounts, min(FOREVER, latest + ttl + SLACK_NS), earliest)
-        return config._replace(now=now, books=books, order=(config.order, op))
+                sessions = books.vouchers[code].sessions
+                sessions[op.args["key"]] = TimedLock(sessions[op.args["key"]].amounts, expires_at, earliest)
+        order = config.order, op
+        return config._replace(now=now, books=books, state=state(books, now), order=order, last=None)
 
-    def expiries(self, config: Config, latest: int) -> Iterator[Config]:
-        """Each lock that may have expired by then has expired next."""
+    def events(self, config: Config, latest: int) -> Iterator[Event]:
+        """What may happen next that nobody was told of: locks that expire, and unknown calls."""
         for code, book in config.books.vouchers.items():
             for key, lock in book.live(config.now).items():
-                earliest = getattr(lock, "earliest", FOREVER)
-                if earliest <= latest and earliest != FOREVER:
-                    books = config.books.copy()
-                    del books.vouchers[code].sessions[key]
-                    now = max(config.now, earliest)
-                    yield config._replace(now=now, books=books, order=(config.order, f"{key!r} expires on {code!r}"))
+                if isinstance(lock, TimedLock) and lock.earliest <= latest and lock.earliest != FOREVER:
+                    yield code, key
+        for at, op in enumerate(self.unknown):
+            if op.begin > latest:
+                break
+            if at not in config.spent:
+                yield at
+
+    def happen(self, config: Config, event: Event, latest: int) -> Config | None:
+        if isinstance(event, int):
+            after = self.after(config, self.unknown[event], latest)
+            return after and after._replace(spent=config.spent | {event})
+        code, key = event
+        book = config.books.vouchers.get(code)
+        lock = book.live(config.now).get(key) if book else None
+        if not isinstance(lock, TimedLock):
+            return None
+        books, now = config.books.copy(), max(config.now, lock.earliest)
+        del books.vouchers[code].sessions[key]
+        order = config.order, f"{key!r} expires on {code!r}"
+        return config._replace(now=now, books=books, state=state(books, now), order=order, last=None)
 
     def stuck(self, op: Op) -> str:
         """Where the furthest order ends, and why none of the calls that are left can follow."""
         config = self.furthest
-        assert config is not None
         order = config.order
         steps: list[Op | str] = []
         while order is not None and len(steps) < 12:
@@ -229,24 +284,15 @@ def picture(books: Books, now: int) -> str:
     return f"{kept}, receipts {receipts[-10:]}"
 
 
-def identity(config: Config) -> tuple[Any, ...]:
-    """The same of two configurations from which the same can follow."""
-    timed, books = state(config.books, config.now)
-    return config.first, config.ahead, config.spent, config.now if timed else 0, books
-
-
-def state(books: Books, now: int) -> tuple[bool, Any]:
-    """Whether a lock may expire, and all that the books hold at this moment, to be compared."""
-    timed, vouchers = False, []
+def state(books: Books, now: int) -> State:
+    vouchers, expiries = [], []
     for code, book in books.vouchers.items():
-        locks = [
-            (key, each.amounts, each.expires_at, getattr(each, "earliest", FOREVER))
-            for key, each in book.live(now).items()
-        ]
-        timed = timed or any(lock[2] != FOREVER for lock in locks)
-        vouchers.append((code, book.life, book.limit, book.without_limit, book.used, frozenset(locks)))
+        live = book.live(now)
+        locks = frozenset((key, lock.amounts) for key, lock in live.items())
+        expiries += [(code, key, lock.expires_at) for key, lock in live.items()]
+        vouchers.append((code, book.life, book.limit, book.without_limit, book.used, locks))
     receipts = frozenset(
         (name, receipt.life, receipt.session_key, receipt.taken, receipt.rolled_back)
         for name, receipt in books.receipts.items()
     )
-    return timed, (frozenset(vouchers), receipts)
+    return State((frozenset(vouchers), receipts), frozenset(expiries))

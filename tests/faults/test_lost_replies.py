@@ -108,6 +108,7 @@ OVERTAKEN: dict[str, tuple[str, Sequence[Act]]] = {
     ),
     "figures brought, then rolled back": ("put_voucher with used", [act("rollback", "A", "paid")]),
     "figures brought, then deleted": ("put_voucher with used", [act("delete_voucher", "A")]),
+    "redeemed, then rolled back": ("redeem with an id", [act("rollback", "A", "order")]),
     "redeemed, then deleted": ("redeem with an id", [act("delete_voucher", "A")]),
     "redeemed, then the session validated anew": (
         "redeem a session with an id",

@@ -1,0 +1,247 @@
+"""The checker of histories: some must pass, some must fail, and its error tells why."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+import pytest
+from books import Books
+
+from faults.answers import answer
+from faults.history import Op
+from faults.linearizable import TooManyOrders, check
+
+MS = 1_000_000
+DAY = 86_400_000
+
+
+NUMBERS = count()
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "put_voucher": {"limit": [1, 10, 0], "used": None},
+    "validate": {"needs": [["A", 0, 0]], "key": "k", "ttl_ms": DAY, "release": []},
+    "redeem": {"needs": [["A", None, None]], "key": None, "id": "o", "if_missing": "raise"},
+    "release": {"key": "k"},
+    "rollback": {"id": "o"},
+    "get_redemption": {"id": "o"},
+    "list_sessions": {"limit": 100},
+}
+
+
+def op(verb: str, begin: int, end: int | None, seen: Any = None, **args: Any) -> Op:
+    """A call from begin to end, in ms; end None: its outcome is unknown."""
+    all_args = {"codes": ["A"], **DEFAULTS.get(verb, {}), **args}
+    return Op("w", next(NUMBERS), verb, all_args, begin * MS, None if end is None else end * MS, seen)
+
+
+PUT = op("put_voucher", 0, 1, [[1, 0, 0], [10, 0, 0], [0, 0, 0]])
+USED_UP = {"error": "QuantityExceeded", "code": "A", "reason": "quantity_exceeded", "requested": 1, "available": 0}
+HELD = {"reason": "quantity_exceeded", "held": True, "available": [0, 10, 0], "lock": None}
+
+
+def grants(credits: int = 0) -> list[dict[str, Any]]:
+    return [{"reason": None, "held": False, "available": [1, 10, 0], "lock": [credits, 0]}]
+
+
+def took(credits: int = 0, key: str | None = None, rolled_back: bool = False, replayed: bool = False) -> list[Any]:
+    return [[1, credits, 0, key, rolled_back, replayed]]
+
+
+def state(used: int, locked: int, credits_used: int = 0, credits_locked: int = 0) -> list[list[int]]:
+    return [[1, used, locked], [10, credits_used, credits_locked], [0, 0, 0]]
+
+
+def given_back(replayed: bool = False) -> list[Any]:
+    return [[1, 0, 0, replayed]]
+
+
+NO_SESSION = {"error": "SessionNotFound", "code": "A", "codes": ["A"], "session_key": "k"}
+MISSING = {"error": "RedemptionNotFound", "code": "A", "redemption_id": "o"}
+
+EXPLAINED: dict[str, list[Op]] = {
+    "nothing happened": [],
+    "one refused of two at a time": [
+        op("redeem", 2, 9, took(), id="x"),
+        op("redeem", 2, 9, {**USED_UP, "locked_by_others": False}, id="y"),
+    ],
+    "a read beside a redemption sees it": [op("redeem", 2, 9, took()), op("get_voucher", 3, 4, state(1, 0))],
+    "a read beside a redemption does not see it yet": [
+        op("redeem", 2, 9, took()),
+        op("get_voucher", 3, 4, state(0, 0)),
+    ],
+    "unknown that took effect": [op("redeem", 2, None), op("get_voucher", 4, 5, state(1, 0))],
+    "unknown that took effect later": [
+        op("redeem", 2, None),
+        op("get_voucher", 4, 5, state(0, 0)),
+        op("get_voucher", 6, 7, state(1, 0)),
+    ],
+    "unknown that never took effect": [
+        op("redeem", 2, None, id="x"),
+        op("redeem", 4, 5, took(), id="y"),
+        op("get_redemption", 6, 7, {**MISSING, "redemption_id": "x"}, id="x"),
+    ],
+    "unknown, repeated and replayed": [op("redeem", 2, None), op("redeem", 4, 5, took(replayed=True))],
+    "unknown, repeated and new": [op("redeem", 2, None), op("redeem", 4, 5, took())],
+    "unknown override that came after its successor": [
+        op("validate", 2, None, needs=[["A", 3, 0]]),
+        op("validate", 4, 5, grants(5), needs=[["A", 5, 0]]),
+        op("list_sessions", 6, 7, {"k": [3, 0]}),
+    ],
+    "two unknown, in the order that the reads tell": [
+        op("validate", 2, None, needs=[["A", 3, 0]]),
+        op("validate", 2, None, needs=[["A", 5, 0]]),
+        op("list_sessions", 4, 5, {"k": [5, 0]}),
+        op("list_sessions", 6, 7, {"k": [3, 0]}),
+    ],
+    "unknown deletion": [
+        op("delete_voucher", 2, None),
+        op("get_voucher", 4, 5, {"error": "VoucherNotFound", "code": "A", "codes": ["A"]}),
+    ],
+    "a lock that expired": [op("validate", 2, 3, grants(), ttl_ms=30), op("validate", 90, 91, grants(), key="z")],
+    "a lock about to expire": [
+        op("validate", 2, 3, grants(), ttl_ms=30),
+        op("list_sessions", 31, 32, {"k": [0, 0]}),
+        op("list_sessions", 32, 33, {}),
+    ],
+    "a lock that was prolonged": [
+        op("validate", 2, 3, grants(), ttl_ms=30),
+        op("validate", 20, 21, grants(), ttl_ms=60),
+        op("list_sessions", 60, 61, {"k": [0, 0]}),
+        op("list_sessions", 99, 100, {}),
+    ],
+    "an unknown lock that expired": [
+        op("validate", 2, None, ttl_ms=30),
+        op("list_sessions", 50, 51, {"k": [0, 0]}),
+        op("list_sessions", 90, 91, {}),
+    ],
+    "a replay after the voucher is gone": [
+        op("redeem", 2, 3, took()),
+        op("delete_voucher", 4, 5, True),
+        op("redeem", 6, 7, took(replayed=True)),
+    ],
+    "some of many sessions are listed": [
+        op("put_voucher", 2, 3, [[2, 0, 0], [10, 0, 0], [0, 0, 0]], limit=[2, 10, 0]),
+        op("validate", 4, 5, [{**grants()[0], "available": [2, 10, 0]}], key="k"),
+        op("validate", 6, 7, grants(), key="z"),
+        op("list_sessions", 8, 9, {"z": [0, 0]}, limit=1),
+    ],
+}
+
+UNEXPLAINED: dict[str, list[Op]] = {
+    "double grant": [op("validate", 2, 9, grants(), key="k"), op("validate", 2, 9, grants(), key="z")],
+    "double spending": [op("redeem", 2, 9, took(), id="x"), op("redeem", 2, 9, took(), id="y")],
+    "lost redemption": [op("redeem", 2, 3, took()), op("get_voucher", 4, 5, state(0, 0))],
+    "lost receipt": [op("redeem", 2, 3, took()), op("get_redemption", 4, 5, MISSING)],
+    "lost lock": [op("validate", 2, 3, grants()), op("redeem", 4, 5, NO_SESSION, key="k")],
+    "replay told as new": [op("redeem", 2, 3, took()), op("redeem", 4, 5, took())],
+    "new told as a replay": [op("redeem", 2, 3, took(replayed=True))],
+    "replay with another amount": [
+        op("redeem", 2, 3, took(4), needs=[["A", 4, 0]]),
+        op("redeem", 4, 5, took(5, replayed=True)),
+    ],
+    "redeemed twice under one id": [op("redeem", 2, 9, took()), op("get_voucher", 3, 4, state(2, 0))],
+    "stale read": [
+        op("redeem", 2, 9, took()),
+        op("get_voucher", 3, 4, state(1, 0)),
+        op("get_voucher", 5, 6, state(0, 0)),
+    ],
+    "a refusal with nothing in the way": [op("redeem", 2, 3, {**USED_UP, "locked_by_others": False})],
+    "held told as used up": [
+        op("validate", 2, 3, grants()),
+        op("redeem", 4, 5, {**USED_UP, "locked_by_others": False}),
+    ],
+    "resurrection after rollback": [
+        op("validate", 2, 3, grants()),
+        op("redeem", 4, 5, took(key="k"), key="k"),
+        op("rollback", 6, 7, given_back()),
+        op("list_sessions", 8, 9, {"k": [0, 0]}),
+    ],
+    "resurrection after release": [
+        op("validate", 2, 3, grants()),
+        op("release", 4, 5, [True]),
+        op("list_sessions", 6, 7, {"k": [0, 0]}),
+    ],
+    "rolled back twice": [
+        op("redeem", 2, 3, took()),
+        op("rollback", 4, 9, given_back()),
+        op("rollback", 4, 9, given_back()),
+    ],
+    "released twice": [
+        op("validate", 2, 3, grants()),
+        op("release", 4, 9, [True]),
+        op("release", 4, 9, [True]),
+    ],
+    "deleted twice": [op("delete_voucher", 2, 9, True), op("delete_voucher", 2, 9, True)],
+    "unknown that took effect twice": [
+        op("validate", 2, None),
+        op("list_sessions", 4, 5, {"k": [0, 0]}),
+        op("release", 6, 7, [True]),
+        op("list_sessions", 8, 9, {"k": [0, 0]}),
+    ],
+    "unknown seen and then unseen": [
+        op("redeem", 2, None),
+        op("get_voucher", 4, 5, state(1, 0)),
+        op("get_voucher", 6, 7, state(0, 0)),
+    ],
+    "unknown that took effect before its begin": [op("get_voucher", 2, 3, state(1, 0)), op("redeem", 4, None)],
+    "figures brought twice": [
+        op("put_voucher", 2, 9, state(0, 0), used=[0, 0, 0]),
+        op("get_voucher", 3, 4, state(1, 0)),
+        op("redeem", 5, 6, took()),
+        op("get_voucher", 10, 11, state(0, 0)),
+    ],
+    "a lock that outlives its TTL": [
+        op("validate", 2, 3, grants(), ttl_ms=30),
+        op("list_sessions", 50, 51, {"k": [0, 0]}),
+    ],
+    "a lock that ends before its TTL": [op("validate", 2, 3, grants(), ttl_ms=30), op("list_sessions", 15, 16, {})],
+    "a lock that expired and is back": [
+        op("validate", 2, 3, grants(), ttl_ms=30),
+        op("list_sessions", 31, 32, {}),
+        op("list_sessions", 34, 35, {"k": [0, 0]}),
+    ],
+    "half a stack": [
+        op("put_voucher", 2, 3, state(0, 0), codes=["B"]),
+        op("redeem", 4, 5, took() * 2, needs=[["A", 0, 0], ["B", 0, 0]]),
+        op("get_voucher", 6, 7, state(0, 0), codes=["B"]),
+    ],
+    "an error of another kind": [op("redeem", 2, 3, {"error": "CorruptState", "text": ""})],
+    "fewer sessions listed than asked for": [op("validate", 2, 3, grants()), op("list_sessions", 4, 5, {}, limit=1)],
+}
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+def test_what_one_that_executes_calls_one_at_a_time_could_have_told_passes(name: str) -> None:
+    check([PUT, *EXPLAINED[name]])
+
+
+@pytest.mark.parametrize("name", UNEXPLAINED)
+def test_what_no_order_of_the_calls_explains_fails(name: str) -> None:
+    with pytest.raises(AssertionError, match="no order explains"):
+        check([PUT, *UNEXPLAINED[name]])
+
+
+def test_the_error_tells_the_first_reply_that_nothing_explains() -> None:
+    later = [op("get_voucher", at, at + 1, state(0, 0)) for at in range(10, 50, 2)]
+    with pytest.raises(AssertionError) as raised:
+        check([PUT, *UNEXPLAINED["double grant"], *later])
+    lines = str(raised.value).splitlines()
+    assert lines[0].startswith("no order explains what w#")
+    assert "validate" in lines[0]
+    assert lines[1] == "the furthest order ends with"
+    assert "put_voucher" in lines[2]
+    assert any(line.startswith("    though the books say: [{'reason': 'quantity_exceeded'") for line in lines)
+
+
+def test_books_that_were_there_before() -> None:
+    books = Books()
+    answer(books, PUT, 0)
+    check(EXPLAINED["unknown that took effect"], initial=books)
+    with pytest.raises(AssertionError):
+        check(EXPLAINED["unknown that took effect"])
+
+
+def test_too_much_at_a_time_is_no_verdict() -> None:
+    crowd = [op("validate", 2, None, key=f"k{at}") for at in range(20)]
+    with pytest.raises(TooManyOrders):
+        check([PUT, *crowd, op("get_voucher", 3, 4, state(0, 5))], steps=10)

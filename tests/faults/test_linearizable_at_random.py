@@ -1,0 +1,200 @@
+"""The checker held to histories of random executions of the model, and to slower searches that leave nothing out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import permutations
+from typing import Any
+
+import pytest
+from books import Books
+from hypothesis import HealthCheck, assume, event, given, settings
+from hypothesis import strategies as st
+
+from faults.answers import FOREVER, agrees, answer, essence
+from faults.history import Op
+from faults.linearizable import Config, Search, check, together
+
+MS = 1_000_000
+DAY = 86_400_000
+LIMITS = {"limit": [1, 10, 0], "used": None}
+
+KEYS = st.sampled_from(["k", "z"])
+IDS = st.sampled_from(["o", "p"])
+AMOUNT = st.integers(0, 6)
+NEEDS = st.sampled_from([["A"], ["B"], ["A", "B"]]).flatmap(
+    lambda codes: st.tuples(*(st.tuples(st.just(code), AMOUNT, st.just(0)).map(list) for code in codes)).map(list)
+)
+CODES = st.sampled_from([["A"], ["B"]])
+ARGS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "put_voucher": {
+        "codes": CODES,
+        "limit": st.tuples(st.sampled_from([None, 1, 2]), st.integers(4, 10), st.just(0)).map(list),
+        "used": st.sampled_from([None, None, [0, 1, 0]]),
+    },
+    "validate": {
+        "needs": NEEDS,
+        "key": st.none() | KEYS,
+        "ttl_ms": st.sampled_from([20, 60, DAY]),
+        "release": st.just([]),
+    },
+    "redeem": {
+        "needs": NEEDS,
+        "key": st.none() | KEYS,
+        "id": IDS,
+        "if_missing": st.sampled_from(["raise", "redeem"]),
+    },
+    "release": {"codes": CODES, "key": KEYS},
+    "rollback": {"codes": CODES, "id": IDS},
+    "get_redemption": {"codes": CODES, "id": IDS},
+    "list_sessions": {"codes": CODES, "limit": st.just(100)},
+    "get_voucher": {"codes": CODES},
+    "delete_voucher": {"codes": CODES},
+}
+CALLS = st.one_of(*(st.tuples(st.just(verb), st.fixed_dictionaries(args)) for verb, args in ARGS.items()))
+SETTINGS = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def execute(calls: Sequence[tuple[str, dict[str, Any]]], data: st.DataObject, *, width: int, lost: bool) -> list[Op]:
+    """What callers see of an execution in which each call takes effect somewhere between its begin and its end.
+
+    ``width``: how many ms a call may begin before its moment and end after it, which come 4 ms one after the other.
+    ``lost``: some replies are, and some calls too.
+    """
+    books, history = Books(), []
+    begun = [("put_voucher", {**LIMITS, "codes": [code]}) for code in "AB"]
+    for at, (verb, args) in enumerate([*begun, *calls]):
+        moment = 100 + 4 * at
+        begin = moment - data.draw(st.integers(0, width)) if at > 1 else moment
+        fate = (
+            data.draw(st.sampled_from(["told", "told", "told", "no reply", "no call"])) if lost and at > 1 else "told"
+        )
+        ttl = {"ttl_ms": args["ttl_ms"] * MS} if "ttl_ms" in args else {}
+        made = Op("w", at, verb, args, begin * MS, (moment + data.draw(st.integers(1, width))) * MS)
+        seen = None
+        if fate != "no call":
+            seen = answer(books, replace(made, args={**args, **ttl}), moment * MS)
+            give_ttl(books, made, moment)
+        history.append(replace(made, seen=seen) if fate == "told" else replace(made, end=None))
+    return data.draw(st.permutations(history))
+
+
+def give_ttl(books: Books, made: Op, moment: int) -> None:
+    """The model was given no end for the lock: here it is, if the call locked."""
+    if made.verb == "validate" and made.args["key"] is not None:
+        for code, _, _ in made.args["needs"]:
+            book = books.vouchers.get(code)
+            lock = book.sessions.get(made.args["key"]) if book else None
+            if book and lock and lock.expires_at >= FOREVER:
+                book.sessions[made.args["key"]] = replace(lock, expires_at=(moment + made.args["ttl_ms"]) * MS)
+
+
+@SETTINGS
+@given(calls=st.lists(CALLS, max_size=14), data=st.data())
+def test_every_execution_passes_however_its_calls_overlap(
+    calls: list[tuple[str, dict[str, Any]]], data: st.DataObject
+) -> None:
+    check(execute(calls, data, width=13, lost=True))
+
+
+def tampered(history: Sequence[Op], data: st.DataObject) -> list[Op]:
+    """One reply told wrong: another one of the same verb's, or its own with a figure, a flag or a name changed."""
+    told = [each for each in history if each.end is not None]
+    wrongs = [
+        (each, seen) for each in told for seen in wrong(each.seen) if essence(each, seen) != essence(each, each.seen)
+    ]
+    assume(wrongs)
+    chosen, seen = data.draw(st.sampled_from(wrongs))
+    return [replace(each, seen=seen) if each is chosen else each for each in history]
+
+
+def wrong(seen: Any) -> list[Any]:
+    """Replies that differ from this one in one place."""
+    if isinstance(seen, bool):
+        return [not seen]
+    if isinstance(seen, int):
+        return [seen + 1, seen - 1]
+    if isinstance(seen, str):
+        return [seen + "!"]
+    if seen is None:
+        return ["x"]
+    if isinstance(seen, dict):
+        changed = [{**seen, name: other} for name, value in seen.items() for other in wrong(value)]
+        return changed or [{"x": [0, 0]}]
+    changed_lists = [[*seen[:at], other, *seen[at + 1 :]] for at, value in enumerate(seen) for other in wrong(value)]
+    return changed_lists or [["x"]]
+
+
+@SETTINGS
+@given(calls=st.lists(CALLS, max_size=10), data=st.data())
+def test_where_calls_come_one_after_the_other_any_wrong_reply_fails(
+    calls: list[tuple[str, dict[str, Any]]], data: st.DataObject
+) -> None:
+    lasting = [(verb, {**args, "ttl_ms": DAY} if "ttl_ms" in args else args) for verb, args in calls]
+    history = execute(lasting, data, width=1, lost=False)
+    check(history)
+    with pytest.raises(AssertionError, match="no order explains"):
+        check(tampered(history, data))
+
+
+def explains(order: Sequence[Op]) -> bool:
+    """Whether the books, asked in this order, say what was told."""
+    for at, each in enumerate(order):
+        if any(later.end is not None and later.end < each.begin for later in order[at + 1 :]):
+            return False
+    books = Books()
+    for each in order:
+        told = answer(books, each, 0)
+        if each.end is not None and not agrees(each, told, each.seen):
+            return False
+    return True
+
+
+def some_order_explains(history: Sequence[Op]) -> bool:
+    """By trying all, with the calls of unknown outcome and without them."""
+    known, unknown = [each for each in history if each.end is not None], [each for each in history if each.end is None]
+    subsets = [[each for at, each in enumerate(unknown) if bits >> at & 1] for bits in range(2 ** len(unknown))]
+    return any(explains(order) for subset in subsets for order in permutations([*known, *subset]))
+
+
+@SETTINGS
+@given(calls=st.lists(CALLS, min_size=2, max_size=4), data=st.data(), wrong=st.booleans())
+def test_it_agrees_with_trying_all_orders(
+    calls: list[tuple[str, dict[str, Any]]], data: st.DataObject, wrong: bool
+) -> None:
+    lasting = [(verb, {**args, "ttl_ms": DAY} if "ttl_ms" in args else args) for verb, args in calls]
+    history = execute(lasting, data, width=13, lost=True)
+    if wrong:
+        history = tampered(history, data)
+    explained = some_order_explains(history)
+    event(f"wrong: {wrong}, explained: {explained}")
+    assert explained or wrong
+    if explained:
+        check(history)
+    else:
+        with pytest.raises(AssertionError, match="no order explains"):
+            check(history)
+
+
+class Plain(Search):
+    """The same search without its shortcuts."""
+
+    def successors(self, config: Config) -> Iterator[Config]:
+        found, latest = self.candidates(config)
+        yield from (after for at in found if (after := self.known_call(config, at)) is not None)
+        yield from (after for each in self.events(config, latest) if (after := self.happen(config, each, latest)))
+
+
+@SETTINGS
+@given(calls=st.lists(CALLS, min_size=2, max_size=8), data=st.data(), wrong=st.booleans())
+def test_its_shortcuts_leave_no_order_out(
+    calls: list[tuple[str, dict[str, Any]]], data: st.DataObject, wrong: bool
+) -> None:
+    history = execute(calls, data, width=25, lost=True)
+    if wrong:
+        history = tampered(history, data)
+    for ops in together(history):
+        explained = Plain(ops, Books(), 10_000).succeeds()
+        event(f"wrong: {wrong}, explained: {explained}")
+        assert Search(ops, Books(), 10_000).succeeds() == explained

@@ -1,0 +1,74 @@
+"""Random faults under load: processes, threads and tasks on the same vouchers, and the checker over what they were told.
+
+SOAK_SECONDS makes it long; then ``pytest -s`` shows how far it is.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+from servers import Server
+
+from faults.history import Op, Recorder
+from faults.linearizable import check
+from faults.shoppers import Told, Trip, codes, limits, ready, run
+from voucher_sessions import VoucherSessions
+
+PROCESSES = 2
+ROUND_SECONDS = 2.0
+spawn = multiprocessing.get_context("spawn")
+
+
+@pytest.mark.parametrize("sharing", [False, True], ids=["carts of their own", "the same carts"])
+def test_no_order_of_calls_is_needed_that_cannot_be(
+    sharing: bool, real_servers: list[Server], soak_seconds: float, tmp_path: Path
+) -> None:
+    ends = time.monotonic() + soak_seconds
+    calls: Counter[str] = Counter()
+    injected: Counter[str] = Counter()
+    with ProcessPoolExecutor(PROCESSES, mp_context=spawn) as processes:
+        list(processes.map(ready, range(2 * PROCESSES)))
+        for server in cycle(real_servers):
+            told = shop(processes, server, sharing=sharing)
+            for each in told:
+                injected += each.injected
+            history = [op for each in told for op in each.history]
+            calls += Counter("unknown" if op.end is None else "answered" for op in history)
+            judge(history, tmp_path)
+            print(f"{calls.total()} calls, {calls['unknown']} of unknown outcome, {injected.total()} faults injected")
+            if time.monotonic() > ends:
+                break
+    print(f"{dict(injected)}: 0 violations")
+    assert injected.total() > 0
+
+
+def shop(processes: ProcessPoolExecutor, server: Server, *, sharing: bool) -> list[Told]:
+    """One round, and the vouchers put before it."""
+    begin, seed = time.monotonic() + 0.3, random.randrange(2**32)
+    trips = [Trip(f"p{at}", server.socket, begin, ROUND_SECONDS, seed + at, sharing=sharing) for at in range(PROCESSES)]
+    recorder = Recorder("first")
+    with server.client() as client:
+        for found in codes(trips[0]):
+            for code in found:
+                recorder.call(VoucherSessions(client), "put_voucher", limits(code))
+    return [Told(recorder.history, Counter()), *processes.map(run, trips)]
+
+
+def judge(history: list[Op], folder: Path) -> None:
+    """What cannot be explained is kept."""
+    try:
+        check(history)
+    except BaseException as error:
+        kept = folder / "history.json"
+        kept.write_text(json.dumps([asdict(op) for op in history]))
+        error.add_note(f"the history is in {kept}")
+        raise
