@@ -23,10 +23,7 @@ from voucher_sessions import (
     InvalidRequest,
     LimitExceeded,
     NotDurable,
-    Redeemable,
     Redemption,
-    SessionNotFound,
-    Used,
     Voucher,
     VoucherSessions,
 )
@@ -130,51 +127,6 @@ def test_what_no_replica_confirms_is_told_with_its_result_and_safe_to_repeat(
     repeated = repeated_until_confirmed(lambda: engine.redeem("A", credits=20, redemption_id="order"))
     assert repeated.replayed
     assert engine.get_voucher("A").credits.used == 20
-
-
-# Every verb that changes something, in an order in which each has something to do, and what its result must show.
-STACK = [Redeemable(code="{A}1", credits=3), Redeemable(code="{A}2", credits=4)]
-CODES = [each.code for each in STACK]
-CHANGES: list[tuple[str, tuple[Any, ...], dict[str, Any], Callable[[Any], bool]]] = [
-    ("put_voucher", (Voucher(code=CODES[0], credits=3),), {}, lambda state: state.credits.limit == 3),
-    ("put_voucher", (Voucher(code=CODES[1], credits=4),), {}, lambda state: state.credits.limit == 4),
-    ("put_voucher", (Voucher(code="A", credits=50),), {"used": Used(credits=10)}, lambda it: it.credits.used == 10),
-    ("validate", ("A",), {"credits": 5, "session": LOCK}, lambda answer: answer.valid),
-    ("release", ("A", "cart"), {}, lambda release: release.released),
-    ("validate", ("A",), {"credits": 41, "session": LOCK}, lambda answer: not answer.valid),
-    ("redeem", ("A",), {"credits": 5, "redemption_id": "order"}, lambda done: done.credits == 5),
-    ("rollback", ("A", "order"), {}, lambda back: back.credits == 5),
-    ("validate_stack", (STACK,), {"session": LOCK}, lambda answer: answer.valid),
-    ("release_stack", (CODES, "cart"), {}, lambda releases: all(each.released for each in releases)),
-    ("redeem_stack", (STACK,), {"redemption_id": "order"}, lambda done: done.redemptions[1].credits == 4),
-    ("rollback_stack", (CODES, "order"), {}, lambda backs: backs[1].credits == 4),
-    ("delete_voucher", (CODES[0],), {}, lambda deleted: deleted is True),
-]
-
-
-def test_every_change_waits_carries_its_result_and_is_confirmed_when_repeated(
-    pair: tuple[Server, Server], engine_on: Callable[[Server, Durability], Any]
-) -> None:
-    primary, replica = pair
-    engine = engine_on(primary, Durability(replicas=1, timeout_ms=20))
-    os.kill(replica.process.pid, signal.SIGSTOP)
-    try:
-        for verb, args, options, shows in CHANGES:
-            with pytest.raises(NotDurable, match="0 of 1 replicas") as told:
-                getattr(engine, verb)(*args, **options)
-            assert told.value.verb == verb.removesuffix("_stack")
-            assert shows(told.value.result)
-        # What changes nothing waits for nobody, and neither does a refusal that is an error.
-        assert engine.validate("A", credits=40).valid
-        assert engine.list_sessions("A") == []
-        assert engine.get_redemption("A", "order").rolled_back
-        with pytest.raises(SessionNotFound):
-            engine.redeem("A", session="cart")
-    finally:
-        os.kill(replica.process.pid, signal.SIGCONT)
-    for verb, args, options, _ in CHANGES[:-1]:
-        repeated_until_confirmed(partial(getattr(engine, verb), *args, **options))
-    assert [engine.get_voucher(code).credits.used for code in ("A", *CODES)] == [10, 0, 0], "each had its effect once"
 
 
 def repeated_until_confirmed(repeat: Callable[[], Any]) -> Any:

@@ -60,7 +60,7 @@ def test_tills_are_killed_and_the_books_agree_with_what_they_were_told(tmp_path:
 
 def hold_for_ever(socket: str) -> None:
     with VoucherSessions.from_url(f"unix://{socket}") as engine:
-        engine.validate("LAST", session={"type": "LOCK", "key": "dead", "ttl": 1500, "ttl_unit": "MILLISECONDS"})
+        engine.validate("LAST", session={"type": "LOCK", "key": "dead", "ttl": 2500, "ttl_unit": "MILLISECONDS"})
         time.sleep(600)
 
 
@@ -77,7 +77,7 @@ def test_the_lock_of_a_dead_till_ends_with_its_ttl() -> None:
         refused = engine.validate("LAST", session={"type": "LOCK", "key": "next"})
         assert refused.locked_by_others
         assert refused.retry_after_ms is not None
-        assert 0 < refused.retry_after_ms <= 1500
+        assert 0 < refused.retry_after_ms <= 2500
         time.sleep(refused.retry_after_ms / 1000)
         assert engine.validate("LAST", session={"type": "LOCK", "key": "next"}).valid
 
@@ -139,9 +139,9 @@ def test_a_server_that_waits_for_its_disk_loses_the_last_two_seconds_at_most(nam
             tills.open(TILLS, patient=False)
             tills.until_written(20_000)
             with stalled_flushing(server):
-                # It has waited, given up waiting and written all; and is somewhere in its next two seconds.
+                # It has waited, given up waiting and written all; and is somewhere in its next second or two.
                 until(lambda: client.info("persistence")["aof_delayed_fsync"] >= 1)
-                time.sleep(random.uniform(0, 1.5))
+                time.sleep(random.uniform(0, 0.7))
                 until(lambda: client.info("persistence")["aof_buffer_length"] > 2_000)
                 killed = time.monotonic_ns()
             tills.close()
