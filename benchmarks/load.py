@@ -39,7 +39,7 @@ def _work(contender: Contender, task: Task, keys: Iterator[str], chance: random.
     lock, release = contender.verbs[LOCK], contender.verbs[RELEASE]
     time.sleep(max(0.0, task.begins - time.monotonic()))
     done, began = 0, time.monotonic()
-    while time.monotonic() < task.ends:
+    while not done or time.monotonic() < task.ends:
         card, key = code(chance.randrange(task.vouchers)), next(keys)
         lock(card, key)
         release(card, key)
