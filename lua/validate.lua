@@ -37,7 +37,7 @@ for i = 1, #KEYS / 3 do
       if calls and string.find(calls, call, 1, true) then
         repeated = true
         reply[n + 1], reply[n + 2], reply[n + 3] = '', 0, 0
-        own_expires_at, own_credits, own_points = expires_at_text + 0, credits_text + 0, points_text + 0
+        own_expires_at, own_credits, own_points = expires_at_text + 0, credits, points
       end
       reply[n + 7], reply[n + 8], reply[n + 9] = own_expires_at, own_credits, own_points
     end
