@@ -75,8 +75,8 @@ for i = 1, #books do
     end
     local words, earlier = book[LIFE] .. ' ' .. expires_at_text .. ' ' .. amounts, texts[3 * i - 1]
     if earlier then
-      -- Behind the amounts; what is cut there in the middle of a word is nobody's word.
-      words = words .. string.sub(string.match(earlier, '^%w+ %d+ %d+ %d+(.*)$'), -REMEMBERED)
+      -- What is cut in the middle of a word is nobody's word.
+      words = words .. ' ' .. string.sub(string.match(earlier, '^%w+ %d+ %d+ %d+(.*)$'), -REMEMBERED)
     end
     words = words .. ' ' .. call
     if earlier then

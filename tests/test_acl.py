@@ -1,4 +1,4 @@
-"""The ACL rule in docs/reliability-server.md: with it everything works, without any one of its commands one is told."""
+"""The ACL rule in docs/server.md: with it everything works, without any one of its commands one is told."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from voucher_sessions import (
     scripts,
 )
 
-DOCS = (Path(__file__).parents[1] / "docs" / "reliability-server.md").read_text("utf-8")
+DOCS = (Path(__file__).parents[1] / "docs" / "server.md").read_text("utf-8")
 RULE: list[str] = DOCS.partition("```text\nACL SETUSER till")[2].partition("```")[0].split()
 EXTRAS: dict[str, list[str]] = {
     for_: words.replace("\\|", "|").split()

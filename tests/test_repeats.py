@@ -156,3 +156,16 @@ def test_figures_are_brought_once(gift: VoucherSessions, send: Callable[..., Any
     state = send(call)
     assert (state.credits.limit, state.credits.used, state.quantity.limit) == (90, brought + 7, 9)
     assert figures(gift) == (brought + 7, 0)
+
+
+def test_a_session_that_is_locked_and_released_many_times_keeps_its_amounts(
+    gift: VoucherSessions, backend: Backend
+) -> None:
+    for at in range(1, 20):
+        for credits in range(at, at + 1 + at % 3):
+            assert gift.validate("GIFT", credits=credits, session={"type": "LOCK", "key": "cart"}).valid
+            assert [session.credits for session in gift.list_sessions("GIFT")] == [credits]
+        if at % 4:
+            assert gift.release("GIFT", "cart").released
+            assert figures(gift) == (0, 0)
+        assert len(backend.admin.get("vs:{GIFT}:session:cart") or b"") < 100

@@ -147,7 +147,7 @@ _REMEDIES: Final = {
     ("OutOfMemoryError", "OOM "): "Its memory is full: raise maxmemory, or delete what is not needed",
     ("ReadOnlyError", "READONLY "): "It is a replica: connect to the primary",
     ("NoPermissionError", "NOPERM ", "can't run this command", "permissions"): (
-        "The user lacks a permission: docs/reliability.md has the ACL rule, check_server() tells what is missing"
+        "The user lacks a permission: docs/server.md has the ACL rule, check_server() tells what is missing"
     ),
     ("BUSY ",): "Another script keeps it busy: SCRIPT KILL ends that one",
     ("MISCONF ",): "It cannot write to its disk: its log says why",

@@ -50,8 +50,8 @@ class VoucherSessions:
     An engine can be shared by threads as far as its client can. Every verb raises ``InvalidRequest`` for bad input
     before anything is sent, and ``CorruptState`` for keys that hold what this library never wrote. A verb that
     changes something raises ``OutcomeUnknown`` when the connection fails before the reply came; it is safe to repeat
-    with the key or id that the error carries. Other errors of the server or the client (out of memory, no
-    permission, …) come as redis-py raises them; what got them changed nothing.
+    with the key or id that the error carries. ``ServerRefused`` says what helps a server that would not run a call
+    (memory full, a replica, no permission, …), which then changed nothing.
     """
 
     def __init__(

@@ -281,7 +281,7 @@ def _untold(facts: _Facts) -> Iterator[_Flaw]:
                 "info",
                 "untold",
                 f"{command} does not tell {', '.join(missing)}{why}",
-                f"allow the user {command}, or see where the server is managed that they are as docs/reliability.md says",
+                f"allow the user {command}, or see where the server is managed that they are as docs/server.md says",
             )
 
 

@@ -1,4 +1,4 @@
-"""The rows of the ACL table in docs/reliability-server.md that are for clusters and for Sentinel."""
+"""The rows of the ACL table in docs/server.md that are for clusters and for Sentinel."""
 
 from __future__ import annotations
 
