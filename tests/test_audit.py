@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import Backend, Clock
+from test_semantics import plant_expired_locks
 
 from voucher_sessions import (
     Audit,
@@ -163,6 +164,11 @@ def test_many_locks_are_counted_in_parts(gift: VoucherSessions, backend: Backend
     audit = gift.repair("GIFT")
     assert figures(audit) == (RIGHT, (1103, 1700, 2203))
     assert gift.audit("GIFT").differs is False
+
+
+def test_a_mass_expiry_is_taken_out_first(gift: VoucherSessions, backend: Backend) -> None:
+    plant_expired_locks(backend, "GIFT", 1201)
+    assert figures(gift.audit("GIFT")) == (RIGHT, RIGHT)
 
 
 def steps(*replies: list[Any]) -> tuple[Audit, list[str]]:

@@ -28,7 +28,9 @@ from voucher_sessions import (
     VoucherNotFound,
     VoucherSessions,
     VoucherState,
+    clients,
     pipelines,
+    scripts,
 )
 
 LOCK = {"type": "LOCK", "key": "cart"}
@@ -284,3 +286,120 @@ def test_each_script_is_sent_once() -> None:
     pipe = VoucherSessions(client).pipeline()  # type: ignore[arg-type]  # a stand-in
     pipe.get_voucher("A").get_voucher("B").get_voucher("C").execute()
     assert client.batch.sent == ["EVAL", "EVALSHA", "EVALSHA"]
+
+
+class Node:
+    """One of a cluster's, in sync and asyncio."""
+
+    name = "127.0.0.1:7000"
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def pipeline(self, *, transaction: bool) -> Batch:
+        assert not transaction
+        return self.batch
+
+    async def execute_pipeline(self, commands: list[Any]) -> None:
+        for command, answer in zip(commands, self.batch.answers, strict=False):
+            if isinstance(answer, redis.exceptions.ConnectionError):
+                raise answer
+            command.result = answer[0] if isinstance(answer, tuple) else answer
+
+
+class Clustered:
+    """A cluster's client, as far as batches use it. The first call asks for the partition."""
+
+    def __init__(self, node: Node | None) -> None:
+        self.node = node
+        self.nodes_manager = self
+        self.looked_again = 0
+
+    def get_node_from_key(self, key: bytes) -> Node:
+        if self.node is None:
+            raise redis.exceptions.SlotNotCoveredError("Slot 5 is not covered")
+        return self.node
+
+    def get_redis_connection(self, node: Node) -> Node:
+        return node
+
+    def initialize(self) -> None:
+        self.looked_again += 1
+
+    def execute_command(self, *words: Any, **options: Any) -> Any:
+        if scripts.AGREE_ON_PARTITION.sha in words:
+            return [b"partition", words[-1].encode()]
+        return STATE
+
+
+class AsyncClustered(Clustered):
+    async def initialize(self) -> None:  # type: ignore[override]  # as redis.asyncio has it
+        self.looked_again += 1
+
+    async def execute_command(self, *words: Any, **options: Any) -> Any:
+        return super().execute_command(*words, **options)
+
+
+@pytest.fixture
+def on_clusters(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
+    """What the two engines make of a batch on a cluster, and how often they looked who serves what."""
+
+    def run(queue: Callable[[Any], object], *answers: Any, **options: Any) -> list[Any]:
+        monkeypatch.setattr(clients, "is_cluster", lambda client: True)
+        monkeypatch.setattr(clients, "patience_seconds", lambda client: 0)
+        sync: Any = Clustered(Node(Batch(list(answers))) if answers else None)
+        waiting: Any = AsyncClustered(Node(AsyncBatch(list(answers))) if answers else None)
+        pipe = VoucherSessions(sync, **options).pipeline()
+        async_pipe = AsyncVoucherSessions(waiting, **options).pipeline()
+        queue(pipe)
+        queue(async_pipe)
+        told = pipe.execute(raise_on_error=False), asyncio.run(async_pipe.execute(raise_on_error=False))
+        return [(told[0], sync.looked_again), (told[1], waiting.looked_again)]
+
+    return run
+
+
+def test_on_a_cluster_what_has_moved_is_looked_for(on_clusters: Callable[..., list[Any]]) -> None:
+    moved = (redis.exceptions.MovedError("7 127.0.0.1:7000"),)
+    for results, looked_again in on_clusters(two, STATE, moved):
+        assert [type(each) for each in results] == [VoucherState, VoucherState]
+        assert looked_again >= 1
+
+
+def test_on_a_cluster_a_node_that_is_gone_is_looked_for(on_clusters: Callable[..., list[Any]]) -> None:
+    for (change, reading), looked_again in on_clusters(two, redis.exceptions.ConnectionError("gone")):
+        assert isinstance(change, OutcomeUnknown)
+        assert type(reading) is redis.exceptions.ConnectionError
+        assert looked_again >= 1
+
+
+def test_on_a_cluster_a_slot_that_nobody_serves_is_waited_for_alone(on_clusters: Callable[..., list[Any]]) -> None:
+    for results, _ in on_clusters(two):
+        assert [type(each) for each in results] == [VoucherState, VoucherState]
+
+
+def test_on_a_cluster_each_change_is_confirmed_by_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "is_cluster", lambda client: True)
+    monkeypatch.setattr(clients, "patience_seconds", lambda client: 0)
+    durability = Durability(replicas=1)
+    for replicas in (0, 1):
+        sync: Any = Clustered(Node(Batch([STATE, True, replicas])))
+        waiting: Any = AsyncClustered(Node(AsyncBatch([STATE, True, replicas])))
+        engine, async_engine = (
+            VoucherSessions(sync, durability=durability),
+            AsyncVoucherSessions(waiting, durability=durability),
+        )
+        for put in (
+            lambda engine=engine: engine.put_voucher(Voucher(code="A")),
+            lambda engine=async_engine: asyncio.run(engine.put_voucher(Voucher(code="A"))),
+        ):
+            if replicas:
+                assert isinstance(put(), VoucherState)  # type: ignore[no-untyped-call]  # a lambda
+            else:
+                with pytest.raises(NotDurable):
+                    put()  # type: ignore[no-untyped-call]  # a lambda
+
+
+def test_a_call_shows_neither_keys_nor_arguments() -> None:
+    pipe = VoucherSessions(Stub()).pipeline().redeem("A", session="secret-key")  # type: ignore[arg-type]  # a stand-in
+    assert repr(pipe._queued) == "[<redeem of 'A'>]"

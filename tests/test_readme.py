@@ -15,7 +15,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=["sync", "asyncio", "stack"])
+@pytest.mark.parametrize("example", EXAMPLES, ids=["sync", "asyncio", "stack", "pipeline"])
 def test_an_example_runs(example: str, tmp_path: Path) -> None:
     """In a process and a folder of its own: with the installed package alone."""
     script = tmp_path / "example.py"
