@@ -13,7 +13,6 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from servers import Server, running
 
-
 from faults.proxy import FAULTS, Fault, Proxy, at_random
 
 SCRIPT = "return redis.call('INCR', 'n')"
