@@ -57,7 +57,6 @@ def lock(key: str | None = None) -> dict[str, Any]:
 
 
 STACK = [Redeemable(code="A", credits=3), Redeemable(code="B", credits=4)]
-CODES = ("A", "B", "C", "ONCE")
 FIRST: Sequence[Act] = (
     act("put_voucher", Voucher(code="A", quantity=9, credits=100, points=50)),
     act("put_voucher", Voucher(code="B", quantity=None, credits=100)),
@@ -130,13 +129,6 @@ class Model:
         op, told = self.told(made, made_anew(made, outcome) or "?")
         seen = observed(op.verb, outcome)
         assert agrees(replace(op, end=0), told, seen), f"{made}: told {seen}, the books say {told}"
-
-    def agrees_with(self, engine: VoucherSessions, *ids: str | None) -> None:
-        """The server's books are these."""
-        asked = [act(verb, code) for code in CODES for verb in ("get_voucher", "list_sessions")]
-        asked += [act("get_redemption", code, id_) for code in ("A", "B") for id_ in {"paid", "both", *ids} - {None}]
-        for each in asked:
-            self.agrees(each, each.outcome(engine))
 
 
 def made_anew(made: Act, outcome: Any) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from servers import BINARIES, Server
@@ -25,7 +26,7 @@ def proxy_of() -> Iterator[Callable[[Server, int], Proxy]]:
     def get(server: Server, number: int) -> Proxy:
         name = server.socket, number
         if name not in opened:
-            opened[name] = Proxy(server.socket, delay=0.15)
+            opened[name] = Proxy(server.socket)
         return opened[name]
 
     yield get
@@ -34,8 +35,9 @@ def proxy_of() -> Iterator[Callable[[Server, int], Proxy]]:
 
 
 @pytest.fixture(scope="module")
-def begun(real_servers: list[Server]) -> list[Begun]:
-    return [begin(server) for server in real_servers]
+def begun(real_servers: list[Server]) -> Iterator[list[Begun]]:
+    with ExitStack() as opened:
+        yield [begin(server, opened.enter_context(server.client())) for server in real_servers]
 
 
 @pytest.fixture

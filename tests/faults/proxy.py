@@ -44,10 +44,11 @@ class Proxy:
     """Listens on loopback, in a thread of its own, for a server on a Unix socket or on (host, port).
 
     ``plan`` says what becomes of the next script calls, one after the other, whichever connection they come by; a plan
-    that has ended lets all through. ``meanwhile`` is run once, between a script's end and the fault of its reply.
+    that has ended lets all through. ``meanwhile`` is run once, between a script's end and the fault of its reply. What
+    is delayed comes after ``delay`` seconds; where that is None, when ``let_go`` is called.
     """
 
-    def __init__(self, server: str | tuple[str, int], *, delay: float = 0.3) -> None:
+    def __init__(self, server: str | tuple[str, int], *, delay: float | None = None) -> None:
         self._server = server
         self._delay = delay
         self._plan: Iterator[Fault | None] = iter(())
@@ -60,6 +61,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._mended = asyncio.Event()
         self._mended.set()
+        self._let_go = asyncio.Event()
         self._links: set[asyncio.Task[None]] = set()
         listening = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = listening.getsockname()[1]
@@ -72,7 +74,12 @@ class Proxy:
 
     def follow(self, plan: Plan) -> None:
         """What becomes of the script calls from now on."""
+        self._loop.call_soon_threadsafe(self._let_go.clear)
         self._plan = iter(plan)
+
+    def let_go(self) -> None:
+        """What is delayed comes now."""
+        self._loop.call_soon_threadsafe(self._let_go.set)
 
     def cut(self) -> None:
         """Nothing passes from now on, either way; what is sent waits, as in a network that will be mended."""
@@ -139,7 +146,7 @@ class Proxy:
         return await asyncio.open_connection(*self._server)
 
     async def late(self) -> None:
-        await asyncio.sleep(self._delay)
+        await (self._let_go.wait() if self._delay is None else asyncio.sleep(self._delay))
 
     def next_fault(self) -> Fault | None:
         """Of the script call that has just come."""

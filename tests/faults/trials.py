@@ -23,7 +23,7 @@ Meanwhile = Callable[[], object] | None
 
 CALLERS = [Caller(*each) for each in itertools.product(("sync", "async"), (10, 0), (2, 3))]
 SILENT: tuple[Fault, ...] = ("late", "swallow", "delay")  # nothing but its timeout tells the client
-BRIEF, PATIENT = 0.05, 20.0  # socket_timeout in seconds; the proxies delay by more than the first
+BRIEF, PATIENT = 0.05, 20.0  # socket_timeout in seconds
 PREFIXES = (f"t{at}" for at in itertools.count())
 SEED = "seed"  # the prefix under which each server has the books after FIRST
 
@@ -32,18 +32,18 @@ class Begun(NamedTuple):
     """A server with the books after FIRST, which every trial copies, and with all scripts loaded."""
 
     server: Server
+    client: redis.Redis
     keys: list[str]
     books: Books
 
 
-def begin(server: Server) -> Begun:
-    with server.client(decode_responses=True) as client:
-        client.flushall()
-        load_scripts(client)
-        model = Model()
-        for each in FIRST:
-            model.agrees(each, each.outcome(VoucherSessions(client, prefix=SEED)))
-        return Begun(server, [str(key) for key in client.scan_iter()], model.books)
+def begin(server: Server, client: redis.Redis) -> Begun:
+    client.flushall()
+    load_scripts(client)
+    model = Model()
+    for each in FIRST:
+        model.agrees(each, each.outcome(VoucherSessions(client, prefix=SEED)))
+    return Begun(server, client, [key.decode() for key in client.scan_iter()], model.books)
 
 
 def load_scripts(client: redis.Redis) -> None:
@@ -66,10 +66,9 @@ class Trial:
         self.made = made
         self.caller, begun, self.proxy = place
         self.prefix = next(PREFIXES)
-        self.client: redis.Redis = begun.server.client()
-        self.direct = VoucherSessions(self.client, prefix=self.prefix)
+        self.direct = VoucherSessions(begun.client, prefix=self.prefix)
         self.model = Model(begun.books.copy())
-        with self.client.pipeline(transaction=False) as copies:
+        with begun.client.pipeline(transaction=False) as copies:
             for key in begun.keys:
                 copies.copy(key, self.prefix + key.removeprefix(SEED))
             copies.execute()
@@ -86,6 +85,7 @@ class Trial:
             outcome = self.made.outcome(engine)
             if after is not None:
                 after()
+            self.proxy.let_go()
             self.proxy.settle(calls + 1)
             self.proxy.follow(())
         assert self.proxy.meanwhile is None
@@ -107,11 +107,20 @@ class Trial:
             assert told is None or told in str(self.made) or re.fullmatch(beginning + "[A-Za-z0-9]{32}", told)
         return named
 
+    def check(self, redemption_id: str | None) -> None:
+        """The server's books of these vouchers are the model's: a script can reach no others."""
+        op, _ = Model().told(self.made)
+        reads = [act(verb, code) for code in op.codes for verb in ("get_voucher", "list_sessions")]
+        reads += [
+            act("get_redemption", code, id_) for code in op.codes for id_ in {"paid", "both", redemption_id} if id_
+        ]
+        for each in reads:
+            self.model.agrees(each, each.outcome(self.direct))
+
     def answered(self, outcome: Any) -> None:
         """The client has repeated the call by itself: its result is the first's, and so is its effect."""
         self.model.agrees(self.made, outcome)
-        self.model.agrees_with(self.direct, made_anew(self.made, outcome))
-        self.client.close()
+        self.check(made_anew(self.made, outcome))
 
     def unanswered(self, outcome: Any, *, ran: bool) -> None:
         """The caller is told that the outcome is unknown, asks, and repeats the call as it was."""
@@ -119,10 +128,9 @@ class Trial:
         if ran:
             self.model.told(named)
         redemption_id = named.options.get("redemption_id")
-        self.model.agrees_with(self.direct, redemption_id)
+        self.check(redemption_id)
         self.model.agrees(named, named.outcome(self.direct))
-        self.model.agrees_with(self.direct, redemption_id)
-        self.client.close()
+        self.check(redemption_id)
 
 
 def answered_in_the_end(made: Act, place: Place, plan: Plan, timeout: float, meanwhile: Meanwhile = None) -> None:
@@ -153,8 +161,7 @@ def overtaken(made: Act, place: Place, fault: Fault, timeout: float, others: Seq
         trial.model.agrees(made, outcome)
     for each, told in zip(others, seen, strict=True):
         trial.model.agrees(each, told)
-    trial.model.agrees_with(trial.direct, made_anew(made, outcome))
-    trial.client.close()
+    trial.check(made_anew(made, outcome))
 
 
 def everywhere(places: Iterable[Place], run: Callable[[Place], None]) -> None:
