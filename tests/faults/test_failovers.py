@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 
 import pytest
-from cluster.topology import running_sentinels
+from cluster.topology import running_cluster, running_sentinels, slot_of
 from servers import BINARIES
 
 from faults.audit import Audit, audit
@@ -20,7 +20,7 @@ from faults.history import Op
 from faults.linearizable import check
 from faults.replicated import trio
 from faults.shops import Place, Shop, selling
-from faults.tills import SHORT_MS
+from faults.tills import SCARCE, SHORT_MS
 from faults.waiting import rounds, until
 from voucher_sessions import Durability, VoucherSessions
 
@@ -66,6 +66,21 @@ def test_a_primary_is_killed_and_sentinels_replace_it() -> None:
             until(lambda: sentinels.primary() is not primary)
             shop.sell()
         judge(sentinels.url, shop, "valkey killed, replaced by sentinels")
+
+
+def test_a_primary_of_a_cluster_is_killed_and_comes_back_as_a_replica() -> None:
+    with running_cluster("valkey") as cluster:
+        with selling(CONFIRMED, *4 * [Place(cluster.url)]) as shop:
+            shop.sell()
+            primary = cluster.primary_of(slot_of(f"vs:{{{SCARCE[0]}}}"))
+            replica = cluster.replica_of(primary)
+            primary.kill()
+            until(lambda: bool(replica.admin.info("replication")["role"] == "master"))
+            primary.start()
+            primary.wait()
+            until(cluster.is_whole)
+            shop.sell()
+        judge(cluster.url, shop, "valkey killed, replaced by its cluster")
 
 
 @pytest.mark.parametrize("name", list(BINARIES))
