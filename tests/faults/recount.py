@@ -1,0 +1,42 @@
+"""A book, recounted from what is stored beside it: the locks in its index, and the receipts of its life."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import redis
+
+LIMIT, USED, LOCKED = slice(2, 5), slice(5, 8), slice(8, 11)
+
+
+def book_of(admin: redis.Redis, code: str) -> list[Any] | None:
+    """As it is stored; None where there is no voucher, or the tombstone of one."""
+    stored: Any = admin.get(f"vs:{{{code}}}")
+    words: list[Any] = json.loads(stored or b"[]")
+    return words if len(words) == 13 else None
+
+
+def recount(admin: redis.Redis, *codes: str) -> None:
+    """Raise AssertionError where a book is not what its locks and receipts add up to, or has given more than it may.
+
+    Locks that have expired may still be in both: they are taken out together.
+    """
+    for code in codes:
+        book = book_of(admin, code)
+        if book is None:
+            continue
+        index: Any = admin.zrange(f"vs:{{{code}}}:locks", 0, -1)
+        held = [(1, *map(int, member.split(b" ")[:2])) for member in index]
+        stored: Any = [admin.get(key) for key in admin.scan_iter(f"vs:{{{code}}}:redemption:*", count=1000)]
+        receipts = [receipt.split(b" ") for receipt in stored]
+        life = book[0].encode()
+        spent = [tuple(map(int, words[1:4])) for words in receipts if words[0] == life and words[6] == b"-"]
+        assert book[LOCKED] == totals(held), f"{code}: {book}"
+        assert book[USED] == totals(spent), f"{code}: {book}"
+        for limit, used, locked in zip(book[LIMIT], book[USED], book[LOCKED], strict=True):
+            assert limit < 0 or used + locked <= limit, f"{code}: {book}"
+
+
+def totals(amounts: list[tuple[int, ...]]) -> list[int]:
+    return [sum(each[at] for each in amounts) for at in range(3)]
