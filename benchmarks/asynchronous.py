@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import redis.asyncio
@@ -34,17 +35,17 @@ def _verbs(client: Any, engine: Any, verb: str) -> dict[str, Verb]:
     return {floor.NO_OP: lambda session_key: client.evalsha(sha, *command), ours.NAME: do}
 
 
-async def _us(lock: Verb, release: Verb, tasks: int, sessions: int) -> float:
-    """Microseconds a call."""
+async def _us(lock: Verb, release: Verb, tasks: int, keys: Iterator[str]) -> float:
+    """Microseconds a call, of as many calls however many tasks there are."""
 
-    async def work(first: int) -> None:
-        for number in range(first, sessions, tasks):
-            await lock(key(number))
-            await release(key(number))
+    async def work() -> None:
+        for session_key in itertools.islice(keys, max(TASKS) // tasks):
+            await lock(session_key)
+            await release(session_key)
 
     began = time.perf_counter()
-    await asyncio.gather(*map(work, range(tasks)))
-    return (time.perf_counter() - began) * 1e6 / (2 * sessions)
+    await asyncio.gather(*(work() for _ in range(tasks)))
+    return (time.perf_counter() - began) * 1e6 / (2 * max(TASKS))
 
 
 async def _run(bench: Bench) -> None:
@@ -54,12 +55,13 @@ async def _run(bench: Bench) -> None:
     await client.script_load(floor.DO_NOTHING)
     await engine.put_voucher(Voucher(code=CODE, credits=CREDITS))
     locks, releases = _verbs(client, engine, LOCK), _verbs(client, engine, RELEASE)
+    keys = map(key, itertools.count())
     for contender in locks:  # opens the connections
-        await _us(locks[contender], releases[contender], max(TASKS), 2 * max(TASKS))
+        await _us(locks[contender], releases[contender], max(TASKS), keys)
     for number in progress(AXIS, range(bench.rounds)):
         for tasks in TASKS:
             for contender in turns(locks, number):
-                us = await _us(locks[contender], releases[contender], tasks, max(TASKS))
+                us = await _us(locks[contender], releases[contender], tasks, keys)
                 bench.samples.add(Subject(AXIS, name(tasks), contender, CLIENT_US), us)
     await client.aclose()
 

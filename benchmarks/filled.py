@@ -5,29 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.contenders import AMOUNT
+from benchmarks.contenders.ours import sent
 from benchmarks.measure import progress
 from voucher_sessions import scripts
-from voucher_sessions.calls import Calls
-from voucher_sessions.keys import Keys
 
 _KEY, _TTL_MS = "@", 987_654_321  # stand in a call that is the model of all
 _AT_ONCE = 1_000  # locks a script call, so that the server answers others in between
 _NUMBERED = "old_%032d"
 
 # validate.lua as a function, called with the model's keys and arguments, in which key and TTL are those of each lock.
+# After the model's arguments: the first and the last number, and when the locks expire.
 _MANY = f"""
 local function validate(KEYS, ARGV)
 {scripts.VALIDATE.text}
 end
+local of_model = #ARGV - 3
 local time = redis.call('TIME')
-local ttl_ms = ARGV[3] - time[1] * 1000 - math.floor(time[2] / 1000)
-for number = tonumber(ARGV[1]), tonumber(ARGV[2]) do
+local ttl_ms = ARGV[of_model + 3] - time[1] * 1000 - math.floor(time[2] / 1000)
+for number = tonumber(ARGV[of_model + 1]), tonumber(ARGV[of_model + 2]) do
   local keys, args = {{}}, {{}}
   for i, key in ipairs(KEYS) do
     keys[i] = string.gsub(key, '{_KEY}', string.format('{_NUMBERED}', number))
   end
-  for i = 4, #ARGV do
-    args[i - 3] = ARGV[i] == '{_KEY}' and string.format('{_NUMBERED}', number)
+  for i = 1, of_model do
+    args[i] = ARGV[i] == '{_KEY}' and string.format('{_NUMBERED}', number)
       or ARGV[i] == '{_TTL_MS}' and string.format('%.0f', ttl_ms + number % 1000)
       or ARGV[i]
   end
@@ -45,9 +46,9 @@ def now_ms(admin: Any) -> int:
 def fill(admin: Any, code: str, locks: int, expires_at_ms: int) -> None:
     """Lock a voucher many times, until ``expires_at_ms`` or up to a second longer."""
     session = {"type": "LOCK", "key": _KEY, "ttl": _TTL_MS, "ttl_unit": "MILLISECONDS"}
-    call = Calls(Keys("vs"), None).validate(code, AMOUNT, 0, session)
+    _, *model = sent(lambda engine: engine.validate(code, credits=AMOUNT, session=session))
     script = admin.script_load(_MANY)
     batches = range(0, locks, _AT_ONCE)
     for first in progress(f"{locks:,} locks in thousands", batches) if len(batches) > 100 else batches:
         last = min(locks, first + _AT_ONCE) - 1
-        admin.evalsha(script, len(call.keys), *call.keys, first, last, expires_at_ms, *call.args)
+        admin.evalsha(script, *model, first, last, expires_at_ms)
