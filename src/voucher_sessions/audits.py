@@ -14,7 +14,7 @@ from voucher_sessions import scripts
 from voucher_sessions.call import Call
 from voucher_sessions.keys import Keys
 from voucher_sessions.models import Audit, Locked
-from voucher_sessions.replies import Reply, expect
+from voucher_sessions.replies import Reply, expect, yes
 
 T = TypeVar("T")
 # Calls to be sent one after the other, each answered before the next; then the result.
@@ -39,7 +39,7 @@ class _Part(NamedTuple):
         if not isinstance(book, bytes):
             raise TypeError(f"bytes expected, not {book!r}")
         figures = list(map(int, recorded_and_counted))
-        return cls(book, _locked(*figures[:3]), _locked(*figures[3:]), agree == 1, int(following))
+        return cls(book, _locked(*figures[:3]), _locked(*figures[3:]), yes(agree), int(following))
 
 
 def _locked(quantity: int, credits: int, points: int) -> Locked:
@@ -112,5 +112,5 @@ def _repair(keys: Keys, code: str, book: bytes, counted: Locked) -> Call[bool]:
         script=scripts.REPAIR,
         keys=keys.voucher(code),
         args=[book, *_figures(counted)],
-        read=lambda reply: expect(reply, b"repaired")[0] == 1,
+        read=lambda reply: yes(expect(reply, b"repaired")[0]),
     )

@@ -139,7 +139,10 @@ class Call(Generic[T]):
 
     def _told(self, reply: Reply) -> list[str]:
         """The vouchers that a status speaks of, which counts from 1."""
-        return [self.codes[int(number) - 1] for number in reply[1:]]
+        numbers = list(map(int, reply[1:]))
+        if min(numbers) < 1:
+            raise LookupError(f"voucher {min(numbers)}")
+        return [self.codes[number - 1] for number in numbers]
 
 
 # What an error of a server's is known by, its kind in redis-py or words of its own, and what helps.

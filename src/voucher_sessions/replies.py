@@ -243,10 +243,17 @@ def agreed(fingerprint: str, reply: Reply) -> None:
         )
 
 
+def yes(item: Item) -> bool:
+    """1 or 0, and nothing else."""
+    if item not in (0, 1):
+        raise ValueError(f"neither yes nor no: {item!r}")
+    return item == 1
+
+
 def deleted(reply: Reply) -> bool:
     """The reply 'deleted'."""
     (existed,) = expect(reply, b"deleted")
-    return existed == 1
+    return yes(existed)
 
 
 def refusals(commands: Sequence[str], reply: Reply) -> dict[str, str]:
@@ -301,7 +308,7 @@ def stack_validation(codes: tuple[str, ...], lock: Lock | None, reply: Reply) ->
 def releases(codes: tuple[str, ...], session_key: str, reply: Reply) -> list[Release]:
     """The reply 'released', one a voucher."""
     return [
-        Release(code=code, session_key=session_key, released=released == 1)
+        Release(code=code, session_key=session_key, released=yes(released))
         for code, released in zip(codes, expect(reply, b"released"), strict=True)
     ]
 
