@@ -36,7 +36,9 @@ IfSessionMissing = Literal["raise", "redeem"]
 Severity = Literal["error", "warning", "info"]
 
 _T = TypeVar("_T")
-_DISCREET: Final = ConfigDict(hide_input_in_errors=True)  # what was refused may be a session key
+# What was refused may be a session key; and pydantic takes as long to build all models as to be imported, so it builds
+# each when it is first used.
+_DISCREET: Final = ConfigDict(hide_input_in_errors=True, defer_build=True)
 
 
 class SessionType(StrEnum):
@@ -104,7 +106,7 @@ class Checked:
 class _Model(BaseModel):
     """A session key is a capability: a repr shows its beginning alone, and what pydantic complains of not at all."""
 
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True, defer_build=True)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
