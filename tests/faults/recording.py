@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from faults.replying import KEY
 from voucher_sessions import AsyncVoucherSessions, InvalidRequest, VoucherSessions
@@ -26,8 +26,8 @@ class Recorder:
         self.commands.append(command)
         raise Sent
 
-    def pipeline(self, **_: Any) -> Any:
-        raise Sent
+    def pipeline(self, **_: Any) -> _Pipeline:
+        return _Pipeline(self.commands)
 
 
 class AsyncRecorder(Recorder):
@@ -35,13 +35,38 @@ class AsyncRecorder(Recorder):
         super().execute_command(*command, **options)
 
 
+class _Pipeline:
+    """The same of both kinds of pipelines."""
+
+    def __init__(self, commands: list[tuple[Any, ...]]) -> None:
+        self._commands = commands
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    def execute_command(self, *command: Any, **_: Any) -> None:
+        self._commands.append(command)
+
+    def execute(self, **_: Any) -> Any:
+        raise Sent
+
+
 def recorder_of(engine: type[Any]) -> Recorder:
     return Recorder() if engine is VoucherSessions else AsyncRecorder()
 
 
-def run(engine: Any, verb: str, arguments: dict[str, Any]) -> Any:
+def run(engine: Any, verb: str, arguments: dict[str, Any], *, piped: bool = False) -> Any:
     """Call it; a coroutine too runs through at once, since the recorder never waits."""
-    result = getattr(engine, verb)(**arguments)
+    result = getattr(engine.pipeline(), verb)(**arguments).execute() if piped else getattr(engine, verb)(**arguments)
     if isinstance(result, Coroutine):
         try:
             result.send(None)

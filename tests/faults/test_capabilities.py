@@ -8,6 +8,8 @@ import math
 import pprint
 import random
 import secrets
+import string
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -59,18 +61,24 @@ BOOKED: Final = Redemption(
 )
 
 
+LETTERS: Final = string.ascii_letters + string.digits
+
+
 # --- Generated keys ------------------------------------------------------------------------------------------------
 
 
 class Source:
-    """In the place of ``secrets``: counts up, and keeps how many possibilities it was asked to choose from."""
+    """In the place of ``secrets``: keeps how many bytes it was asked for, and gives others at each call."""
 
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def randbelow(self, below: int) -> int:
-        self.asked.append(below)
-        return (12345 * len(self.asked)) % below
+    def token_bytes(self, length: int) -> bytes:
+        self.asked.append(length)
+        return bytes((len(self.asked) + 7 * at) % 256 for at in range(length))
+
+    def token_hex(self, length: int) -> str:
+        return self.token_bytes(length).hex()
 
 
 @pytest.fixture
@@ -96,26 +104,21 @@ MAKES_A_KEY: Final[list[Callable[[Calls], Any]]] = [
 
 @pytest.mark.parametrize("make", MAKES_A_KEY)
 def test_a_generated_key_has_128_bits_of_a_cryptographic_source(source: Source, make: Callable[[Calls], Any]) -> None:
-    source.asked = [0] * 10  # what the stub answers depends on it
     key = make(Calls(Keys("vs"), None)).session_key
-    bits = [math.log2(below) for below in source.asked[10:] if below]
     assert key.startswith("ssn_")
-    assert max(bits) >= 128
-    assert set(key[4:]) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
+    assert sum(source.asked) * 8 >= 128
+    assert set(key[4:]) <= set(LETTERS)
     assert len(key[4:]) == 32
-    assert math.log2(62) * 32 >= 128
+    assert math.log2(len(LETTERS)) * 32 >= 128
     other = make(Calls(Keys("vs"), None)).session_key
-    assert other != key, "another number of the source, another key"
+    assert other[4:] != key[4:]
+    assert len(set(key[4:])) > 1
 
 
-def test_every_number_of_the_source_is_another_text(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So no bit of it is lost; and each letter is as likely as the others, because each stands for as many numbers."""
-    texts = set()
-    for number in range(62**2):
-        monkeypatch.setattr(source, "randbelow", lambda below, number=number: number)
-        texts.add(requests.random_text(2))
-    assert len(texts) == 62**2
-    assert {len(text) for text in texts} == {2}
+def test_each_letter_is_as_likely_as_the_others(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All bytes that the source can give stand for each letter equally often, or for none; so each carries log2(62)."""
+    monkeypatch.setattr(source, "token_bytes", lambda length: bytes(range(256)))
+    assert Counter(requests.random_text(248)) == dict.fromkeys(LETTERS, 4)
 
 
 def test_the_source_is_the_systems() -> None:

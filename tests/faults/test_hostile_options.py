@@ -117,7 +117,7 @@ URLS: Final = st.one_of(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(made=URLS)
 def test_any_url(engine: type[Any], made: Made) -> None:
     """Nothing connects yet; a cluster would, and is left out."""
@@ -160,7 +160,7 @@ DATA: Final = st.dictionaries(NAMES, ANYTHING, min_size=1, max_size=3)
 
 
 @pytest.mark.parametrize("model", MODELS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_any_objects_as_fields(model: type[Any], data: st.DataObject) -> None:
     drawn = data.draw(DATA)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final
 
 import pytest
@@ -11,37 +10,39 @@ import redis.exceptions
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from faults.replying import ACTS, Act, assert_error, assert_sound, right_reply
-from faults.test_hostile_input import VERBS
+from faults.replying import ACTS, Act, assert_error, assert_sound, right_replies
+from faults.test_hostile_input import QUEUED, VERBS
 from voucher_sessions import (
     AsyncVoucherSessions,
     CorruptState,
     Durability,
+    Finding,
     InvalidRequest,
     NotDurable,
     VoucherSessions,
     VoucherSessionsError,
 )
 
-EXAMPLES: Final = 60
-RIGHT: Final[dict[int, list[Any]]] = {}
+EXAMPLES: Final = 30
+NO_ANSWER: Final = [b"no such answer"]
+RIGHT: Final[dict[int, list[list[Any]]]] = {}
 
 
-def right(act: Act) -> list[Any]:
-    """The right reply, recorded once."""
+def right(act: Act) -> list[list[Any]]:
+    """The right replies, recorded once."""
     if id(act) not in RIGHT:
-        RIGHT[id(act)] = right_reply(act)
+        RIGHT[id(act)] = right_replies(act)
     return RIGHT[id(act)]
 
 
 class Answering:
-    """A client that answers the first command as told, and knows no second."""
+    """A client that answers one command after the other as told."""
 
-    def __init__(self, answer: Any) -> None:
-        self._answers = [answer]
+    def __init__(self, *answers: Any) -> None:
+        self._answers = list(answers)
 
     def execute_command(self, *_: Any, **__: Any) -> Any:
-        answer = self._answers.pop()
+        answer = self._answers.pop(0) if self._answers else NO_ANSWER
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -52,11 +53,20 @@ class AsyncAnswering(Answering):
         return super().execute_command()
 
 
-def on_both(act: Act, answer: Callable[[], Any]) -> list[Any]:
-    """What each engine makes of the answer: a result, or an error of ours."""
-    sync = VoucherSessions(Answering(answer()))  # type: ignore[arg-type]  # all of a client that an engine uses
-    waiting = AsyncVoucherSessions(AsyncAnswering(answer()))  # type: ignore[arg-type]  # likewise
-    return [outcome(lambda: act.call(sync)), outcome(lambda: asyncio.run(act.call(waiting)))]
+def on_both(act: Act, *answers: Any) -> list[Any]:
+    """What each engine makes of the answers: a result, or an error of ours."""
+    sync = VoucherSessions(Answering(*answers))  # type: ignore[arg-type]  # all of a client that an engine uses
+    waiting = AsyncVoucherSessions(AsyncAnswering(*answers))  # type: ignore[arg-type]  # likewise
+    return [outcome(lambda: act.call(sync)), outcome(lambda: run_through(act.call(waiting)))]
+
+
+def run_through(waiting: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that never waits: all that these clients do is done at once."""
+    try:
+        waiting.send(None)
+    except StopIteration as done:
+        return done.value
+    raise AssertionError("it waits for something")
 
 
 def outcome(run: Callable[[], Any]) -> Any:
@@ -67,14 +77,14 @@ def outcome(run: Callable[[], Any]) -> Any:
         return error
 
 
-def check(act: Act, reply: Any) -> None:
-    for outcome in on_both(act, lambda: reply):
+def check(act: Act, *answers: Any) -> None:
+    for outcome in on_both(act, *answers):
         if isinstance(outcome, VoucherSessionsError):
             assert not isinstance(outcome, InvalidRequest)
             assert_error(outcome, act)
         else:
             assert_sound(outcome, act)
-        if not in_form(reply):
+        if not all(map(in_form, answers)):
             assert isinstance(outcome, CorruptState), outcome
 
 
@@ -86,13 +96,13 @@ def in_form(reply: Any) -> bool:
 def test_every_verb_is_answered() -> None:
     assert {act.verb for act in ACTS} == set(VERBS)
     for act in ACTS:
-        assert in_form(right(act))
-        check(act, right(act))
+        assert all(map(in_form, right(act)))
+        check(act, *right(act))
 
 
 STATUSES: Final = [
     *(b"state", b"answered", b"receipts", b"refused", b"released", b"deleted", b"sessions", b"conflict"),
-    *(b"voucher_missing", b"session_missing", b"redemption_missing", b"partition", b"ok", b""),
+    *(b"voucher_missing", b"session_missing", b"redemption_missing", b"partition", b"counted", b"repaired", b""),
 ]
 ITEMS: Final = st.one_of(
     st.integers(),
@@ -118,6 +128,16 @@ JUNK: Final = st.recursive(
         st.dictionaries(st.one_of(st.integers(), st.binary(max_size=5)), inner, max_size=3),
     ),
     max_leaves=12,
+)
+
+
+# What the client's own reading of INFO and CONFIG GET could give.
+MAPPINGS: Final = st.dictionaries(
+    st.sampled_from(
+        ["redis_version", "role", "connected_slaves", "maxmemory", "maxmemory_policy", "aof_enabled", "save"]
+    ),
+    JUNK,
+    max_size=7,
 )
 
 
@@ -170,11 +190,17 @@ def near(reply: list[Any]) -> list[list[Any]]:
     return replies
 
 
+def all_near(act: Act) -> Iterator[list[Any]]:
+    """The right replies with one thing wrong in one of them."""
+    for at, reply in enumerate(right(act)):
+        for bent_one in filter(is_answer, near(reply)):
+            yield [*right(act)[:at], bent_one, *right(act)[at + 1 :]]
+
+
 @pytest.mark.parametrize("act", ACTS, ids=repr)
 def test_a_right_answer_with_one_thing_wrong(act: Act) -> None:
-    for reply in near(right(act)):
-        if is_answer(reply):
-            check(act, reply)
+    for answers in all_near(act):
+        check(act, *answers)
 
 
 FLAGS: Final = [-1, 2, b"", b"x", b"-1"]
@@ -184,7 +210,7 @@ FLAGS: Final = [-1, 2, b"", b"x", b"-1"]
 @pytest.mark.parametrize("verb", ["delete_voucher", "release", "release_stack"])
 def test_what_is_neither_yes_nor_no_is_corrupt_state(verb: str, flag: Any) -> None:
     act = next(act for act in ACTS if act.verb == verb)
-    for outcome in on_both(act, lambda: [*right(act)[:-1], flag]):
+    for outcome in on_both(act, [*right(act)[0][:-1], flag]):
         assert isinstance(outcome, CorruptState)
 
 
@@ -194,7 +220,7 @@ def test_a_status_of_a_voucher_that_was_not_asked_for_is_corrupt_state(status: b
     """They are counted from 1; Python would count from the end what is below."""
     for act in ACTS:
         if act.codes == ("A", "B"):
-            for outcome in on_both(act, lambda: [status, number]):
+            for outcome in on_both(act, [status, number]):
                 assert isinstance(outcome, CorruptState), (act, outcome)
 
 
@@ -203,12 +229,12 @@ def test_deeply_nested_nonsense_is_corrupt_state() -> None:
     for _ in range(5000):
         nested = [nested]
     for act in ACTS:
-        for outcome in on_both(act, lambda: nested):
+        for outcome in on_both(act, nested):
             assert isinstance(outcome, CorruptState)
 
 
 @pytest.mark.parametrize("act", ACTS, ids=repr)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     kind=st.sampled_from([each for each in vars(redis.exceptions).values() if isinstance(each, type)]),
     text=st.one_of(st.text(max_size=9), st.sampled_from(["WRONGTYPE x", "CORRUPT x", "OOM x", "NOPERM x", "BUSY x"])),
@@ -221,9 +247,34 @@ def test_any_error_of_the_client(act: Act, kind: type[Exception], text: str) -> 
         error = kind(text)
     except Exception:  # MOVED and the like must be rightly worded
         return
-    for told in on_both(act, lambda: error):
+    for told in on_both(act, error):
         assert not isinstance(told, InvalidRequest)
         assert told is error or told.__cause__ is error
+
+
+@pytest.mark.parametrize("act", [act for act in ACTS if act.verb in QUEUED], ids=repr)
+def test_a_right_answer_with_one_thing_wrong_in_a_batch(act: Act) -> None:
+    """Beside a right one, which is answered rightly."""
+    beside = next(each for each in ACTS if each.verb == "get_voucher")
+    for (answer,) in all_near(act):
+        engine = VoucherSessions(Confirming(right(beside)[0], answer))  # type: ignore[arg-type]  # likewise
+        first, second = act.call(beside.call(engine.pipeline())).execute(raise_on_error=False)
+        assert_sound(first, beside)
+        if isinstance(second, VoucherSessionsError):
+            assert_error(second, act)
+        else:
+            assert_sound(second, act)
+
+
+@settings(max_examples=100, deadline=None)
+@given(answers=st.lists(st.one_of(JUNK, MAPPINGS), min_size=8, max_size=8))
+def test_check_server_with_any_answers(answers: list[Any]) -> None:
+    client: Any = Answering(*answers)
+    found = outcome(lambda: VoucherSessions(client, durability=Durability(replicas=1)).check_server())
+    if not isinstance(found, VoucherSessionsError | redis.exceptions.RedisError):
+        assert {type(each) for each in found} <= {Finding}
+        for each in found:
+            type(each).model_validate(each.model_dump(), strict=True)
 
 
 # --- What confirms a change ----------------------------------------------------------------------------------------
@@ -254,12 +305,12 @@ class Confirming(Answering):
 @pytest.mark.parametrize(
     "durability", [Durability(replicas=1), Durability(fsync=True), Durability(replicas=2, fsync=True)]
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @example(fence=None, confirmation=True)
 @given(fence=JUNK, confirmation=st.one_of(JUNK, st.lists(st.integers(-2, 3), max_size=3)))
 def test_any_confirmation(durability: Durability, fence: Any, confirmation: Any) -> None:
     act = next(act for act in ACTS if act.verb == "release")
-    client: Any = Confirming(right(act), fence, confirmation)
+    client: Any = Confirming(right(act)[0], fence, confirmation)
     result = outcome(lambda: act.call(VoucherSessions(client, durability=durability)))
     if isinstance(result, NotDurable):
         assert_sound(result.result, act)
