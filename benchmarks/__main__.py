@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import ExitStack
 from pathlib import Path
 
 from servers import BINARIES, running
@@ -29,19 +28,19 @@ def main() -> None:
     options = parser.parse_args()
     if not options.quick and not options.only:
         options.save = options.save or FOLDER
-    with ExitStack() as stack:
-        server = stack.enter_context(running(options.server, enable_debug_command="yes"))
-        url = stack.enter_context(postgres_server.running())
-        admin = stack.enter_context(server.client())
-        rounds = options.rounds or (2 if options.quick else 21)
-        bench = Bench(Addresses(server.socket, url), admin, Samples(), rounds, options.quick)
+    rounds = options.rounds or (2 if options.quick else 21)
+    samples, circumstances = Samples(), {}
+    with postgres_server.running() as url:
         for axis in options.only or AXES:
-            AXES[axis].run(bench)
-        print("\n".join(report.table(bench.samples)))
-        print("\n".join(report.targets(bench.samples)))
-        if options.save:
-            report.save(bench, options.save)
-            (options.save / "results.svg").write_text(plot.svg(bench.samples), "utf-8")
+            # A server that nothing has been done with: memory and expiry are not to tell of the axis before.
+            with running(options.server, enable_debug_command="yes") as server, server.client() as admin:
+                AXES[axis].run(Bench(Addresses(server.socket, url), admin, samples, rounds, options.quick))
+                circumstances = report.circumstances(admin, rounds)
+    print("\n".join(report.table(samples)))
+    print("\n".join(report.targets(samples)))
+    if options.save:
+        report.save(samples, circumstances, options.save)
+        (options.save / "results.svg").write_text(plot.svg(samples), "utf-8")
 
 
 if __name__ == "__main__":

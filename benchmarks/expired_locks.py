@@ -73,7 +73,4 @@ def run(bench: Bench) -> None:
                 bench.samples.add(Subject(*subject, SERVER_US), statistics.median(us))
                 bench.samples.add(Subject(*subject, DEAREST_US), max(us))
                 bench.samples.add(Subject(*subject, SCRIPT_CALLS), len(us) / len(sessions))
-    bench.admin.config_set("slowlog-log-slower-than", 10_000)
-    bench.admin.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", 1)
-    bench.admin.flushall()
     contender.close()

@@ -35,5 +35,4 @@ def run(bench: Bench) -> None:
                 turn = sessions(verb, CALLS, 2 * CALLS * number)
                 case = case_of((AXIS, verb, name(count)), contender, verb, _code(count), turn)
                 measure(bench.samples, bench.admin, case, CALLS)
-    bench.admin.flushall()
     contender.close()

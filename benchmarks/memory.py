@@ -54,7 +54,6 @@ def run(bench: Bench) -> None:
         SHARED: lambda number: lock("SHARED", key(number)),
         RECEIPT: lambda number: redeem("SHARED", ""),
     }
-    bench.admin.flushall()
     contender.put(["SHARED"])
     for each in progress(AXIS, steps):
         before = {way: tell(bench.admin) for way, tell in WAYS.items()}
@@ -62,5 +61,4 @@ def run(bench: Bench) -> None:
             steps[each](number)
         for way, tell in WAYS.items():
             bench.samples.add(Subject(AXIS, each, way, BYTES), (tell(bench.admin) - before[way]) / count)
-    bench.admin.flushall()
     client.close()

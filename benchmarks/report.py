@@ -13,7 +13,6 @@ from typing import Any
 import redis.connection
 
 from benchmarks.axes import AXES
-from benchmarks.bench import Bench
 from benchmarks.measure import Samples, Spread, Subject
 from benchmarks.targets import TARGETS
 
@@ -59,22 +58,21 @@ def targets(samples: Samples) -> Iterator[str]:
         yield f"{target.number}. {target.text:109}{figure}  {target.verdict(measured)}"
 
 
-def circumstances(bench: Bench) -> dict[str, object]:
+def circumstances(admin: Any, rounds: int) -> dict[str, object]:
     """What the figures depend on."""
-    info = bench.admin.info("server")
+    info = admin.info("server")
     return {
         "server": f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}",
         "python": platform.python_version(),
         "redis-py": version("redis"),
         "parser": redis.connection.DefaultParser.__name__,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "rounds": bench.rounds,
+        "rounds": rounds,
     }
 
 
-def save(bench: Bench, folder: Path) -> None:
+def save(samples: Samples, circumstances: dict[str, object], folder: Path) -> None:
     """All figures as JSON, and the tables where the folder's README shows them."""
-    samples = bench.samples
 
     def spread(found: Spread | None) -> dict[str, float] | None:
         return found and {name: float(f"{value:.4g}") for name, value in found._asdict().items()}
@@ -93,19 +91,17 @@ def save(bench: Bench, folder: Path) -> None:
         for each in TARGETS
         for measured in [each.measured(samples)]
     ]
-    text = json.dumps(
-        {"circumstances": circumstances(bench), "targets": told, "rows": rows}, indent=1, ensure_ascii=False
-    )
+    text = json.dumps({"circumstances": circumstances, "targets": told, "rows": rows}, indent=1, ensure_ascii=False)
     (folder / "results.json").write_text(text + "\n", "utf-8")
     readme = folder / "README.md"
     if readme.exists():
-        readme.write_text(_shown(readme.read_text("utf-8"), bench), "utf-8")
+        readme.write_text(_shown(readme.read_text("utf-8"), samples, circumstances), "utf-8")
 
 
-def _shown(readme: str, bench: Bench) -> str:
+def _shown(readme: str, samples: Samples, circumstances: dict[str, object]) -> str:
     """The README with these results between its marks."""
     before, begin, rest = readme.partition("<!-- results -->\n")
     _, end, after = rest.partition("<!-- end of results -->\n")
-    told = ", ".join(f"{name} {value}" for name, value in circumstances(bench).items())
-    tables = ["```text", *targets(bench.samples), *table(bench.samples), "```"]
+    told = ", ".join(f"{name} {value}" for name, value in circumstances.items())
+    tables = ["```text", *targets(samples), *table(samples), "```"]
     return "\n".join([before + begin + f"Measured with: {told}.\n", *tables, end + after])
