@@ -26,6 +26,8 @@ local LIFE, CALLS, QUANTITY_LIMIT, CREDITS_LIMIT, POINTS_LIMIT = 1, 2, 3, 4, 5
 local QUANTITY_USED, CREDITS_USED, POINTS_USED = 6, 7, 8
 local QUANTITY_LOCKED, CREDITS_LOCKED, POINTS_LOCKED = 9, 10, 11
 local NEXT_EXPIRY, LOCKED_UNTIL = 12, 13
+-- What a book looks like; a decoder would take in much that this library never wrote.
+local BOOK = '^%["%w+","[%w ]+",%-?%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+%]$'
 local SESSION_TEXT, OWN_CREDITS, OWN_POINTS = 14, 15, 16 -- beside the book: the session's live lock; never stored
 local MAX_NUMBER = 9007199254740991 -- 2^53 - 1, what a double holds exactly: even a voucher without limit ends there
 local REMEMBERED = 27 -- characters of earlier calls that a key keeps beside the last: two or three of them
@@ -40,16 +42,18 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- block: open
 -- Reads `text`, what stands at `book_key`. Sets `book`, or nil where there is no voucher, and then the calls that were
 -- remembered when it was deleted.
-local calls_until_deleted = ''
-local is_json, book = pcall(cjson.decode, text or '[]')
-if not is_json or type(book) ~= 'table' then
-  error('CORRUPT ' .. book_key)
-elseif not book[LOCKED_UNTIL] then
-  -- MGET shows a key of another type as absent; GET tells that it is somebody else's.
-  if book[1] ~= 'deleted' and (text or redis.call('GET', book_key)) then
+local book, calls_until_deleted
+if text and string.find(text, BOOK) then
+  book = cjson.decode(text)
+  if book[QUANTITY_LIMIT] < -1 then
     error('CORRUPT ' .. book_key)
   end
-  calls_until_deleted, book = book[2] or '', nil
+else
+  -- MGET shows a key of another type as absent; GET tells that it is somebody else's.
+  calls_until_deleted = string.match(text or redis.call('GET', book_key) or '["deleted",""]', '^%["deleted","([%w ]*)"%]$')
+  if not calls_until_deleted then
+    error('CORRUPT ' .. book_key)
+  end
 end
 
 -- block: save
@@ -133,7 +137,7 @@ if reason ~= '' then
     local soonest = redis.call('ZRANGEBYSCORE', locks_key, '(' .. string.format('%d', now), '+inf',
       'WITHSCORES', 'LIMIT', 0, 2)
     local own = own_quantity == 1 and credits_text .. ' ' .. points_text .. ' ' .. session_key
-    retry_after_ms = ((soonest[1] == own and soonest[4] or soonest[2]) or book[LOCKED_UNTIL]) - now
+    retry_after_ms = math.max(1, ((soonest[1] == own and soonest[4] or soonest[2]) or book[LOCKED_UNTIL]) - now)
   end
 end
 reply[n + 1], reply[n + 2], reply[n + 3] = reason, held, retry_after_ms
@@ -151,7 +155,7 @@ book[QUANTITY_LOCKED] = math.max(0, book[QUANTITY_LOCKED] - removed)
 book[CREDITS_LOCKED] = math.max(0, book[CREDITS_LOCKED] - removed * credits_held)
 book[POINTS_LOCKED] = math.max(0, book[POINTS_LOCKED] - removed * points_held)
 if book[QUANTITY_LOCKED] == 0 then
-  book[NEXT_EXPIRY], book[LOCKED_UNTIL] = 0, 0
+  book[CREDITS_LOCKED], book[POINTS_LOCKED], book[NEXT_EXPIRY], book[LOCKED_UNTIL] = 0, 0, 0, 0
 end
 
 -- block: state

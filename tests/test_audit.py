@@ -40,7 +40,7 @@ def gift(engine: VoucherSessions) -> VoucherSessions:
 def edit(backend: Backend, at: int, value: int) -> None:
     words = json.loads(backend.admin.get(BOOK))  # type: ignore[arg-type]  # a sync client's bytes
     words[at] = value
-    backend.admin.set(BOOK, json.dumps(words))
+    backend.admin.set(BOOK, json.dumps(words, separators=(",", ":")))
 
 
 def figures(audit: Audit) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

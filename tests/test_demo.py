@@ -259,7 +259,7 @@ def test_a_book_that_does_not_add_up_fails(
         assert isinstance(text, bytes)
         words = json.loads(text)  # as lua/book.lua describes it
         words[7] += 1  # points used
-        admin.set(book, json.dumps(words))
+        admin.set(book, json.dumps(words, separators=(",", ":")))
 
     monkeypatch.setattr(demo, "wait_for_expiry", tampered)
     assert main(["demo", "--url", server.url, *SMALL]) == 1

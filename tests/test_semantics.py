@@ -380,7 +380,7 @@ def plant_expired_locks(backend: Backend, code: str, number: int) -> None:
     words[9] += 10 * number
     words[11] = now_ms - number
     words[12] = words[12] or now_ms - 1
-    admin.set(book, json.dumps(words))
+    admin.set(book, json.dumps(words, separators=(",", ":")))
     admin.zadd(f"{book}:locks", {f"10 0 gone{at}": now_ms - 1 - at for at in range(number)})
     admin.pexpireat(f"{book}:locks", max(words[12], now_ms + 60_000))
 
