@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any, NamedTuple
 
-from faults.callers import Act, Caller, act
+from faults.callers import Act, Caller, act, lock
 from faults.history import UNKNOWN, Op, Recorder
 from faults.proxy import FAULTS, Fault, Proxy, at_random
 from voucher_sessions import AsyncVoucherSessions, Redeemable, Used, Voucher, VoucherSessions
@@ -164,8 +164,8 @@ class Shopper:
         self._shared.add(cart)
         yield self._random.choice(
             [
-                act("validate", code, credits=1, session=self._session(key=cart)),
-                act("validate", code, credits=2, session=self._session(key=cart)),
+                act("validate", code, credits=1, session=lock(cart)),
+                act("validate", code, credits=2, session=lock(cart)),
                 act("release", code, cart),
                 act("redeem", code, session=cart, redemption_id=cart),
             ]
