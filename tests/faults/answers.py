@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from books import REASONS, UNLIMITED, Amounts, Book, Books, Lock, Refused
 
@@ -17,8 +17,37 @@ def agrees(op: Op, told: Any, seen: Any) -> bool:
         return isinstance(seen, dict) and bool(told.items() <= seen.items())
     if op.verb == "list_sessions" and isinstance(seen, dict) and "error" not in seen:
         return len(seen) == min(len(told), op.args["limit"]) and bool(seen.items() <= told.items())
+    if op.verb == "validate" and locks(op, told) and isinstance(seen, list):
+        # Of a voucher that was deleted since, its client's repetition tells that it is gone.
+        told = [gone if gone["reason"] == "not_found" else each for each, gone in zip(told, seen, strict=True)]
+        return _without(told, "available") == _without(seen, "available")
     same: bool = essence(op, told) == essence(op, seen)
     return same
+
+
+def locks(op: Op, told: Any) -> bool:
+    """Whether a validation locks, by what it tells."""
+    return op.args["key"] is not None and all(each["reason"] is None for each in told)
+
+
+def idle(op: Op) -> bool:
+    """Whether a call that was told this has changed nothing, whenever it was."""
+    if isinstance(op.seen, dict) and "error" in op.seen:
+        return True
+    match op.verb:
+        case "put_voucher":
+            return False
+        case "delete_voucher":
+            return not op.seen
+        case "validate":
+            # Told that a voucher is gone, it may have locked it before.
+            return op.args["key"] is None or any(each["reason"] not in (None, "not_found") for each in op.seen)
+        case "release":
+            return not any(op.seen)
+        case "redeem" | "rollback":
+            return all(each[-1] for each in op.seen)
+        case _:
+            return True
 
 
 def essence(op: Op, seen: Any) -> Any:
@@ -30,11 +59,15 @@ def essence(op: Op, seen: Any) -> Any:
         return seen
     if op.verb == "put_voucher":
         return None
-    if op.verb == "validate" and op.args["key"] is not None and all(each["reason"] is None for each in seen):
-        return [{name: fact for name, fact in each.items() if name != "available"} for each in seen]
+    if op.verb == "validate" and locks(op, seen):
+        return _without(seen, "available")
     if op.verb == "redeem":  # somebody may have rolled back what it has redeemed
         return [each if each[-1] else [*each[:4], each[-1]] for each in seen]
     return seen
+
+
+def _without(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [{other: fact for other, fact in row.items() if other != name} for row in rows]
 
 
 def answer(books: Books, op: Op, now: int) -> Any:
@@ -94,3 +127,24 @@ def _validation(book: Book | None, verdict: Any, lock: Lock | None) -> dict[str,
         "available": [None if book.without_limit else quantity, credits, points],
         "lock": [*lock.amounts[1:]] if lock else None,
     }
+
+
+class State(NamedTuple):
+    """What the books hold at a moment, to be compared, and when its locks expire at the latest."""
+
+    books: tuple[frozenset[Any], frozenset[Any]]
+    expiries: frozenset[Any]
+
+
+def state(books: Books, now: int) -> State:
+    vouchers, expiries = [], []
+    for code, book in books.vouchers.items():
+        live = book.live(now)
+        locks = frozenset((key, lock.amounts) for key, lock in live.items())
+        expiries += [(code, key, lock.expires_at) for key, lock in live.items()]
+        vouchers.append((code, book.life, book.limit, book.without_limit, book.used, locks))
+    receipts = frozenset(
+        (name, receipt.life, receipt.session_key, receipt.taken, receipt.rolled_back)
+        for name, receipt in books.receipts.items()
+    )
+    return State((frozenset(vouchers), receipts), frozenset(expiries))

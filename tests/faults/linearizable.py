@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from books import Books, Lock
 
-from faults.answers import FOREVER, agrees, answer
+from faults.answers import FOREVER, State, agrees, answer, idle, locks, state
 from faults.history import Op
 
 # A server rounds its clock to whole ms, and ours may be led a little differently.
@@ -81,13 +81,6 @@ def until(ops: Sequence[Op], moment: int) -> list[Op]:
     return [op if op.end is not None and op.end <= moment else replace(op, end=None, seen=None) for op in begun]
 
 
-class State(NamedTuple):
-    """What the books hold at a moment, to be compared, and when its locks expire at the latest."""
-
-    books: tuple[frozenset[Any], frozenset[Any]]
-    expiries: frozenset[Any]
-
-
 # What may happen without anybody's being told of it: an unknown call, by number, or a lock's expiry, by code and key.
 Event = int | tuple[str, str]
 
@@ -102,11 +95,9 @@ class Config(NamedTuple):
     books: Books
     state: State
     order: tuple[Any, ...] | None  # (the order before, what came last)
-    last: tuple[Config, Event] | None = None  # what was before, if it was not a known call that came last
-
-    def identity(self) -> tuple[Any, ...]:
-        """The same of two from which the same can follow. The time is of no matter: who is live is told by the state."""
-        return self.first, self.ahead, self.spent, self.state
+    # What happened since the last known call that nobody was told of, and how far the order had come with that call.
+    untold: tuple[Event, ...] = ()
+    base: Config | None = None
 
 
 @dataclass
@@ -123,11 +114,15 @@ class Search:
     def __post_init__(self) -> None:
         self.known = [op for op in self.ops if op.end is not None]
         self.unknown = [op for op in self.ops if op.end is None and op.changes]
+        calls = [(op.verb, op.args) for op in self.unknown]
+        # The same call, begun before: it takes effect first.
+        self.twins = [next((b for b in reversed(range(at)) if calls[b] == calls[at]), None) for at in range(len(calls))]
         self.horizon = max((op.end or op.begin for op in self.ops), default=0)
         self.furthest = Config(0, frozenset(), frozenset(), 0, self.initial, state(self.initial, 0), None)
 
     def succeeds(self) -> bool:
-        visited = {self.furthest.identity()}
+        visited: dict[Any, list[frozenset[int]]] = {}
+        count = 0
         stack = [self.successors(self.furthest)]
         while stack:
             config = next(stack[-1], None)
@@ -136,10 +131,13 @@ class Search:
                 continue
             if config.first == len(self.known):
                 return True
-            if (name := config.identity()) in visited:
+            # The time is of no matter: who is live is told by the state. And an unknown call that is left can only help.
+            spent = visited.setdefault((config.first, config.ahead, config.state), [])
+            if any(less <= config.spent for less in spent):
                 continue
-            visited.add(name)
-            if len(visited) > self.steps:
+            spent.append(config.spent)
+            count += 1
+            if count > self.steps:
                 raise TooManyOrders(f"{len(self.ops)} calls, {len(self.unknown)} of them unknown")
             if config.first + len(config.ahead) > self.furthest.first + len(self.furthest.ahead):
                 self.furthest = config
@@ -161,13 +159,13 @@ class Search:
     def successors(self, config: Config) -> Iterator[Config]:
         """What may come next. Two shortcuts leave out orders where another one, which is tried, does as well.
 
-        A call that is explained and changes nothing comes at once: it stands in nobody's way. And what nobody was told
+        A call that is explained and changed nothing comes at once: it stands in nobody's way. And what nobody was told
         of, an unknown call or an expiry, does not come before a known call that is the same with it and without.
         """
         found, latest = self.candidates(config)
         known = [(at, after) for at in found if (after := self.known_call(config, at)) is not None]
-        for _, after in known:
-            if after.state == config.state:
+        for at, after in known:
+            if idle(self.known[at]) and after.state == config.state:
                 yield after
                 return
         for at, after in known:
@@ -176,17 +174,20 @@ class Search:
         for event in self.events(config, latest):
             happened = self.happen(config, event, latest)
             if happened is not None and happened.state != config.state:
-                yield happened._replace(last=(config, event))
+                yield happened._replace(untold=(*config.untold, event), base=config.base or config)
 
     def could_come_earlier(self, config: Config, at: int, after: Config) -> bool:
-        if config.last is None:
-            return False
-        before, event = config.last
-        earlier = self.known_call(before, at)
-        if earlier is None:
-            return False
-        swapped = self.happen(earlier, event, self.candidates(earlier)[1])
-        return swapped is not None and swapped.state.books == after.state.books
+        """Whether one of the things that nobody was told of can as well come after this call."""
+        return any(self.swapped(config, at, event) == after.state.books for event in config.untold)
+
+    def swapped(self, config: Config, at: int, late: Event) -> Any:
+        """The books with this event after the call; None where the call, or another event, needs it before."""
+        now: Config | None = config.base
+        for event in (*(each for each in config.untold if each != late), None, late):
+            if now is None:
+                return None
+            now = self.known_call(now, at) if event is None else self.happen(now, event, self.candidates(now)[1])
+        return now and now.state.books
 
     def known_call(self, config: Config, at: int) -> Config | None:
         """After this call, if the books answer it as its caller was told."""
@@ -198,7 +199,7 @@ class Search:
         ahead, first = config.ahead | {at}, config.first
         while first in ahead:
             ahead, first = ahead - {first}, first + 1
-        return after._replace(first=first, ahead=ahead)
+        return after._replace(first=first, ahead=ahead, untold=(), base=None)
 
     def after(self, config: Config, op: Op, latest: int) -> Config | None:
         """After this call, which happens at this moment at the latest."""
@@ -206,7 +207,7 @@ class Search:
         told = answer(books, op, now)
         if op.end is not None and not agrees(op, told, op.seen):
             return None
-        if op.verb == "validate" and op.args["key"] is not None and all(not each["reason"] for each in told):
+        if op.verb == "validate" and locks(op, told):
             ttl = op.args["ttl_ms"] * 1_000_000
             earliest, expires_at = op.begin + ttl - SLACK_NS, min(FOREVER, latest + ttl + SLACK_NS)
             if earliest > self.horizon:  # nobody will see it expire: one order like the other
@@ -215,7 +216,7 @@ class Search:
                 sessions = books.vouchers[code].sessions
                 sessions[op.args["key"]] = TimedLock(sessions[op.args["key"]].amounts, expires_at, earliest)
         order = config.order, op
-        return config._replace(now=now, books=books, state=state(books, now), order=order, last=None)
+        return config._replace(now=now, books=books, state=state(books, now), order=order)
 
     def events(self, config: Config, latest: int) -> Iterator[Event]:
         """What may happen next that nobody was told of: locks that expire, and unknown calls."""
@@ -226,7 +227,7 @@ class Search:
         for at, op in enumerate(self.unknown):
             if op.begin > latest:
                 break
-            if at not in config.spent:
+            if at not in config.spent and self.twins[at] in (None, *config.spent):
                 yield at
 
     def happen(self, config: Config, event: Event, latest: int) -> Config | None:
@@ -241,7 +242,7 @@ class Search:
         books, now = config.books.copy(), max(config.now, lock.earliest)
         del books.vouchers[code].sessions[key]
         order = config.order, f"{key!r} expires on {code!r}"
-        return config._replace(now=now, books=books, state=state(books, now), order=order, last=None)
+        return config._replace(now=now, books=books, state=state(books, now), order=order)
 
     def stuck(self, op: Op) -> str:
         """Where the furthest order ends, and why none of the calls that are left can follow."""
@@ -282,17 +283,3 @@ def picture(books: Books, now: int) -> str:
         f"{id_}{' (rolled back)' if receipt.rolled_back else ''}" for (_, id_), receipt in books.receipts.items()
     ]
     return f"{kept}, receipts {receipts[-10:]}"
-
-
-def state(books: Books, now: int) -> State:
-    vouchers, expiries = [], []
-    for code, book in books.vouchers.items():
-        live = book.live(now)
-        locks = frozenset((key, lock.amounts) for key, lock in live.items())
-        expiries += [(code, key, lock.expires_at) for key, lock in live.items()]
-        vouchers.append((code, book.life, book.limit, book.without_limit, book.used, locks))
-    receipts = frozenset(
-        (name, receipt.life, receipt.session_key, receipt.taken, receipt.rolled_back)
-        for name, receipt in books.receipts.items()
-    )
-    return State((frozenset(vouchers), receipts), frozenset(expiries))

@@ -15,12 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any, NamedTuple
 
-from faults.callers import Act, Caller, act
+from faults.callers import Act, Caller, act, lock
 from faults.history import UNKNOWN, Op, Recorder
 from faults.proxy import FAULTS, Fault, Proxy, at_random
 from voucher_sessions import AsyncVoucherSessions, Redeemable, Used, Voucher, VoucherSessions
 
+PROCESSES, LANES = 2, 6  # lanes of each process: three threads and three tasks
 VOUCHERS, SLICE = 4, 0.25  # so many vouchers at a time, and seconds until others take their place
+MEETING = 0.1  # seconds for which a shared cart stands
 HOUR_MS = 3_600_000
 TIMEOUT, DELAY, RATE = 0.1, 0.2, 0.15
 # A client that repeats by itself may be refused by its second try and served by its first, if that comes late: nobody
@@ -34,12 +36,12 @@ Way = Generator[Act, Any, Any]
 class Trip(NamedTuple):
     """What one process is to do."""
 
-    name: str
+    number: int
     socket: str
     begin: float  # by time.monotonic
     seconds: float
     seed: int
-    sharing: bool  # whether shoppers use each other's keys and ids, and put and delete vouchers
+    sharing: bool  # whether shoppers also use each other's carts, and put and delete vouchers
 
 
 class Told(NamedTuple):
@@ -67,12 +69,13 @@ class Shopper:
     what has expired in between, and rightly so, but that is twice.
     """
 
-    def __init__(self, trip: Trip, name: str, *, brief: bool) -> None:
+    def __init__(self, trip: Trip, number: int, *, brief: bool) -> None:
         self._trip = trip
+        self._number = LANES * trip.number + number
+        self._shared: set[str] = set()
         self._ttls_ms = [40, 150, HOUR_MS] if brief else [HOUR_MS]
         self._codes = codes(trip)
-        self._name = name
-        self._random = random.Random(f"{trip.seed} {name}")
+        self._random = random.Random(trip.seed + number)
         self._numbers = count()
 
     def shop(self) -> Way:
@@ -81,7 +84,7 @@ class Shopper:
             found = self._codes[int((now - self._trip.begin) / SLICE)]
             ways = [self._pay, self._pay, self._hold, self._pay_directly, self._look, self._pay_stack]
             if self._trip.sharing:
-                ways.append(self._manage)
+                ways += [self._meet, self._meet, self._manage]
             yield from self._random.choice(ways)(found)
 
     def _settled(self, made: Act) -> Way:
@@ -94,7 +97,7 @@ class Shopper:
 
     def _word(self) -> str:
         """A key or an id."""
-        return self._random.choice(["ann", "bob"]) if self._trip.sharing else f"{self._name}-{next(self._numbers)}"
+        return f"{self._number}-{next(self._numbers)}"
 
     def _session(self, **key: str) -> dict[str, Any]:
         return {"type": "LOCK", **key, "ttl": self._random.choice(self._ttls_ms), "ttl_unit": "MILLISECONDS"}
@@ -123,9 +126,11 @@ class Shopper:
             yield from self._settled(act("rollback", code, order))
 
     def _hold(self, found: list[str]) -> Way:
-        """Under a generated key, until it is released or expires."""
+        """Until it is released or expires; under a generated key."""
         code = self._random.choice(found)
-        answer = yield from self._settled(act("validate", code, credits=2, session=self._session()))
+        # Of a voucher that is deleted while the client repeats the call, nobody tells which key was generated.
+        key = {"key": self._word()} if self._trip.sharing else {}
+        answer = yield from self._settled(act("validate", code, credits=2, session=self._session(**key)))
         if getattr(answer, "session", None) and self._random.random() < 0.7:
             yield from self._settled(act("release", code, answer.session.key))
 
@@ -148,12 +153,40 @@ class Shopper:
         yield act("validate", code, credits=3)
         yield act("get_redemption", code, self._word())
 
+    # What is shared is changed by three calls at most: so many does a key remember, to tell a call that is repeated.
+
+    def _meet(self, found: list[str]) -> Way:
+        """In one cart with two others, each with one call."""
+        code = self._random.choice(found)
+        cart = f"{code} {self._number % (LANES * PROCESSES // 3)} {int(time.monotonic() / MEETING)}"
+        if cart in self._shared:
+            return
+        self._shared.add(cart)
+        yield self._random.choice(
+            [
+                act("validate", code, credits=1, session=lock(cart)),
+                act("validate", code, credits=2, session=lock(cart)),
+                act("release", code, cart),
+                act("redeem", code, session=cart, redemption_id=cart),
+            ]
+        )
+        yield act("list_sessions", code)
+
     def _manage(self, found: list[str]) -> Way:
-        code, chance = self._random.choice(found), self._random.random()
-        if chance < 0.2:
-            yield from self._settled(act("delete_voucher", code))
-        used = Used(quantity=1, credits=2) if chance < 0.5 else None
-        yield from self._settled(act("put_voucher", limits(code), used=used))
+        """One put or deletion of a voucher, beside those of two others."""
+        code = self._random.choice(found)
+        if code in self._shared or self._number % (LANES * PROCESSES // 3):
+            return
+        self._shared.add(code)
+        used = Used(quantity=1, credits=2)
+        yield self._random.choice(
+            [
+                act("delete_voucher", code),
+                act("put_voucher", limits(code)),
+                act("put_voucher", Voucher(code=code, quantity=9, credits=70), used=used),
+            ]
+        )
+        yield act("get_voucher", code)
 
 
 def ready(_: int) -> None:
@@ -162,7 +195,7 @@ def ready(_: int) -> None:
 
 def run(trip: Trip) -> Told:
     """All shoppers of one process."""
-    recorder = Recorder(trip.name)
+    recorder = Recorder(f"p{trip.number}")
     with Proxy(trip.socket, delay=DELAY) as for_once, Proxy(trip.socket, delay=DELAY) as for_repeating:
         for_once.follow(at_random(trip.seed, RATE))
         for_repeating.follow(at_random(trip.seed + 1, RATE, LOST_REPLIES))
@@ -178,8 +211,8 @@ def _in_threads(trip: Trip, ports: tuple[int, int], recorder: Recorder, threads:
     clients = Caller("sync", 0, 2).client(ports[0], TIMEOUT), Caller("sync", 3, 3).client(ports[1], TIMEOUT)
     with clients[0] as once, clients[1] as repeating:
         works = []
-        for at, client in enumerate([repeating, repeating, once]):
-            shopper = Shopper(trip, f"{trip.name}s{at}", brief=client is once)
+        for number, client in enumerate([repeating, repeating, once]):
+            shopper = Shopper(trip, number, brief=client is once)
             works.append(threads.submit(_follow, shopper, VoucherSessions(client), recorder))
         for work in works:
             work.result()
@@ -197,8 +230,8 @@ def _follow(shopper: Shopper, engine: VoucherSessions, recorder: Recorder) -> No
 async def _in_tasks(trip: Trip, ports: tuple[int, int], recorder: Recorder) -> None:
     clients = Caller("async", 0, 3).client(ports[0], TIMEOUT), Caller("async", 3, 2).client(ports[1], TIMEOUT)
     async with clients[0] as once, clients[1] as repeating, asyncio.TaskGroup() as tasks:
-        for at, client in enumerate([repeating, repeating, once]):
-            shopper = Shopper(trip, f"{trip.name}a{at}", brief=client is once)
+        for number, client in enumerate([repeating, repeating, once]):
+            shopper = Shopper(trip, 3 + number, brief=client is once)
             tasks.create_task(_follow_async(shopper, AsyncVoucherSessions(client), recorder))
 
 

@@ -97,6 +97,17 @@ EXPLAINED: dict[str, list[Op]] = {
         op("delete_voucher", 2, None),
         op("get_voucher", 4, 5, {"error": "VoucherNotFound", "code": "A", "codes": ["A"]}),
     ],
+    "a put that brings back what was deleted beside it": [
+        op("put_voucher", 2, 9, PUT.seen),
+        op("delete_voucher", 3, 4, True),
+        op("get_voucher", 5, 6, state(0, 0)),
+    ],
+    "a validation that locks again what was released beside it": [
+        op("validate", 2, 3, grants()),
+        op("validate", 4, 9, grants()),
+        op("release", 5, 6, [True]),
+        op("list_sessions", 10, 11, {"k": [0, 0]}),
+    ],
     "a lock that expired": [op("validate", 2, 3, grants(), ttl_ms=30), op("validate", 90, 91, grants(), key="z")],
     "a lock about to expire": [
         op("validate", 2, 3, grants(), ttl_ms=30),

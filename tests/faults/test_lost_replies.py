@@ -93,6 +93,16 @@ OVERTAKEN: dict[str, tuple[str, Sequence[Act]]] = {
     "overridden, then released": ("validate overrides", [act("release", "A", "k")]),
     "overridden, then redeemed": ("validate overrides", [act("redeem", "A", session="k")]),
     "released, then validated again": ("release", [act("validate", "A", credits=1, session=lock("k"))]),
+    "released, then the voucher deleted": ("release", [act("delete_voucher", "A")]),
+    "released, then deleted and put again": (
+        "release",
+        [act("delete_voucher", "A"), act("put_voucher", Voucher(code="A", credits=50))],
+    ),
+    "a stack released, then one of it deleted": ("release_stack", [act("delete_voucher", "B")]),
+    "a stack validated, then one of it deleted": (
+        "validate_stack",
+        [act("release", "A", "mine"), act("delete_voucher", "A")],
+    ),
     "deleted, then put again": ("delete_voucher", [act("put_voucher", Voucher(code="A", credits=50))]),
     "put, then deleted": ("put_voucher, a new one", [act("delete_voucher", "C")]),
     "put, then put with other limits": ("put_voucher, a new one", [act("put_voucher", Voucher(code="C", credits=8))]),

@@ -20,15 +20,14 @@ from servers import Server
 
 from faults.history import Op, Recorder
 from faults.linearizable import check
-from faults.shoppers import Told, Trip, codes, limits, ready, run
+from faults.shoppers import LANES, PROCESSES, Told, Trip, codes, limits, ready, run
 from voucher_sessions import VoucherSessions
 
-PROCESSES = 2
 ROUND_SECONDS = 2.0
 spawn = multiprocessing.get_context("spawn")
 
 
-@pytest.mark.parametrize("sharing", [False, True], ids=["carts of their own", "the same carts"])
+@pytest.mark.parametrize("sharing", [False, True], ids=["carts of their own", "shared carts"])
 def test_no_order_of_calls_is_needed_that_cannot_be(
     sharing: bool, real_servers: list[Server], soak_seconds: float, tmp_path: Path
 ) -> None:
@@ -54,7 +53,9 @@ def test_no_order_of_calls_is_needed_that_cannot_be(
 def shop(processes: ProcessPoolExecutor, server: Server, *, sharing: bool) -> list[Told]:
     """One round, and the vouchers put before it."""
     begin, seed = time.monotonic() + 0.3, random.randrange(2**32)
-    trips = [Trip(f"p{at}", server.socket, begin, ROUND_SECONDS, seed + at, sharing=sharing) for at in range(PROCESSES)]
+    trips = [
+        Trip(at, server.socket, begin, ROUND_SECONDS, seed + LANES * at, sharing=sharing) for at in range(PROCESSES)
+    ]
     recorder = Recorder("first")
     with server.client() as client:
         for found in codes(trips[0]):
