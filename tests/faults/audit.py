@@ -50,23 +50,37 @@ def audit(engine: VoucherSessions, history: Iterable[Op]) -> Audit:
             assert any(map(_may_hold, by_key[key])), f"{key!r} is locked on {code!r}"
     found = Audit(len(ops), sum(op.end is None for op in ops))
     for op in ops:
-        if op.end is None or (isinstance(op.seen, dict) and "error" in op.seen):
-            continue
-        if op.verb in {"redeem", "rollback"}:
-            receipt = receipts.get((op.codes[0], op.args["id"]))
-            is_there = receipt is not None and (op.verb == "redeem" or receipt.rolled_back)
-            assert receipt is None or [receipt.quantity, receipt.credits] == op.seen[0][:2], op
-        elif (
-            op.verb == "validate"
-            and op.seen[0]["lock"]
-            and op.args["ttl_ms"] == HOUR_MS
-            and by_key[op.args["key"]] == [op]
-        ):
-            is_there = op.args["key"] in live[op.codes[0]]
-        else:
-            continue
-        (found.there if is_there else found.lost).append(op)
+        match _is_there(op, receipts, live, alone=by_key[op.args.get("key")] == [op]):
+            case True:
+                found.there.append(op)
+            case False:
+                found.lost.append(op)
     return found
+
+
+def _is_there(
+    op: Op,
+    receipts: dict[tuple[str, str], Redemption],
+    live: dict[str, dict[str, ActiveSession]],
+    *,
+    alone: bool,
+) -> bool | None:
+    """Whether the books show what was acknowledged; None where it leaves nothing that lasts, or was not the first to.
+
+    ``alone``: the session was locked by this call, and nothing else was done with it.
+    """
+    if op.end is None or (isinstance(op.seen, dict) and "error" in op.seen):
+        return None
+    if op.verb in {"redeem", "rollback"}:
+        receipt = receipts.get((op.codes[0], op.args["id"]))
+        if receipt is None or (op.verb == "rollback" and not receipt.rolled_back):
+            return False
+        quantity, credits, *_, replayed = op.seen[0]
+        assert (receipt.quantity, receipt.credits) == (quantity, credits), op
+        return None if replayed else True
+    if op.verb == "validate" and op.seen[0]["lock"] and op.args["ttl_ms"] == HOUR_MS and alone:
+        return op.args["key"] in live[op.codes[0]]
+    return None
 
 
 def _receipts(engine: VoucherSessions, ops: list[Op]) -> dict[tuple[str, str], Redemption]:
