@@ -51,7 +51,7 @@ REPLIES: dict[str, list[Any]] = {
     "put_voucher": STATE,
     "get_voucher": STATE,
     "delete_voucher": [b"deleted", 1],
-    "validate": [b"answered", 5, b"", 0, 0, 1, 1, 1, 0, 0, 0],
+    "validate": [b"answered", 5, b"", 0, 0, 1, 1, 1, 9, 0, 0],
     "redeem": [b"receipts", b"life 1 0 0 5 call - cart"],
     "release": [b"released", 1],
     "rollback": [b"receipts", b"life 1 0 0 5 call call -"],

@@ -17,6 +17,7 @@ from voucher_sessions import (
     LimitExceeded,
     Redeemable,
     Redemption,
+    RedemptionNotFound,
     Release,
     Rollback,
     StackRedemption,
@@ -24,6 +25,7 @@ from voucher_sessions import (
     Used,
     Validation,
     Voucher,
+    VoucherNotFound,
     VoucherSessions,
     VoucherSessionsError,
     VoucherState,
@@ -118,6 +120,25 @@ def furnish(client: redis.Redis) -> None:
         engine.validate(code, credits=4, session=SESSION)
         engine.validate(code, credits=4, session=OTHER)
     engine.redeem("A", redemption_id="of A")
+
+
+def books(engine: VoucherSessions) -> list[Any]:
+    """All that there is of the two vouchers, without its times."""
+    found: list[Any] = []
+    for code in "AB":
+        try:
+            found.append(engine.get_voucher(code))
+            live = [(each.key, each.credits, each.points) for each in engine.list_sessions(code)]
+            found.append(sorted(live))
+        except VoucherNotFound:
+            found.append(None)
+        for id_ in ("order", "new", "of A"):
+            try:
+                receipt = engine.get_redemption(code, id_).model_dump(exclude={"redeemed_at"})
+            except RedemptionNotFound:
+                receipt = {}
+            found.append(receipt)
+    return found
 
 
 def right_replies(act: Act) -> list[list[Any]]:

@@ -1,4 +1,4 @@
-"""One engine in many threads, before and after forks, and interrupted: every call gets its own answer, or an error."""
+"""One engine in many threads, before and after forks, in worker processes: every call gets its own answer, or an error."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from itertools import count
 from typing import Any, Final
 
 import pytest
@@ -36,16 +33,19 @@ CLIENTS: Final[list[dict[str, Any]]] = [{}, {"single_connection_client": True}, 
 PATIENCE: Final = 30  # seconds, for what takes some milliseconds
 
 
-@pytest.fixture
-def server(server_of: Callable[[str], Server]) -> Server:
+def filled(server: Server) -> Server:
     """With two vouchers that nobody can mistake for each other."""
-    server = server_of("valkey")
     with server.client() as admin:
         admin.flushall()
         engine = VoucherSessions(admin)
         engine.put_voucher(Voucher(code="A", credits=111))
         engine.put_voucher(Voucher(code="B", credits=222))
     return server
+
+
+@pytest.fixture
+def server(server_of: Callable[[str], Server]) -> Server:
+    return filled(server_of("valkey"))
 
 
 def credits_of(engine: VoucherSessions, code: str) -> int | None:
@@ -284,105 +284,3 @@ def test_workers_of_multiprocessing(server: Server, method: str) -> None:
             answers = pool.map_async(in_a_worker, [(url, me) for me in range(8)], chunksize=1).get(PATIENCE)
         assert answers == [{True}] * 8
         assert engine.get_voucher("A").quantity.used == 8
-
-
-# --- Signals -------------------------------------------------------------------------------------------------------
-
-
-class Late(redis.UnixDomainSocketConnection):
-    """A connection of which nobody can tell that a reply is still to come: as if it were on its way yet."""
-
-    def can_read(self, timeout: float = 0) -> bool:
-        return False
-
-
-def interrupted(at: int, error: type[BaseException], run: Callable[[], object]) -> str:
-    """Which function of redis-py or of ours it was whose beginning raised: there Python runs signal handlers."""
-    numbers, entered = count(), [""]
-
-    def profile(frame: Any, event: str, _: Any) -> None:
-        ours = any(each in frame.f_code.co_filename for each in ("/redis/", "/voucher_sessions/"))
-        if ours and event == "call" and frame.f_code.co_name != "__del__" and next(numbers) == at:
-            sys.setprofile(None)
-            entered[0] = frame.f_code.co_qualname
-            raise error
-
-    sys.setprofile(profile)
-    try:
-        run()
-    except error:
-        assert entered != [""]
-    finally:
-        sys.setprofile(None)
-    return entered[0]
-
-
-class TimeLimit(Exception):
-    """What a worker's signal handler may raise: an ordinary error for those that catch them."""
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, TimeLimit])
-@pytest.mark.parametrize("options", CLIENTS[:2], ids=str)
-def test_a_call_interrupted_anywhere_leaves_no_reply_behind(
-    server: Server, options: dict[str, Any], error: type[BaseException]
-) -> None:
-    for at in count():
-        pool = redis.ConnectionPool(connection_class=Late, path=server.socket)
-        with redis.Redis(connection_pool=pool, **options) as client:
-            engine = VoucherSessions(client)
-            assert credits_of(engine, "B") == 222
-            entered = interrupted(at, error, lambda engine=engine: credits_of(engine, "A"))  # type: ignore[misc]
-            assert [credits_of(engine, "B"), credits_of(engine, "A")] == [222, 111], entered
-        pool.disconnect()
-        if not entered:
-            assert at > 20, "too few places to show anything"
-            return
-
-
-def test_a_redemption_interrupted_anywhere_is_there_once_when_it_is_repeated(server: Server) -> None:
-    with server.client() as admin:
-        books = VoucherSessions(admin)
-        for at in count():
-            order = f"order-{at}"
-            with server.client() as client:
-                engine = VoucherSessions(client)
-                assert credits_of(engine, "B") == 222
-                redeem = partial(engine.redeem, "A", redemption_id=order)
-                entered = interrupted(at, KeyboardInterrupt, redeem)
-            books.redeem("A", redemption_id=order)
-            assert books.get_voucher("A").quantity.used == at + 1, entered
-            if not entered:
-                return
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeLimit])
-def test_a_signal_while_the_server_takes_its_time(server: Server, error: type[BaseException]) -> None:
-    def interrupt(*_: object) -> None:
-        raise error
-
-    with server.client() as admin, server.client() as client:
-        engine = VoucherSessions(client)
-        assert credits_of(engine, "A") == 111
-        before = signal.signal(signal.SIGUSR1, interrupt)
-        admin.execute_command("CLIENT", "PAUSE", 1000 * PATIENCE, "WRITE")
-        try:
-            other = threading.Thread(target=signal_when_held, args=(admin, threading.get_ident()))
-            other.start()
-            with pytest.raises(error):
-                engine.redeem("A", redemption_id="order")
-            other.join(PATIENCE)
-        finally:
-            admin.execute_command("CLIENT", "UNPAUSE")
-            signal.signal(signal.SIGUSR1, before)
-        assert credits_of(engine, "B") == 222
-        assert engine.redeem("A", redemption_id="order").id == "order"
-        assert engine.get_voucher("A").quantity.used == 1
-
-
-def signal_when_held(admin: redis.Redis, thread: int) -> None:
-    """As soon as somebody's command is held by the server."""
-    deadline = time.monotonic() + PATIENCE
-    while not any("b" in each["flags"] for each in admin.client_list()):
-        assert time.monotonic() < deadline, "nobody waits"
-        time.sleep(0.002)
-    signal.pthread_kill(thread, signal.SIGUSR1)
