@@ -49,7 +49,7 @@ for i = 1, #KEYS / 3 do
       reply[n + k] = 0
     end
   end
-  if #KEYS > 3 and not again then
+  if #KEYS > 3 and session_key ~= '' and not again then
     redis.call('ZCARD', locks_key) -- refused by a key of another type, before the first voucher is written
   end
 end
