@@ -22,7 +22,7 @@ from faults.tills import CODES, HOUR_MS, SHORT_MS, Tills, forked
 from faults.waiting import rounds, until
 from voucher_sessions import Voucher, VoucherSessions
 
-KILLS = 20
+KILLS = 15
 RESTARTS = 4
 CUTS = 6
 TILLS = 4
