@@ -122,17 +122,17 @@ def furnish(client: redis.Redis) -> None:
     engine.redeem("A", redemption_id="of A")
 
 
-def books(engine: VoucherSessions) -> list[Any]:
-    """All that there is of the two vouchers, without its times."""
+def books(engine: VoucherSessions, *codes: str) -> list[Any]:
+    """All that there is of these vouchers, by default of the two, without its times."""
     found: list[Any] = []
-    for code in "AB":
+    for code in codes or "AB":
         try:
             found.append(engine.get_voucher(code))
             live = [(each.key, each.credits, each.points) for each in engine.list_sessions(code)]
             found.append(sorted(live))
         except VoucherNotFound:
             found.append(None)
-        for id_ in ("order", "new", "of A"):
+        for id_ in ("order", "new", "of A", "x", "}:session:x"):
             try:
                 receipt = engine.get_redemption(code, id_).model_dump(exclude={"redeemed_at"})
             except RedemptionNotFound:
