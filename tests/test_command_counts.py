@@ -50,7 +50,7 @@ COMMANDS: Final = {
     "delete_voucher": 3,
     "list_sessions": 3,
     "get_redemption": 1,
-    "validate_stack of 3, no session": 5,
+    "validate_stack of 3, no session": 2,
     "validate_stack of 3, new locks": 17,
     "redeem_stack of 3 with session": 20,
     "release_stack of 3": 14,
