@@ -6,7 +6,6 @@ It knows the clock only as a number that it is given, and forgets nothing: the m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -24,7 +23,11 @@ class Amounts(NamedTuple):
     points: int = 0
 
     def plus(self, other: Amounts, sign: int = 1) -> Amounts:
-        return Amounts(*(max(0, mine + sign * theirs) for mine, theirs in zip(self, other, strict=True)))
+        return Amounts(
+            max(0, self.quantity + sign * other.quantity),
+            max(0, self.credits + sign * other.credits),
+            max(0, self.points + sign * other.points),
+        )
 
 
 @dataclass
@@ -97,8 +100,8 @@ class Books:
         """The same, to be led another way. Locks and receipts, which are replaced and not changed, are shared."""
         other = Books()
         for code, book in self.vouchers.items():
-            other.vouchers[code] = copy(book)
-            other.vouchers[code].sessions = dict(book.sessions)
+            sessions = dict(book.sessions)
+            other.vouchers[code] = Book(book.limit, book.without_limit, book.life, book.used, sessions, book.lowered)
         other.receipts = dict(self.receipts)
         other.lives = self.lives
         return other

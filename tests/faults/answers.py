@@ -11,6 +11,10 @@ from faults.history import Op
 FOREVER = 2**62  # later than all that a history tells
 
 
+# What leaves the receipts as they are, and whether they are of a voucher's life.
+WITHOUT_RECEIPTS = {"validate", "release", "get_voucher", "list_sessions", "get_redemption"}
+
+
 def agrees(op: Op, told: Any, seen: Any) -> bool:
     """Whether the caller was told what the books say."""
     if isinstance(told, dict) and "error" in told:
@@ -132,19 +136,28 @@ def _validation(book: Book | None, verdict: Any, lock: Lock | None) -> dict[str,
 class State(NamedTuple):
     """What the books hold at a moment, to be compared, and when its locks expire at the latest."""
 
-    books: tuple[frozenset[Any], frozenset[Any]]
+    vouchers: frozenset[Any]
+    receipts: frozenset[Any]
     expiries: frozenset[Any]
 
+    def agrees(self, other: State) -> bool:
+        """Whether the books hold the same, whenever their locks expire."""
+        return self[:2] == other[:2]
 
-def state(books: Books, now: int) -> State:
+
+def state(books: Books, now: int, receipts: frozenset[Any] | None = None) -> State:
+    """Where no receipt has changed, ``receipts`` of the state before save time."""
     vouchers, expiries = [], []
     for code, book in books.vouchers.items():
         live = book.live(now)
         locks = frozenset((key, lock.amounts) for key, lock in live.items())
         expiries += [(code, key, lock.expires_at) for key, lock in live.items()]
-        vouchers.append((code, book.life, book.limit, book.without_limit, book.used, locks))
-    receipts = frozenset(
-        (name, receipt.life, receipt.session_key, receipt.taken, receipt.rolled_back)
-        for name, receipt in books.receipts.items()
-    )
-    return State((frozenset(vouchers), receipts), frozenset(expiries))
+        vouchers.append((code, book.limit, book.without_limit, book.used, locks))
+    if receipts is None:
+        lives = {code: book.life for code, book in books.vouchers.items()}
+        receipts = frozenset(
+            # Of a life that has ended it is of no matter which it was.
+            (name, receipt.life == lives.get(name[0]), receipt.session_key, receipt.taken, receipt.rolled_back)
+            for name, receipt in books.receipts.items()
+        )
+    return State(frozenset(vouchers), receipts, frozenset(expiries))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from books import Books, Lock
 
-from faults.answers import FOREVER, State, agrees, answer, idle, locks, state
+from faults.answers import FOREVER, WITHOUT_RECEIPTS, State, agrees, answer, idle, locks, state
 from faults.history import Op
 
 # A server rounds its clock to whole ms, and ours may be led a little differently.
@@ -178,16 +178,17 @@ class Search:
 
     def could_come_earlier(self, config: Config, at: int, after: Config) -> bool:
         """Whether one of the things that nobody was told of can as well come after this call."""
-        return any(self.swapped(config, at, event) == after.state.books for event in config.untold)
+        swapped = (self.swapped(config, at, event) for event in config.untold)
+        return any(other is not None and other.state.agrees(after.state) for other in swapped)
 
-    def swapped(self, config: Config, at: int, late: Event) -> Any:
-        """The books with this event after the call; None where the call, or another event, needs it before."""
+    def swapped(self, config: Config, at: int, late: Event) -> Config | None:
+        """With this event after the call; None where the call, or another event, needs it before."""
         now: Config | None = config.base
         for event in (*(each for each in config.untold if each != late), None, late):
             if now is None:
                 return None
             now = self.known_call(now, at) if event is None else self.happen(now, event, self.candidates(now)[1])
-        return now and now.state.books
+        return now
 
     def known_call(self, config: Config, at: int) -> Config | None:
         """After this call, if the books answer it as its caller was told."""
@@ -215,8 +216,9 @@ class Search:
             for code, _, _ in op.args["needs"]:
                 sessions = books.vouchers[code].sessions
                 sessions[op.args["key"]] = TimedLock(sessions[op.args["key"]].amounts, expires_at, earliest)
-        order = config.order, op
-        return config._replace(now=now, books=books, state=state(books, now), order=order)
+        receipts = config.state.receipts if op.verb in WITHOUT_RECEIPTS else None
+        after = state(books, now, receipts)
+        return config._replace(now=now, books=books, state=after, order=(config.order, op))
 
     def events(self, config: Config, latest: int) -> Iterator[Event]:
         """What may happen next that nobody was told of: locks that expire, and unknown calls."""
@@ -242,7 +244,7 @@ class Search:
         books, now = config.books.copy(), max(config.now, lock.earliest)
         del books.vouchers[code].sessions[key]
         order = config.order, f"{key!r} expires on {code!r}"
-        return config._replace(now=now, books=books, state=state(books, now), order=order)
+        return config._replace(now=now, books=books, state=state(books, now, config.state.receipts), order=order)
 
     def stuck(self, op: Op) -> str:
         """Where the furthest order ends, and why none of the calls that are left can follow."""

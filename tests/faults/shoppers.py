@@ -24,7 +24,7 @@ PROCESSES, LANES = 2, 6  # lanes of each process: three threads and three tasks
 VOUCHERS, SLICE = 4, 0.25  # so many vouchers at a time, and seconds until others take their place
 MEETING = 0.1  # seconds for which a shared cart stands
 HOUR_MS = 3_600_000
-TIMEOUT, DELAY, RATE = 0.1, 0.2, 0.15
+TIMEOUT, DELAY, RATE = 0.1, 0.2, 0.12
 # A client that repeats by itself may be refused by its second try and served by its first, if that comes late: nobody
 # remembers refusals. So calls come late from the others alone, who know that they may.
 LOST_REPLIES: tuple[Fault, ...] = tuple(fault for fault in FAULTS if fault != "late")
