@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from operator import methodcaller
 from typing import Any
 
@@ -213,3 +214,112 @@ def test_a_partition_is_a_function_to_text() -> None:
     engine = VoucherSessions(fakeredis.FakeRedis(), partition=lambda code: "")
     with pytest.raises(InvalidRequest, match=r"partition\(code\)"):
         engine.get_voucher("A")
+
+
+class Unreadable:
+    """As a proxy without what it stands for: even its class cannot be asked for."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise ZeroDivisionError
+
+    def __hash__(self) -> int:
+        raise ZeroDivisionError
+
+
+class LyingText(str):
+    """Sends itself as another text."""
+
+    __slots__ = ()
+
+    def encode(self, *_: Any) -> bytes:
+        return b"B}:session:x"
+
+    def replace(self, *_: Any) -> str:
+        return "B"
+
+
+class LyingNumber(int):
+    """Is compared as another number than it is."""
+
+    def __le__(self, _: object) -> bool:
+        return True
+
+    def __index__(self) -> int:
+        return -5
+
+
+class Endless(Sequence[Any]):
+    """Says that it has one item, and always has one more."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, at: Any) -> Any:
+        return f"code-{at}"
+
+
+class UnreadableRedeemable(Redeemable):
+    """A model whose fields cannot be read."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__dict__":
+            raise ZeroDivisionError
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize(
+    ("field", "act"),
+    [
+        ("code", methodcaller("get_voucher", Unreadable())),
+        ("session", methodcaller("validate", "A", session=Unreadable())),
+        ("session", methodcaller("validate", "A", session={Unreadable: "LOCK"})),
+        ("session.type", methodcaller("validate", "A", session={"key": "k", "type": Unreadable()})),
+        (
+            "session.ttl",
+            methodcaller("validate", "A", session={"type": "LOCK", "ttl": Unreadable(), "ttl_unit": "DAYS"}),
+        ),
+        ("session.Session", methodcaller("validate", "A", session={"type": "LOCK", "\ud800": 1})),
+        ("session.key", methodcaller("redeem", "A", session=Session(key="k").model_copy(update={"key": 5}))),
+        ("session.key", methodcaller("redeem", "A", session=Session.__new__(Session))),
+        ("codes", methodcaller("release_stack", Unreadable(), "k")),
+        ("codes", methodcaller("release_stack", Endless(), "k")),
+        ("codes", methodcaller("release_stack", "ABC", "k")),
+        ("redeemables.0", methodcaller("redeem_stack", [UnreadableRedeemable(code="A")])),
+        ("redeemables.0", methodcaller("redeem_stack", ["A"])),
+        (
+            "redeemables.0.credits",
+            methodcaller("redeem_stack", [Redeemable(code="A").model_copy(update={"credits": -5})]),
+        ),
+        ("voucher.credits", methodcaller("put_voucher", Voucher.model_construct(code="A", credits=-5))),
+        ("used.points", methodcaller("put_voucher", Voucher(code="A"), used=Used.model_construct(points=1.5))),
+    ],
+)
+def test_objects_that_cannot_be_read_or_were_never_checked(field: str, act: methodcaller) -> None:
+    test_bad_input_names_the_field_and_sends_nothing(field, act)
+
+
+def test_of_subclasses_the_plain_value_counts() -> None:
+    with fakeredis.FakeRedis() as client:
+        engine = VoucherSessions(client, prefix=LyingText("vs"), partition=lambda _: LyingText("P"))
+        engine.put_voucher(Voucher(code=LyingText("A"), credits=LyingNumber(9)))
+        engine.validate(
+            LyingText("A"),
+            credits=LyingNumber(5),
+            session={LyingText("type"): "LOCK", "key": LyingText("k"), "ttl": LyingNumber(5), "ttl_unit": "DAYS"},
+        )
+        assert engine.list_sessions("A", limit=LyingNumber(5))[0].remaining_ms > 4 * 86_400_000
+        assert engine.redeem("A", session=LyingText("k"), redemption_id=LyingText("order")).credits == 5
+        assert {type(each) for each in dict(engine.rollback("A", LyingText("order"))).values()} == {str, int, bool}
+        assert client.exists("vs:{P}{A}", "vs:{P}{A}:redemption:order") == 2
+
+
+def test_an_object_that_cannot_be_read_is_no_client_nor_url() -> None:
+    hostile: Any = Unreadable()
+    for engine in (VoucherSessions, AsyncVoucherSessions):
+        with pytest.raises(InvalidRequest, match="client"):
+            engine(hostile)
+        for url in (hostile, "redis://h?max_connections=-5", "redis+sentinel://h/till?sentinels=4"):
+            with pytest.raises(InvalidRequest, match="url"):
+                engine.from_url(url)
+        with pytest.raises(ValueError, match="max_connections"):
+            engine.from_url("redis://h", max_connections=-5)

@@ -185,6 +185,26 @@ def test_a_reply_of_nonsense_is_corrupt_state(act: methodcaller, nonsense: Any) 
         assert isinstance(seen, CorruptState), seen
 
 
+@pytest.mark.parametrize(
+    ("act", "reply"),
+    [
+        (methodcaller("delete_voucher", "A"), [b"deleted", True]),
+        (methodcaller("delete_voucher", "A"), (b"deleted", 1)),
+        (methodcaller("delete_voucher", "A"), [b"deleted", 2]),
+        (methodcaller("get_voucher", "A"), [b"state", -1, 0, 0, 0, 0, 0, 2**53, 0, 0]),
+        (methodcaller("validate", "A"), [b"answered", 5, 0, 0, 0, 1, 1, 1, 0, 0, 0]),
+        (methodcaller("validate", "A"), [b"answered", 5, b"", 1, 7, 1, 1, 1, 0, 0, 0]),
+        (methodcaller("validate", "A"), [b"answered", 5, b"quantity_exceeded", 2, 7, 0, 1, 1, 0, 0, 0]),
+        (methodcaller("validate", "A", session={"type": "LOCK"}), [b"answered", 5, b"", 0, 0, 1, 1, 1, 0, 0, 0]),
+        (methodcaller("redeem", "A"), [b"refused", 0, 0, b"quantity_exceeded", 1, -7, 0, 1, 1]),
+        (methodcaller("redeem", "A"), [b"refused", 0, 2**53, b"loyalty_card_points_exceeded", 0, 0, 1, 1, 1]),
+    ],
+)
+def test_a_reply_that_contradicts_itself_is_corrupt_state(act: methodcaller, reply: Any) -> None:
+    for seen in on_both(act, reply):
+        assert isinstance(seen, CorruptState), seen
+
+
 def test_noscript_heals_once_and_sends_the_text() -> None:
     stub = Stub(redis.exceptions.NoScriptError("NOSCRIPT"), [b"deleted", 1])
     assert VoucherSessions(stub).delete_voucher("A") is True  # type: ignore[arg-type]  # a stand-in

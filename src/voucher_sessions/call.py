@@ -42,6 +42,7 @@ Arg = bytes | int | str
 
 # What a client raises for a command that failed; RedisClusterException is none of redis-py's RedisErrors.
 CLIENT_ERRORS: Final = (RedisError, RedisClusterException)
+_REPLY_TYPES: Final = frozenset((bytes, int))  # and no subclass: True is no figure
 # The script did not run: its slot has moved or is about to, has no primary for now, or the server loads its data.
 _NOT_RUN: Final = (TryAgainError, ClusterError, SlotNotCoveredError, BusyLoadingError, AskError)
 # The reply did not come; before RedisClusterException, nor did the news of who is primary now.
@@ -93,6 +94,8 @@ class Call(Generic[T]):
     def result(self, reply: Reply) -> T:
         """What the reply stands for; raises the domain's errors, ``Again``, or ``CorruptState``."""
         try:
+            if type(reply) is not list or not _REPLY_TYPES.issuperset(map(type, reply)):
+                raise TypeError("not a list of bytes and integers")
             match reply[0]:
                 case b"again":
                     raise Again

@@ -41,6 +41,7 @@ from voucher_sessions.models import (
     Validation,
     Voucher,
     VoucherState,
+    checked_model,
 )
 from voucher_sessions.replies import Reply
 from voucher_sessions.requests import Lock, Need, SessionLike, check_codes, check_text, random_text, random_word
@@ -88,10 +89,8 @@ class Calls:
         )
 
     def put_voucher(self, voucher: Voucher, used: Used | None) -> Call[VoucherState]:
-        if not isinstance(voucher, Voucher):
-            raise InvalidRequest("voucher", "must be a Voucher")
-        if not isinstance(used, Used | None):
-            raise InvalidRequest("used", "must be a Used or None")
+        voucher = checked_model("voucher", Voucher, voucher)
+        used = None if used is None else checked_model("used", Used, used)
         quantity = -1 if voucher.quantity is None else voucher.quantity
         brought: list[Arg] = ["keep", 0, 0, 0] if used is None else ["bring", used.quantity, used.credits, used.points]
         return Call(
@@ -104,9 +103,10 @@ class Calls:
         )
 
     def get_voucher(self, code: str) -> Call[VoucherState]:
+        code = check_text("code", code)
         return Call(
             verb="get_voucher",
-            codes=(check_text("code", code),),
+            codes=(code,),
             script=scripts.GET_VOUCHER,
             keys=self._keys.voucher(code),
             args=[],
@@ -115,9 +115,10 @@ class Calls:
         )
 
     def delete_voucher(self, code: str) -> Call[bool]:
+        code = check_text("code", code)
         return Call(
             verb="delete_voucher",
-            codes=(check_text("code", code),),
+            codes=(code,),
             script=scripts.DELETE_VOUCHER,
             keys=self._keys.voucher(code),
             args=[random_word()],
@@ -136,7 +137,7 @@ class Calls:
         self, redeemables: Sequence[Redeemable], session: SessionLike | None, release: Sequence[str]
     ) -> Call[StackValidation]:
         needs = requests.stack(redeemables)
-        released = check_codes("release", release) if release != () else ()
+        released = () if type(release) is tuple and not release else check_codes("release", release)
         if released and session is None:
             raise InvalidRequest("release", "needs the session whose locks it drops")
         if not {need.code for need in needs}.isdisjoint(released):
@@ -197,7 +198,7 @@ class Calls:
         if_session_missing: IfSessionMissing,
         result: Callable[[list[Redemption]], T],
     ) -> Call[T]:
-        requests.check_if_session_missing("if_session_missing", if_session_missing)
+        if_session_missing = requests.check_if_session_missing("if_session_missing", if_session_missing)
         key = None if session is None else requests.session_key(session)
         id_ = "rdm_" + random_text(32) if redemption_id is None else check_text("redemption_id", redemption_id)
         codes = tuple(need.code for need in needs)
@@ -226,7 +227,7 @@ class Calls:
     def _release(
         self, codes: tuple[str, ...], session_key: str, read: Callable[[tuple[str, ...], str, Reply], T]
     ) -> Call[T]:
-        check_text("session_key", session_key)
+        session_key = check_text("session_key", session_key)
         return Call(
             verb="release",
             codes=codes,
@@ -246,7 +247,7 @@ class Calls:
     def _rollback(
         self, codes: tuple[str, ...], redemption_id: str, read: Callable[[tuple[str, ...], str, str, Reply], T]
     ) -> Call[T]:
-        check_text("redemption_id", redemption_id)
+        redemption_id = check_text("redemption_id", redemption_id)
         call = random_word()
         return Call(
             verb="rollback",
@@ -259,9 +260,10 @@ class Calls:
         )
 
     def list_sessions(self, code: str, limit: int) -> Call[list[ActiveSession]]:
+        code = check_text("code", code)
         return Call(
             verb="list_sessions",
-            codes=(check_text("code", code),),
+            codes=(code,),
             script=scripts.LIST_SESSIONS,
             keys=self._keys.voucher(code),
             args=[requests.check_list_limit("limit", limit)],
@@ -270,8 +272,8 @@ class Calls:
         )
 
     def get_redemption(self, code: str, redemption_id: str) -> Call[Redemption]:
-        check_text("code", code)
-        check_text("redemption_id", redemption_id)
+        code = check_text("code", code)
+        redemption_id = check_text("redemption_id", redemption_id)
         return Call(
             verb="get_redemption",
             codes=(code,),

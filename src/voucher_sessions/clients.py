@@ -20,6 +20,7 @@ from redis.crc import key_slot
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from voucher_sessions.errors import InvalidRequest
+from voucher_sessions.models import is_a
 
 if TYPE_CHECKING:
     from voucher_sessions.embedded import EmbeddedServer
@@ -75,7 +76,10 @@ class _Seeds(NamedTuple):
 
 def checked(client: Any, *, asynchronous: bool) -> Any:
     """The client, if it is one of the engine's kind."""
-    execute = getattr(client, "execute_command", None)
+    try:
+        execute = getattr(client, "execute_command", None)
+    except Exception:  # an object that fails by itself
+        execute = None
     if execute is None:
         raise InvalidRequest("client", "must be a client of redis-py; for a URL there is from_url")
     if inspect.iscoroutinefunction(execute) != asynchronous:
@@ -137,7 +141,19 @@ def open_url_async(url: str, options: Mapping[str, Any]) -> AsyncOpened:
 
 def _clients(url: str, options: Mapping[str, Any], library: _Library, servers: ExitStack) -> list[Any]:
     """The client, and before it those that it asks: to be closed from the last to the first, and then the servers."""
-    match _scheme(url):
+    url = _check_url(url)
+    try:
+        return _made(url, options, library, servers)
+    except InvalidRequest:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError):
+        if options:  # it may be about these, and then it says best what is wrong
+            raise
+    raise InvalidRequest("url", "has options that the client does not take")
+
+
+def _made(url: str, options: Mapping[str, Any], library: _Library, servers: ExitStack) -> list[Any]:
+    match url.partition("://")[0]:
         case "memory":
             return [getattr(_fakeredis(), library.fake)(**options)]
         case "embedded":
@@ -159,11 +175,12 @@ def _clients(url: str, options: Mapping[str, Any], library: _Library, servers: E
             return [library.redis.from_url(url, **options)]
 
 
-def _scheme(url: str) -> str:
-    scheme, colon, _ = url.partition("://") if isinstance(url, str) else ("", "", "")
+def _check_url(url: str) -> str:
+    plain = str.__str__(url) if is_a(url, str) else ""
+    scheme, colon, _ = plain.partition("://")
     if not colon or f"{scheme}://" not in SCHEMES.split():
         raise InvalidRequest("url", f"must be text that begins with one of {SCHEMES}")
-    return scheme
+    return plain
 
 
 def _parsed(url: str) -> dict[str, Any]:

@@ -7,13 +7,13 @@ deposed meanwhile cannot confirm it.
 
 from __future__ import annotations
 
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import Field
 
 from voucher_sessions.call import Call
 from voucher_sessions.errors import InvalidRequest, NotDurable
-from voucher_sessions.models import Request
+from voucher_sessions.models import Request, checked_model
 
 T = TypeVar("T")
 
@@ -47,13 +47,10 @@ class Durability(Request):
         for answer in answers:
             if isinstance(answer, Exception):
                 raise NotDurable(verb, f"the server cannot confirm it: {answer}", result) from answer
-        match answers[-1]:
-            case int(replicas) if not self.fsync:
-                local = 0
-            case [int(local), int(replicas)] if self.fsync:
-                pass
-            case other:
-                raise NotDurable(verb, f"the server cannot confirm it: it answered {other!r}", result)
+        figures: Any = answers[-1] if self.fsync else [0, answers[-1]]  # its own disk's, and the replicas'
+        if type(figures) is not list or list(map(type, figures)) != [int, int]:  # True is no count of replicas
+            raise NotDurable(verb, f"the server cannot confirm it: it answered {answers[-1]!r}", result)
+        local, replicas = figures
         if self.fsync and local < 1:
             raise NotDurable(verb, f"not on disk within {self.timeout_ms} ms", result)
         if replicas < self.replicas:
@@ -73,8 +70,7 @@ def checked(durability: object) -> Durability | None:
     """What the engine was given."""
     if durability is None:
         return None
-    if not isinstance(durability, Durability):
-        raise InvalidRequest("durability", "must be a Durability or None")
+    durability = checked_model("durability", Durability, durability)
     if not durability.replicas and not durability.fsync:
         raise InvalidRequest("durability", "asks for nothing: give it replicas or fsync")
     return durability

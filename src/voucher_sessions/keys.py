@@ -43,7 +43,8 @@ class Keys:
     """
 
     def __init__(self, prefix: str, partition: Callable[[str], str] | None = None, *, clustered: bool = False) -> None:
-        if "{" in _check_text("prefix", prefix) or "}" in prefix:
+        prefix = _check_text("prefix", prefix)
+        if "{" in prefix or "}" in prefix:
             raise InvalidRequest("prefix", "must not contain braces: they mark what a cluster hashes")
         if partition is not None and not callable(partition):
             raise InvalidRequest("partition", "must be a function from a code to a text")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
 from fractions import Fraction
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeGuard, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -30,12 +30,13 @@ MAX_TTL_MS: Final = 3_650 * 86_400_000
 
 Text = Annotated[str, Field(strict=True, min_length=1, max_length=256, pattern=r"\S")]
 Amount = Annotated[int, Field(strict=True, ge=0, le=MAX_NUMBER)]
-Figure = Annotated[int, Field(ge=0)]
+Figure = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 Reason = Literal["quantity_exceeded", "gift_amount_exceeded", "loyalty_card_points_exceeded", "not_found"]
 IfSessionMissing = Literal["raise", "redeem"]
 Severity = Literal["error", "warning", "info"]
 
 _T = TypeVar("_T")
+_M = TypeVar("_M", bound=BaseModel)
 # What was refused may be a session key; and pydantic takes as long to build all models as to be imported, so it builds
 # each when it is first used.
 _DISCREET: Final = ConfigDict(hide_input_in_errors=True, defer_build=True)
@@ -89,18 +90,45 @@ def invalid(error: ValidationError, field: str = "") -> InvalidRequest:
     return InvalidRequest(path or error.title, problem.removeprefix("Value error, "))
 
 
+def is_a(value: object, kind: type[_T]) -> TypeGuard[_T]:
+    """``isinstance``, but for the object's own word for it."""
+    return issubclass(type(value), kind)
+
+
+def unreadable(field: str) -> InvalidRequest:
+    """An object whose own methods fail. Its error is not told, nor chained: that may be about anything."""
+    return InvalidRequest(field, "is an object that cannot be read")
+
+
 class Checked:
-    """Checks a value against one of the types above: ``Checked(Text)("code", value)``."""
+    """Checks a value against one of the types above: ``Checked(Text)("code", value)``.
+
+    What it returns is to be used in its place: of a subclass, whose methods may do anything, it is the plain value.
+    """
 
     def __init__(self, type_: Any) -> None:
         self._validate = TypeAdapter[Any](type_, config=_DISCREET).validate_python
 
     def __call__(self, field: str, value: _T) -> _T:
         try:
-            self._validate(value)
+            plain: _T = self._validate(value)
         except ValidationError as error:
             raise invalid(error, field) from None
-        return value
+        return plain
+
+
+def checked_model(field: str, kind: type[_M], value: object) -> _M:
+    """A model of just this kind with the fields of ``value``, checked: ``model_copy`` and ``model_construct`` do not."""
+    try:
+        if is_a(value, kind):
+            model = kind.__new__(kind)
+            kind.__pydantic_validator__.validate_python(value.__dict__, self_instance=model)
+            return model
+    except ValidationError as error:
+        raise invalid(error, field) from None
+    except Exception:
+        raise unreadable(field) from None
+    raise InvalidRequest(field, f"must be a {kind.__name__}")
 
 
 class _Model(BaseModel):
@@ -126,6 +154,20 @@ class Request(_Model):
             super().__init__(**data)
         except ValidationError as error:
             raise invalid(error) from None
+        except Exception:
+            raise unreadable(type(self)._unreadable_name(data)) from None
+
+    @classmethod
+    def _unreadable_name(cls, data: dict[str, Any]) -> str:
+        """Which field it is that pydantic cannot read."""
+        for name, value in data.items():
+            try:
+                cls.__pydantic_validator__.validate_python({name: value}, self_instance=cls.__new__(cls))
+            except ValidationError:
+                continue
+            except Exception:
+                return name
+        return cls.__name__
 
 
 class Voucher(Request):
@@ -146,6 +188,15 @@ class Used(Request):
     quantity: Amount = 0
     credits: Amount = 0
     points: Amount = 0
+
+
+def _plain_number(value: object) -> int | float:
+    """Of a subclass, whose methods may do anything, what int and float themselves make of it."""
+    if is_a(value, int) and not is_a(value, bool):
+        return int.__pos__(value)
+    if is_a(value, float):
+        return float.__pos__(value)
+    raise ValueError("must be a number")
 
 
 class Session(Request):
@@ -170,8 +221,7 @@ class Session(Request):
             return None
         if ttl is None or unit is None:
             raise ValueError("ttl and ttl_unit come together or not at all")
-        if isinstance(ttl, bool) or not isinstance(ttl, int | float):
-            raise ValueError("must be a number")
+        ttl = _plain_number(ttl)
         if isinstance(ttl, float) and not math.isfinite(ttl):
             raise ValueError("must be finite")
         if ttl <= 0:

@@ -18,6 +18,7 @@ from voucher_sessions.errors import (
     RedemptionConflict,
 )
 from voucher_sessions.models import (
+    MAX_NUMBER,
     ActiveSession,
     Available,
     Balance,
@@ -38,7 +39,8 @@ Item = bytes | int
 Reply = Sequence[Item]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_REASONS: Final[dict[Item, Reason]] = {
+_REASONS: Final[dict[Item, Reason | None]] = {
+    b"": None,
     b"quantity_exceeded": "quantity_exceeded",
     b"gift_amount_exceeded": "gift_amount_exceeded",
     b"loyalty_card_points_exceeded": "loyalty_card_points_exceeded",
@@ -89,11 +91,14 @@ class Verdict(NamedTuple):
 
     @classmethod
     def read(cls, items: Reply) -> Self:
-        reason, held, retry_after_ms, quantity, credits, points = items
+        told, held, retry_after_ms, quantity, credits, points = items
+        reason, locked_by_others = _REASONS[told], yes(held)
+        if locked_by_others and reason is None:
+            raise ValueError("it fits, and yet the locks of others are in the way")
         return cls(
-            reason=_REASONS[reason] if reason else None,
-            locked_by_others=bool(held),
-            retry_after_ms=int(retry_after_ms) if held else None,
+            reason=reason,
+            locked_by_others=locked_by_others,
+            retry_after_ms=figure(retry_after_ms) if locked_by_others else None,
             available=Available(
                 quantity=None if int(quantity) < 0 else int(quantity), credits=int(credits), points=int(points)
             ),
@@ -105,6 +110,8 @@ def validation(code: str, now_ms: int, row: Reply, *, lock: Lock | None, locked:
     *judged, expires_at_ms, credits, points = row
     verdict = Verdict.read(judged)
     session = None
+    if locked and not expires_at_ms:
+        raise ValueError("locked, and yet there is no lock")
     if lock is not None and expires_at_ms:
         own = lock if locked else None
         session = active_session(lock.key, now_ms, int(expires_at_ms), int(credits), int(points), own)
@@ -159,7 +166,7 @@ def limit_exceeded(code: str, row: Reply) -> LimitExceeded | None:
     if verdict.reason is None:
         return None
     error, balance = _LIMIT_ERRORS[verdict.reason]
-    requested = {"quantity": 1, "credits": int(row[0]), "points": int(row[1])}
+    requested = {"quantity": 1, "credits": figure(row[0]), "points": figure(row[1])}
     return error(
         code,
         verdict.reason,
@@ -246,8 +253,15 @@ def agreed(fingerprint: str, reply: Reply) -> None:
 def yes(item: Item) -> bool:
     """1 or 0, and nothing else."""
     if item not in (0, 1):
-        raise ValueError(f"neither yes nor no: {item!r}")
+        raise ValueError("neither yes nor no")
     return item == 1
+
+
+def figure(item: Item) -> int:
+    """A number that no model checks."""
+    if not 0 <= int(item) <= MAX_NUMBER:
+        raise ValueError("out of range")
+    return int(item)
 
 
 def deleted(reply: Reply) -> bool:

@@ -6,12 +6,24 @@ import secrets
 import string
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Annotated, Final, NamedTuple
+from itertools import islice
+from typing import Annotated, Any, Final, NamedTuple, TypeVar
 
 from pydantic import Field
 
 from voucher_sessions.errors import InvalidRequest
-from voucher_sessions.models import Amount, Checked, IfSessionMissing, Redeemable, Session, Text, TtlUnit, ttl_in_ms
+from voucher_sessions.models import (
+    Amount,
+    Checked,
+    IfSessionMissing,
+    Redeemable,
+    Session,
+    Text,
+    TtlUnit,
+    checked_model,
+    is_a,
+    ttl_in_ms,
+)
 
 SessionLike = Session | Mapping[str, object]
 
@@ -22,6 +34,7 @@ check_if_session_missing = Checked(IfSessionMissing)
 check_list_limit = Checked(Annotated[int, Field(strict=True, ge=1, le=10_000)])
 
 MAX_STACK: Final = 30
+_T = TypeVar("_T")
 
 _LETTERS: Final = (string.ascii_letters + string.digits).encode()
 # The first 248 bytes are four times each of the 62 letters; the last 8 would favour some, and are thrown away.
@@ -59,23 +72,36 @@ def need(code: str, credits: int | None, points: int | None) -> Need:
 
 def stack(redeemables: Sequence[Redeemable]) -> list[Need]:
     """What is asked of a stack (semantics 14)."""
-    if not isinstance(redeemables, Sequence) or not all(isinstance(each, Redeemable) for each in redeemables):
-        raise InvalidRequest("redeemables", "must be a list of Redeemable")
-    check_codes("redeemables", [each.code for each in redeemables])
-    return [Need(each.code, each.credits, each.points) for each in redeemables]
+    taken = _taken("redeemables", redeemables)
+    checked = [checked_model(f"redeemables.{at}", Redeemable, each) for at, each in enumerate(taken)]
+    _check_distinct("redeemables", [each.code for each in checked])
+    return [Need(each.code, each.credits, each.points) for each in checked]
 
 
 def check_codes(field: str, codes: Sequence[str]) -> tuple[str, ...]:
     """The codes of a stack: 1 to 30, none twice."""
-    if isinstance(codes, str) or not isinstance(codes, Sequence):
+    checked = tuple(check_text(f"{field}.{at}", code) for at, code in enumerate(_taken(field, codes)))
+    _check_distinct(field, checked)
+    return checked
+
+
+def _taken(field: str, items: Sequence[_T]) -> list[_T]:
+    """The 1 to 30 items of a sequence, looked at once: it may be an object that shows others at each look, or no end."""
+    try:
+        is_list = isinstance(items, Sequence) and not isinstance(items, str)
+        taken = list(islice(iter(items), MAX_STACK + 1)) if is_list else None
+    except Exception:  # its own methods fail
+        taken = None
+    if taken is None:
         raise InvalidRequest(field, "must be a list")
-    if not 1 <= len(codes) <= MAX_STACK:
-        raise InvalidRequest(field, f"must be 1 to {MAX_STACK}, not {len(codes)}")
-    for at, code in enumerate(codes):
-        check_text(f"{field}.{at}", code)
+    if not 1 <= len(taken) <= MAX_STACK:
+        raise InvalidRequest(field, f"must be 1 to {MAX_STACK}")
+    return taken
+
+
+def _check_distinct(field: str, codes: Sequence[str]) -> None:
     if len(set(codes)) < len(codes):
         raise InvalidRequest(field, "must not name a code twice")
-    return tuple(codes)
 
 
 class Lock(NamedTuple):
@@ -100,7 +126,7 @@ def lock(session: SessionLike) -> Lock:
 
 def session_key(session: SessionLike | str) -> str:
     """The key of a session that exists already; all else in the session object is optional and unused."""
-    if isinstance(session, str):
+    if is_a(session, str):
         return check_text("session", session)
     key = _session(session).key
     if key is None:
@@ -108,24 +134,33 @@ def session_key(session: SessionLike | str) -> str:
     return key
 
 
-def _session(session: SessionLike) -> Session:
-    if isinstance(session, Session):
-        return session
-    if not isinstance(session, Mapping):
-        raise InvalidRequest("session", "must be a Session or a mapping")
-    if not all(isinstance(name, str) for name in session):
-        raise InvalidRequest("session", "its names must be text")
+def _session(session: object) -> Session:
+    if is_a(session, Session):
+        return checked_model("session", Session, session)
+    fields = _fields(session)
     try:
-        return Session(**session)  # type: ignore[arg-type]  # any values: refusing wrong ones is what Session does
+        return Session(**fields)
     except InvalidRequest as error:
         raise InvalidRequest(f"session.{error.field}", error.problem) from None
+
+
+def _fields(session: object) -> dict[str, Any]:
+    """A mapping's names and values, looked at once, and no more than can be told from too many."""
+    try:
+        if isinstance(session, Mapping):
+            # str.__str__ makes the names plain text, and raises where they are none.
+            return {str.__str__(name): value for name, value in islice(session.items(), MAX_STACK)}
+    except Exception:
+        raise InvalidRequest("session", "must be a Session or a mapping whose names are text") from None
+    raise InvalidRequest("session", "must be a Session or a mapping")
 
 
 def duration_in_ms(field: str, value: float | timedelta | None) -> int | None:
     """A duration in seconds, or a timedelta, as whole milliseconds; None stays None."""
     if value is None:
         return None
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    # The class's own method, not that of a subclass, which may do anything.
+    seconds: Any = timedelta.total_seconds(value) if is_a(value, timedelta) else value
     try:
         checked = Session(ttl=seconds, ttl_unit=TtlUnit.SECONDS)
     except InvalidRequest as error:
