@@ -285,7 +285,7 @@ class UnreadableRedeemable(Redeemable):
         ("codes", methodcaller("release_stack", Endless(), "k")),
         ("codes", methodcaller("release_stack", "ABC", "k")),
         ("redeemables.0", methodcaller("redeem_stack", [UnreadableRedeemable(code="A")])),
-        ("redeemables.0", methodcaller("redeem_stack", ["A"])),
+        ("redeemables", methodcaller("redeem_stack", ["A"])),
         (
             "redeemables.0.credits",
             methodcaller("redeem_stack", [Redeemable(code="A").model_copy(update={"credits": -5})]),
@@ -296,6 +296,11 @@ class UnreadableRedeemable(Redeemable):
 )
 def test_objects_that_cannot_be_read_or_were_never_checked(field: str, act: methodcaller) -> None:
     test_bad_input_names_the_field_and_sends_nothing(field, act)
+
+
+def test_what_fails_only_now_and_then_is_told_of_the_model() -> None:
+    """Looked at again, no field fails by itself."""
+    assert Session._unreadable_name({"key": "k", "ttl_unit": "no unit"}) == "Session"
 
 
 def test_of_subclasses_the_plain_value_counts() -> None:

@@ -219,9 +219,10 @@ def test_a_server_that_does_not_answer_raises_the_clients_error(error: Exception
         found(INFO=error)
 
 
-def test_an_answer_of_nonsense_is_corrupt_state() -> None:
+@pytest.mark.parametrize("answers", [{"EVAL": [b"tried"]}, {"TIME": 5}, {"TIME": {}}])
+def test_an_answer_of_nonsense_is_corrupt_state(answers: dict[str, Any]) -> None:
     with pytest.raises(CorruptState):
-        found(EVAL=[b"tried"])
+        found(**answers)
 
 
 def test_a_finding_is_a_result_like_the_others() -> None:

@@ -73,6 +73,8 @@ def need(code: str, credits: int | None, points: int | None) -> Need:
 def stack(redeemables: Sequence[Redeemable]) -> list[Need]:
     """What is asked of a stack (semantics 14)."""
     taken = _taken("redeemables", redeemables)
+    if not all(is_a(each, Redeemable) for each in taken):
+        raise InvalidRequest("redeemables", "must be a list of Redeemable")
     checked = [checked_model(f"redeemables.{at}", Redeemable, each) for at, each in enumerate(taken)]
     _check_distinct("redeemables", [each.code for each in checked])
     return [Need(each.code, each.credits, each.points) for each in checked]
@@ -85,11 +87,11 @@ def check_codes(field: str, codes: Sequence[str]) -> tuple[str, ...]:
     return checked
 
 
-def _taken(field: str, items: Sequence[_T]) -> list[_T]:
+def _taken(field: str, items: Sequence[_T]) -> Sequence[_T]:
     """The 1 to 30 items of a sequence, looked at once: it may be an object that shows others at each look, or no end."""
     try:
-        is_list = isinstance(items, Sequence) and not isinstance(items, str)
-        taken = list(islice(iter(items), MAX_STACK + 1)) if is_list else None
+        is_list = isinstance(items, Sequence) and not issubclass(type(items), str)
+        taken = list(islice(items, MAX_STACK + 1)) if is_list else None
     except Exception:  # its own methods fail
         taken = None
     if taken is None:

@@ -17,6 +17,7 @@ from redis.exceptions import NoScriptError
 from voucher_sessions import scripts
 from voucher_sessions.call import Arg, Call
 from voucher_sessions.durability import Durability
+from voucher_sessions.errors import CorruptState
 from voucher_sessions.models import Finding, Severity
 
 # SET with PXAT, which keeps a lock's expiry exact to the millisecond, came with 6.2; every Valkey has it.
@@ -84,7 +85,10 @@ def findings(
 ) -> list[Finding]:
     """What the answers of one server mean, the gravest first."""
     facts = _Facts(answers, permissions, durability)
-    found = [Finding(node=node, **flaw._asdict()) for rule in _RULES for flaw in rule(facts)]
+    try:
+        found = [Finding(node=node, **flaw._asdict()) for rule in _RULES for flaw in rule(facts)]
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        raise CorruptState("check_server: the server's answers are not of the form that Redis gives them") from error
     return sorted(found, key=lambda finding: get_args(Severity).index(finding.severity))
 
 
