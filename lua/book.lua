@@ -32,7 +32,7 @@ local SESSION_TEXT, OWN_CREDITS, OWN_POINTS = 14, 15, 16 -- beside the book: the
 local MAX_NUMBER = 9007199254740991 -- 2^53 - 1, what a double holds exactly: even a voucher without limit ends there
 local REMEMBERED = 27 -- characters of earlier calls that a key keeps beside the last: two or three of them
 local TOMBSTONE_MS = 120000 -- longer than any client repeats by itself: 11 timeouts of 5 s, and the pauses between
-local reclaimable = 500 -- how many expired locks one script call takes out at most: it bounds how long the server is busy
+local reclaimable = 250 -- how many expired locks one script call takes out at most: it bounds how long the server is busy
 
 -- block: clock
 -- Sets `now`, in ms.

@@ -282,7 +282,7 @@ EXAMPLES: Final = [
     Example(calls.release("CODE", "<key>"), {"call": RANDOM, "session_key": b"<key>"}, [{}]),
     Example(calls.release_stack(["OTHER", "CODE"], "<key>"), {"call": RANDOM, "session_key": b"<key>"}, [{}, {}]),
     Example(calls.delete_voucher("CODE"), {"call": RANDOM}),
-    Example(next(calls.audit("CODE")), {"from": 0, "most": 500}),
+    Example(next(calls.audit("CODE")), {"from": 0, "most": 250}),
     Example(
         audits._repair(Keys("vs"), "CODE", b"book", Locked(quantity=1, credits=2, points=3)),
         {"audited": b"book", "quantity": 1, "credits": 2, "points": 3},

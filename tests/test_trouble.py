@@ -343,3 +343,11 @@ def test_an_expired_lock_of_somebody_elses_is_corrupt_state(
     with pytest.raises(CorruptState):
         engine.validate("A")
     assert backend.contents() == before
+
+
+def test_a_refused_password_that_redis_asyncio_wraps_is_no_unknown_outcome() -> None:
+    error = redis.exceptions.ConnectionError("invalid username-password pair")
+    error.__cause__ = redis.exceptions.AuthenticationError("WRONGPASS")
+    for act in CHANGING + READING:
+        for seen in on_both(act, error):
+            assert seen is error

@@ -20,7 +20,7 @@ T = TypeVar("T")
 # Calls to be sent one after the other, each answered before the next; then the result.
 Steps = Generator[Call[Any], Any, T]
 
-_LOCKS_A_CALL: Final = 500  # as many as a script reclaims at most: it bounds how long the server is busy
+_LOCKS_A_CALL: Final = 250  # as many as a script reclaims at most: it bounds how long the server is busy
 _TRIES: Final = 20
 
 

@@ -169,4 +169,6 @@ def _remedy(error: ResponseError) -> str:
 
 def _is_passing(error: Exception) -> bool:
     """Whether a failure is one of the moment: of a connection, of servers that change roles or places."""
-    return isinstance(error, _LOST + _NOT_RUN) and not isinstance(error, _NO_ACCESS)
+    if isinstance(error, _NO_ACCESS) or isinstance(error.__cause__, _NO_ACCESS):  # redis.asyncio wraps it in another
+        return False
+    return isinstance(error, _LOST + _NOT_RUN)

@@ -244,7 +244,7 @@ class VoucherSessions:
     def audit(self, code: str) -> Audit:
         """The totals of a voucher's locks, held against the locks themselves. Raises ``VoucherNotFound``.
 
-        They differ only where other hands reached into Redis, or it evicted keys. In parts of 500 locks a call.
+        They differ only where other hands reached into Redis, or it evicted keys. In parts of 250 locks a call.
         """
         return self._follow(self._calls.audit(code))
 
