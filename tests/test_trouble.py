@@ -173,6 +173,7 @@ NONSENSE: list[Any] = [
     [b"sessions", 5, 6, 7],
     [b"voucher_missing", 9],
     [b"voucher_missing"],
+    [b"voucher_missing", 0],
     [b"session_missing", None],
     [b"conflict", b"x"],
 ]
@@ -260,7 +261,7 @@ def taken(make_engine: Callable[..., VoucherSessions], backend: Backend) -> Call
     return take
 
 
-@pytest.mark.parametrize("value", ["list", "some text", "5", "[1, 2]", ""])
+@pytest.mark.parametrize("value", ["list", "some text", "5", "[1, 2]", "", '["a"," b",-5,0,0,0,0,0,0,0,0,0,0]'])
 @pytest.mark.parametrize("act", [*ACTS, methodcaller("delete_voucher", "A")])
 def test_a_book_of_somebody_elses_is_corrupt_state(
     taken: Callable[..., VoucherSessions], backend: Backend, act: methodcaller, value: str
