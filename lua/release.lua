@@ -25,6 +25,8 @@ for i = 1, #KEYS / 3 do
     else
       reply[i + 1] = own_quantity
     end
+  elseif session_text and string.find(session_text, call, 1, true) then
+    reply[i + 1] = 1 -- and then the voucher was deleted
   end
   if #KEYS > 3 then
     redis.call('ZCARD', locks_key) -- refused by a key of another type, before the first voucher is written

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from voucher_sessions import batches, clients
 from voucher_sessions.call import CLIENT_ERRORS, Again, Arg, Call, Patience
 from voucher_sessions.durability import Durability, confirmed
+from voucher_sessions.errors import InvalidRequest
 from voucher_sessions.server import Answer
 
 T = TypeVar("T")
@@ -28,6 +30,7 @@ class AsyncSender:
         self._patience_seconds = clients.patience_seconds(client)
         self._durability = durability
         self._agreement = agreement
+        self._process: int | None = None  # in which it was first used
 
     async def run(self, call: Call[T]) -> T:
         """The result of a call; raises what its failure means."""
@@ -62,6 +65,9 @@ class AsyncSender:
         return Answer(said, asked_at, time.time())
 
     async def _agree(self) -> None:
+        self._process = self._process or os.getpid()
+        if self._process != os.getpid():
+            raise InvalidRequest("client", "has connections of the parent's: make a new client after a fork")
         if self._agreement is not None:
             await self._answer(self._agreement)
             self._agreement = None
@@ -102,9 +108,10 @@ class AsyncSender:
         if self._durability is None or not call.changes:
             try:
                 return [await self._client.execute_command(*command, NEVER_DECODE=True)]
-            except AttributeError as error:
+            except (AttributeError, RuntimeError) as error:
                 # When a cluster is down, redis-py closes its connections; a task about to write to one fails like this.
-                raise RedisConnectionError("the connection was closed by another task") from error
+                # And so does a connection of another event loop.
+                raise RedisConnectionError("the connection was closed, or is of another event loop") from error
         replies = await self._send_together(call.keys[0], [command, *self._durability.commands(call.keys[0])])
         if isinstance(replies[0], Exception):
             raise replies[0]

@@ -119,6 +119,21 @@ def patience_seconds(client: Any) -> float:
     return 30 if is_cluster(client) or isinstance(pool, SentinelConnectionPool | AsyncSentinelConnectionPool) else 0
 
 
+def is_one_connection(client: Any) -> bool:
+    """Whether it has one connection for all calls (``single_connection_client``) instead of a pool."""
+    return getattr(client, "connection", None) is not None
+
+
+def disconnect(client: Any) -> None:
+    """Close the connections that no call uses now; they are opened again when they are needed."""
+    nodes = [node.redis_connection for node in client.get_nodes()] if is_cluster(client) else [client]
+    for node in filter(None, nodes):
+        if is_one_connection(node):
+            node.connection.disconnect()
+        elif pool := getattr(node, "connection_pool", None):
+            pool.disconnect(inuse_connections=False)
+
+
 def open_url(url: str, options: Mapping[str, Any]) -> Opened:
     """A client for ordinary code. What fails half-way leaves nothing open."""
     with ExitStack() as opened:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from redis.exceptions import AskError, NoScriptError, ResponseError
 from voucher_sessions import batches, clients
 from voucher_sessions.call import CLIENT_ERRORS, Again, Arg, Call, Patience
 from voucher_sessions.durability import Durability, confirmed
+from voucher_sessions.errors import InvalidRequest, VoucherSessionsError
 from voucher_sessions.server import Answer
 
 T = TypeVar("T")
@@ -25,14 +27,30 @@ class Sender:
         self._patience_seconds = clients.patience_seconds(client)
         self._durability = durability
         self._agreement = agreement
+        self._process = os.getpid()
 
     def run(self, call: Call[T]) -> T:
         """The result of a call; raises what its failure means."""
-        self._agree()
-        return self._answer(call)
+        try:
+            self._agree()
+            return self._answer(call)
+        except (VoucherSessionsError, *CLIENT_ERRORS):
+            raise
+        except BaseException:
+            self._interrupted()
+            raise
 
     def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """The results of calls that travel together, the exceptions of those that failed in their places."""
+        try:
+            return self._answer_all(calls)
+        except (VoucherSessionsError, *CLIENT_ERRORS):
+            raise
+        except BaseException:
+            self._interrupted()
+            raise
+
+    def _answer_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         self._agree()
         outcomes: list[Any] = [batches.ALONE] * len(calls)
         for places in self._by_node(calls):
@@ -58,7 +76,13 @@ class Sender:
             said = error
         return Answer(said, asked_at, time.time())
 
+    def _interrupted(self) -> None:
+        """A signal came in the middle of a call: redis-py keeps the connection, with a reply that nobody has read."""
+        clients.disconnect(self._client)
+
     def _agree(self) -> None:
+        if self._process != os.getpid() and clients.is_one_connection(self._client):
+            raise InvalidRequest("client", "has one connection, which is the parent's: make a new client after a fork")
         if self._agreement is not None:
             self._answer(self._agreement)
             self._agreement = None
