@@ -45,15 +45,12 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local book, calls_until_deleted
 if text and string.find(text, BOOK) then
   book = cjson.decode(text)
-  if book[QUANTITY_LIMIT] < -1 then
-    error('CORRUPT ' .. book_key)
-  end
 else
   -- MGET shows a key of another type as absent; GET tells that it is somebody else's.
   calls_until_deleted = string.match(text or redis.call('GET', book_key) or '["deleted",""]', '^%["deleted","([%w ]*)"%]$')
-  if not calls_until_deleted then
-    error('CORRUPT ' .. book_key)
-  end
+end
+if not (book and book[QUANTITY_LIMIT] >= -1 or calls_until_deleted) then
+  error('CORRUPT ' .. book_key)
 end
 
 -- block: save

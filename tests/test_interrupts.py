@@ -108,6 +108,8 @@ def test_connections_of_the_parent_are_not_used_after_a_fork(monkeypatch: pytest
         monkeypatch.setattr(os, "getpid", lambda: child)
         with pytest.raises(InvalidRequest, match="client: has one connection"):
             engine.get_voucher("A")
+        with pytest.raises(InvalidRequest, match="client: has one connection"):
+            engine.pipeline().get_voucher("A").execute()
         with pytest.raises(InvalidRequest, match="client: has connections of the parent's"):
             asyncio.run(used.validate("A"))
         assert asyncio.run(unused.validate("A")).reason == "not_found"

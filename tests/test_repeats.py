@@ -139,6 +139,10 @@ def test_a_release_answers_as_it_did(gift: VoucherSessions, send: Callable[..., 
     send(locking("other"))
     call = CALLS.release("GIFT", "cart")
     assert [send(call).released, send(call).released] == [True, True]
+    gift.delete_voucher("GIFT")
+    assert send(call).released, "whatever became of the voucher"
+    gift.put_voucher(Voucher(code="GIFT", quantity=5, credits=100))
+    send(locking("other"))
     assert gift.release("GIFT", "cart").released is False
     assert figures(gift) == (0, 30)
 
