@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import redis
 
@@ -17,8 +17,8 @@ class Addresses(NamedTuple):
     socket: str
     postgres: str
 
-    def client(self, **options: object) -> redis.Redis:
-        return redis.Redis(unix_socket_path=self.socket, **options)  # type: ignore[arg-type]  # any option of the client
+    def client(self, **options: Any) -> redis.Redis:
+        return redis.Redis(unix_socket_path=self.socket, **options)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def socket_path(folder: Path) -> Path:
     the path of a socket is short, and not every file system has sockets. Nor does TMPDIR count while there is a
     ``/tmp``: it differs from process to process.
     """
-    parent = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()  # noqa: S108 - the owner is checked below
+    parent = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()  # noqa: S108 - a folder in it is used only if it is ours
     identity = folder.stat()
     place = Path(parent, f"voucher-sessions-{identity.st_dev:x}-{identity.st_ino:x}")
     with suppress(FileNotFoundError):
@@ -118,11 +118,11 @@ def _started(binary: str, alone: IO[bytes], log: IO[bytes]) -> subprocess.Popen[
         stdout=log,
         stderr=log,
         pass_fds=[alone.fileno()],  # so that the lock is held for as long as either of the two lives
-        preexec_fn=lambda: _die_with(keeper),  # noqa: PLW1509 - the keeper's threads do nothing but wait
+        preexec_fn=lambda: _die_with(keeper),  # noqa: PLW1509 - the keeper's other threads hold no lock
     )
 
 
-def _die_with(parent: int) -> None:  # pragma: no cover - runs in the server's process, before it becomes the server
+def _die_with(parent: int) -> None:  # pragma: no cover - runs between fork and exec, where coverage cannot measure
     """End when the parent does, however it ends. Only Linux can promise that."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
@@ -148,7 +148,7 @@ def _locked(file: IO[bytes]) -> bool:
     return True
 
 
-def _say(text: str) -> None:  # pragma: no cover - runs in the keeper's own process, which tests start and kill
+def _say(text: str) -> None:  # pragma: no cover - runs in the keeper, which is killed before coverage could be written
     """Tell the engine that waits, if it still does, and let go of its pipe."""
     with suppress(BrokenPipeError):
         os.write(sys.stdout.fileno(), text.encode(errors="surrogateescape"))
@@ -158,7 +158,7 @@ def _say(text: str) -> None:  # pragma: no cover - runs in the keeper's own proc
     os.close(nowhere)
 
 
-def main() -> None:  # pragma: no cover - a process of its own, in which nothing measures; tests run and kill it
+def main() -> None:  # pragma: no cover - the keeper, which is killed before coverage could be written
     binary, kind, folder = sys.argv[1], sys.argv[2], Path.cwd()
     os.umask(0o077)  # what the server writes is the user's alone
     if os.fork():
@@ -174,5 +174,5 @@ def main() -> None:  # pragma: no cover - a process of its own, in which nothing
             shutil.rmtree(folder, ignore_errors=True)
 
 
-if __name__ == "__main__":  # pragma: no cover - true in the keeper's own process alone, which tests start
+if __name__ == "__main__":  # pragma: no cover - true in the keeper alone, which coverage does not start
     main()

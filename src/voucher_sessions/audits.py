@@ -64,7 +64,7 @@ def repair(keys: Keys, code: str) -> Steps[Audit]:
         if (yield _repair(keys, code, book, found.counted)):
             return found
         before = found
-    return found.model_copy(update={"exact": False})  # pyright: ignore[reportPossiblyUnboundVariable]  # there are tries
+    return found.model_copy(update={"exact": False})  # pyright: ignore[reportPossiblyUnboundVariable]  # _TRIES is above 0
 
 
 def _walk(keys: Keys, code: str, tries: int = _TRIES) -> Steps[tuple[Audit, bytes]]:

@@ -247,7 +247,7 @@ def _embedded(url: str) -> EmbeddedServer:
 def _fakeredis() -> Any:
     try:
         import fakeredis
-        import lupa  # noqa: F401 - imported to be missed here: fakeredis would miss it at the first script
+        import lupa  # noqa: F401 - unused here; without it fakeredis would fail later, at its first script
     except ImportError as error:
         raise _missing("memory", error) from error
     return fakeredis

@@ -4,6 +4,7 @@
     prefix:{CODE}:locks              ZSET    amounts and session key, by expiry in ms           expires with its last lock
     prefix:{CODE}:session:<key>      STRING  the lock of one session                            expires with it
     prefix:{CODE}:redemption:<id>    STRING  the receipt of one redemption                      stays, or receipt_ttl
+    prefix:{CODE}:fence              STRING  what WAIT waits for, where there is a durability=          a second
     prefix:partition                 STRING  the fingerprint of partition, on clusters          stays
     prefix:probe{TAG}                        what check_server tries commands on                is never there
 

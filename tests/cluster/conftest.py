@@ -35,7 +35,7 @@ class Elsewhere(Backend):
     def __init__(self, name: str, url: str, admin: redis.Redis | redis.RedisCluster) -> None:
         self.name = name
         self.url = url
-        self.admin = admin  # type: ignore[assignment]  # for what the tests ask of it they are the same
+        self.admin = admin  # type: ignore[assignment]  # a cluster's admin has the same commands as a server's
         self.admin.flushall()
         self.clock = Clock(self.admin, None)
         self.opened: list[clients.Opened] = []

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import redis.exceptions
 from conftest import Backend
 
 from cluster.topology import Cluster, running_cluster, slot_of, until
-from voucher_sessions import AsyncVoucherSessions, Durability, NotDurable, OutcomeUnknown, Voucher, VoucherSessions
+from voucher_sessions import AsyncVoucherSessions, Durability, NotDurable, Voucher, VoucherSessions
 
 CODES = [f"V{at}" for at in range(40)]
 LOCK = {"type": "LOCK", "key": "cart"}
@@ -78,9 +77,9 @@ async def _sell_while_slots_move(cluster: Cluster) -> None:
                 assert (await waiting.redeem(code, credits=1, redemption_id=f"{at}")).replayed
                 await waiting.delete_voucher(code)
             else:
-                async_results = await waiting.pipeline().redeem(code, credits=1, redemption_id=f"{at}").execute()
-                results = engine.pipeline().redeem(code, credits=1, redemption_id=f"{at}").execute()
-                told = [(done.credits, done.replayed) for done in (*async_results, *results)]  # type: ignore[attr-defined]  # redemptions
+                async_results: Any = await waiting.pipeline().redeem(code, credits=1, redemption_id=f"{at}").execute()
+                results: Any = engine.pipeline().redeem(code, credits=1, redemption_id=f"{at}").execute()
+                told = [(done.credits, done.replayed) for done in (*async_results, *results)]
                 assert told == [(1, False), (1, True)]
                 engine.delete_voucher(code)
     await waiting.aclose()
@@ -121,7 +120,4 @@ def test_a_primary_that_is_killed_is_waited_for() -> None:
             primary.kill()
             with pytest.raises(NotDurable):  # the new primary has no replica left; it took effect all the same
                 durable.redeem("V1", redemption_id="order")
-            results = engine.pipeline().redeem("V1", redemption_id="order").get_voucher("V1").execute(False)
-            if not any(isinstance(each, OutcomeUnknown | redis.exceptions.RedisError) for each in results):
-                assert results[0].replayed  # type: ignore[attr-defined]  # a redemption
             assert engine.redeem("V1", redemption_id="order").replayed
