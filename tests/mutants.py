@@ -59,24 +59,29 @@ class Selection(NamedTuple):
 
 
 _BEHAVIOUR: Final = ("test_semantics", "test_stacks", "test_repeats", "test_audit", "test_trouble", "test_pipelines")
-_FAULTS: Final = ("faults/test_cancelled", "faults/test_damage", "faults/test_hostile_replies", "faults/test_isolation")
-# From the quickest to the widest.
+# From the quickest to the widest, each for one server and few variants: a survivor is tried by all of them.
 LUA: Final = (
     Selection(_BEHAVIOUR, "valkey and sync-bytes-resp3", 60),
-    Selection((*_BEHAVIOUR, "test_machine"), "fakeredis and sync-bytes-resp3 or OnFakeredis", 120),
-    Selection((*_BEHAVIOUR, "test_machine", "test_command_counts", "test_server", *_FAULTS), "not redis7", 600),
+    Selection(("test_machine", "test_command_counts"), "valkey and not text and not async", 120),
+    Selection(_BEHAVIOUR, "valkey and sync-repeated", 60),
+    Selection(
+        ("faults/test_damage", "faults/test_lost_replies", "test_server"),
+        "valkey and not async and not text or test_overtaken and close",
+        180,
+    ),
 )
 PYTHON: Final = (
-    Selection(("test_bad_input", "test_models", "test_patience"), "", 60),
+    Selection(("test_bad_input", "test_models", "test_patience"), "not redis7 and not redis8 and not text", 60),
+    Selection(_BEHAVIOUR, "valkey and (sync-bytes-resp3 or async-text-resp3)", 120),
     Selection(
-        (*_BEHAVIOUR, "faults/test_hostile_replies"),
-        "fakeredis and sync-bytes-resp3 or nonsense or hostile_replies",
-        120,
+        ("test_durability", "test_server", "test_clients", "test_interrupts"),
+        "not redis7 and not redis8",
+        180,
     ),
     Selection(
-        (*_BEHAVIOUR, "test_durability", "test_server", "test_clients", *_FAULTS, "faults/test_hostile_input"),
-        "not redis7 and not redis8",
-        600,
+        ("faults/test_cancelled", "faults/test_damage", "faults/test_hostile_input", "faults/test_hostile_replies"),
+        "not redis7 and not redis8 and not any_answers",
+        180,
     ),
 )
 
