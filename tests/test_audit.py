@@ -90,6 +90,20 @@ def test_expiries_edited_by_hand(gift: VoucherSessions, backend: Backend, at: in
     assert 50_000 < backend.keys()[b"vs:{GIFT}:locks"] <= 60_000
 
 
+@pytest.mark.parametrize(("at", "off"), [(11, 1), (12, -1)])
+def test_expiries_a_millisecond_off(gift: VoucherSessions, backend: Backend, at: int, off: int) -> None:
+    """Of several locks it is the very first and the very last that count."""
+    gift.put_voucher(Voucher(code="GIFT", quantity=5, credits=1000, points=100))
+    for key, ttl_ms in (("sooner", 50_000), ("later", 70_000)):
+        assert gift.validate("GIFT", credits=5, session=lock(key, ttl_ms)).valid
+    end = 0 if at == 11 else -1
+    ((_, expires_at_ms),) = backend.admin.zrange(f"{BOOK}:locks", end, end, withscores=True)
+    edit(backend, at, int(expires_at_ms) + off)
+    assert gift.audit("GIFT").expiries_agree is False
+    edit(backend, at, int(expires_at_ms) - off)  # sooner than the first and later than the last is allowed
+    assert gift.audit("GIFT").expiries_agree
+
+
 def test_a_lost_index_keeps_its_locks_until_the_repair(gift: VoucherSessions, backend: Backend) -> None:
     """What was held stays held; afterwards its sessions can still redeem what the limits allow, and never more."""
     backend.admin.delete(f"{BOOK}:locks")

@@ -246,3 +246,38 @@ def test_what_counts_as_confirmed() -> None:
     Durability(replicas=1).confirm("redeem", None, [True, 1])
     Durability(fsync=True).confirm("redeem", None, [True, [1, 0]])
     Durability(replicas=1, fsync=True).confirm("redeem", None, [True, [1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("timeout_ms", "options"),
+    [(1000, {"socket_timeout": 1}), (2501, {"socket_timeout": 2.5}), (5000, {"socket_timeout": 5})],
+)
+@pytest.mark.parametrize("engine", [VoucherSessions, AsyncVoucherSessions])
+def test_a_client_that_gives_up_before_the_server_is_told_at_construction(
+    engine: Any, timeout_ms: int, options: dict[str, Any]
+) -> None:
+    durability = Durability(replicas=1, timeout_ms=timeout_ms)
+    library = redis.asyncio if engine is AsyncVoucherSessions else redis
+    nodes = [library.cluster.ClusterNode("127.0.0.1", 1)]
+    for client in (
+        library.Redis(**options),
+        library.Redis.from_url("unix:///nowhere", **options),
+        library.sentinel.Sentinel([("127.0.0.1", 1)], **options).master_for("till"),
+        *([library.RedisCluster(startup_nodes=nodes, **options)] if library is redis.asyncio else []),
+    ):
+        with pytest.raises(InvalidRequest, match=r"socket_timeout, \d+ ms") as refused:
+            engine(client, durability=durability)
+        assert refused.value.field == "durability.timeout_ms"
+        engine(client, durability=durability.model_copy(update={"timeout_ms": timeout_ms - 2}))
+    for url in ("memory://", "redis://127.0.0.1:1", "redis+sentinel://127.0.0.1:1/till", "embedded://"):
+        with pytest.raises(InvalidRequest, match="socket_timeout"):
+            engine.from_url(url, durability=durability, **options)
+    engine(library.Redis(socket_timeout=None), durability=durability)
+
+
+def test_of_a_client_of_somebodys_own_nobody_knows_how_long_it_waits() -> None:
+    class Own:
+        def execute_command(self, *words: object) -> None: ...
+
+    client: Any = Own()
+    assert VoucherSessions(client, durability=Durability(replicas=1, timeout_ms=600_000)).client is client

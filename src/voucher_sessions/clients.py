@@ -119,6 +119,15 @@ def patience_seconds(client: Any) -> float:
     return 30 if is_cluster(client) or isinstance(pool, SentinelConnectionPool | AsyncSentinelConnectionPool) else 0
 
 
+def reply_timeout_ms(client: Any) -> float | None:
+    """How long it waits for a reply before it takes it for lost (``socket_timeout``), None for ever."""
+    if not hasattr(client, "get_connection_kwargs"):  # somebody's own, about which nothing is known
+        return None
+    default = redis.connection.Connection().socket_timeout  # never connects
+    seconds: float | None = client.get_connection_kwargs().get("socket_timeout", default)
+    return None if seconds is None else seconds * 1000
+
+
 def is_one_connection(client: Any) -> bool:
     """Whether it has one connection for all calls (``single_connection_client``) instead of a pool."""
     return getattr(client, "connection", None) is not None
@@ -134,19 +143,23 @@ def disconnect(client: Any) -> None:
             pool.disconnect(inuse_connections=False)
 
 
-def open_url(url: str, options: Mapping[str, Any]) -> Opened:
-    """A client for ordinary code. What fails half-way leaves nothing open."""
+def open_url(url: str, options: Mapping[str, Any], check: Callable[[Any], object] | None = None) -> Opened:
+    """A client for ordinary code, checked. What fails half-way leaves nothing open."""
     with ExitStack() as opened:
         clients = _clients(url, options, _SYNC, opened)
+        if check:
+            check(clients[-1])
         for each in clients:
             opened.callback(each.close)
         return Opened(clients[-1], opened.pop_all().close)
 
 
-def open_url_async(url: str, options: Mapping[str, Any]) -> AsyncOpened:
-    """A client for asyncio. What fails half-way leaves nothing open."""
+def open_url_async(url: str, options: Mapping[str, Any], check: Callable[[Any], object] | None = None) -> AsyncOpened:
+    """A client for asyncio, checked. What fails half-way leaves nothing open."""
     with ExitStack() as servers:
         clients = _clients(url, options, _ASYNC, servers)
+        if check:
+            check(clients[-1])
         opened = AsyncExitStack()
         opened.callback(servers.pop_all().close)
         for each in clients:

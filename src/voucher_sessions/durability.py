@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 from pydantic import Field
 
+from voucher_sessions import clients
 from voucher_sessions.call import Call
 from voucher_sessions.errors import InvalidRequest, NotDurable
 from voucher_sessions.models import Request, checked_model
@@ -25,7 +26,8 @@ class Durability(Request):
 
     ``replicas``: so many have it in memory, or, with ``fsync``, on their disks. ``fsync``: the primary has it on its
     own disk, which needs Redis 7.2 or Valkey with an append-only file; with ``appendfsync everysec`` that takes a
-    second or two, with ``always`` no time at all. ``timeout_ms`` must be shorter than the client's ``socket_timeout``. What is not confirmed in time raises ``NotDurable``, and so does a server that cannot.
+    second or two, with ``always`` no time at all. ``timeout_ms`` must be shorter than the client's ``socket_timeout``.
+    What is not confirmed in time raises ``NotDurable``, and so does a server that cannot.
     """
 
     replicas: int = Field(default=0, strict=True, ge=0, le=100)
@@ -66,11 +68,17 @@ def confirmed(durability: Durability | None, call: Call[T], result: T, answers: 
     return result
 
 
-def checked(durability: object) -> Durability | None:
-    """What the engine was given."""
+def checked(durability: object, client: Any = None) -> Durability | None:
+    """What the engine was given; with ``client``, whether that waits long enough for it."""
     if durability is None:
         return None
     durability = checked_model("durability", Durability, durability)
     if not durability.replicas and not durability.fsync:
         raise InvalidRequest("durability", "asks for nothing: give it replicas or fsync")
+    patience_ms = None if client is None else clients.reply_timeout_ms(client)
+    if patience_ms is not None and durability.timeout_ms >= patience_ms:
+        raise InvalidRequest(
+            "durability.timeout_ms",
+            f"must be shorter than the client's socket_timeout, {patience_ms:g} ms: it would give up before the answer",
+        )
     return durability

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -65,7 +66,7 @@ class VoucherSessions:
     ) -> None:
         self._client = clients.checked(client, asynchronous=False)
         clustered = clients.is_cluster(client)
-        self._durability = checked_durability(durability)
+        self._durability = checked_durability(durability, client)
         self._calls = Calls(Keys(prefix, partition, clustered=clustered), receipt_ttl)
         self._sender = Sender(self._client, self._durability, self._calls.agree_on_partition())
         self._opened: clients.Opened | None = None
@@ -90,7 +91,7 @@ class VoucherSessions:
         """
         checked_durability(durability)
         Calls(Keys(prefix, partition), receipt_ttl)  # bad input is told before a server is started for it
-        opened = clients.open_url(url, client_options)
+        opened = clients.open_url(url, client_options, partial(checked_durability, durability))
         engine = cls(opened.client, prefix=prefix, partition=partition, durability=durability, receipt_ttl=receipt_ttl)
         engine._opened = opened
         return engine

@@ -31,7 +31,7 @@ def execute(loop: asyncio.AbstractEventLoop) -> Callable[..., list[Any]]:
     return execute
 
 
-@pytest.mark.parametrize("durability", [None, Durability(replicas=1, timeout_ms=5000)], ids=["", "durable"])
+@pytest.mark.parametrize("durability", [None, Durability(replicas=1, timeout_ms=4000)], ids=["", "durable"])
 def test_a_batch_is_split_per_node(
     make_engine: Callable[..., VoucherSessions],
     execute: Callable[..., list[Any]],
@@ -63,7 +63,7 @@ def test_a_slot_that_has_moved_is_found(execute: Callable[..., list[Any]]) -> No
 
 
 async def _sell_while_slots_move(cluster: Cluster) -> None:
-    durability = Durability(replicas=1, timeout_ms=5000)
+    durability = Durability(replicas=1, timeout_ms=4000)
     waiting = AsyncVoucherSessions.from_url(cluster.url, durability=durability)
     with VoucherSessions.from_url(cluster.url, durability=durability) as engine:
         for at in range(6):

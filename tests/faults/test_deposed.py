@@ -42,7 +42,7 @@ guarded = pytest.mark.parametrize("durability", [None, ONE], ids=["without durab
 
 def stocked(servers: Trio) -> None:
     """The vouchers, known to both replicas."""
-    with VoucherSessions.from_url(servers.primary.url, durability=SURE_OF_BOTH) as engine:
+    with VoucherSessions.from_url(servers.primary.url, durability=SURE_OF_BOTH, socket_timeout=30) as engine:
         for code in LAST:
             engine.put_voucher(Voucher(code=code, quantity=1))
         engine.put_voucher(Voucher(code="CARD", credits=10**6))
@@ -75,7 +75,7 @@ def test_a_primary_that_is_cut_off(durability: Durability | None) -> None:
         acknowledged = [order for order in ORDERS if redeemed(inside[order % 2](), order)]
         granted = sum(locked(inside[at % 2](), code, "inside") for at, code in enumerate(LAST))
         new = servers.promote()
-        with VoucherSessions.from_url(new.url, durability=durability and SURE) as outside:
+        with VoucherSessions.from_url(new.url, durability=durability and SURE, socket_timeout=30) as outside:
             granted_again = sum(locked(outside, code, "outside") for code in LAST)
             lost = [order for order in acknowledged if not has_receipt(outside, order)]
             if durability is None:
@@ -123,7 +123,7 @@ def test_a_primary_that_wakes_up_with_calls_in_flight(durability: Durability | N
                 for link in servers.links:
                     link.cut()
             new = servers.promote()
-            with VoucherSessions.from_url(new.url, durability=durability and SURE) as outside:
+            with VoucherSessions.from_url(new.url, durability=durability and SURE, socket_timeout=30) as outside:
                 assert all(locked(outside, code, "outside") for code in LAST)
         finally:
             os.kill(servers.primary.process.pid, signal.SIGCONT)
@@ -159,7 +159,7 @@ def test_a_primary_that_comes_back_empty_empties_its_replicas(appendonly: str) -
         stocked(servers)
         replica = servers.replicas[0]
         with (
-            VoucherSessions.from_url(servers.primary.url, durability=SURE_OF_BOTH) as engine,
+            VoucherSessions.from_url(servers.primary.url, durability=SURE_OF_BOTH, socket_timeout=30) as engine,
             VoucherSessions.from_url(replica.url) as on_replica,
         ):
             assert redeemed(engine, 1), "both replicas have confirmed it"
@@ -202,7 +202,7 @@ def test_refusals_and_reads_are_not_confirmed() -> None:
         new = servers.promote()
         with (
             VoucherSessions.from_url(servers.primary.url, durability=ONE) as inside,
-            VoucherSessions.from_url(new.url, durability=SURE) as outside,
+            VoucherSessions.from_url(new.url, durability=SURE, socket_timeout=30) as outside,
         ):
             outside.validate("CARD", credits=7, session={"type": "LOCK", "key": "cart"})
             assert inside.list_sessions("CARD") == []

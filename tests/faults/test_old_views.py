@@ -31,7 +31,7 @@ def test_a_sentinel_with_an_old_view_is_believed_and_durability_keeps_changes_aw
         with VoucherSessions.from_url(sentinels.url) as engine:
             engine.put_voucher(Voucher(code="CARD", credits=50))
         old = fail_over_without(first, sentinels)
-        with VoucherSessions.from_url(sentinels.url, durability=SURE) as engine:
+        with VoucherSessions.from_url(sentinels.url, durability=SURE, socket_timeout=30) as engine:
             engine.redeem("CARD", credits=20, redemption_id="before")
         for sentinel in others:  # so that it hears nothing
             sentinel.kill()
@@ -56,7 +56,7 @@ def test_a_sentinel_with_an_old_view_is_believed_and_durability_keeps_changes_aw
                 sentinel.start()
             until(lambda: sentinels.primary(first) is not old)
             print(f"the old view lasted for {time.monotonic() - began:.1f} s after the others came back")
-        with VoucherSessions.from_url(sentinels.url, durability=SURE) as engine:
+        with VoucherSessions.from_url(sentinels.url, durability=SURE, socket_timeout=30) as engine:
             assert engine.redeem("CARD", credits=20, redemption_id="before").replayed
             with pytest.raises(VoucherNotFound):
                 engine.get_voucher("NEW")
