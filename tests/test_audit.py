@@ -97,7 +97,8 @@ def test_expiries_a_millisecond_off(gift: VoucherSessions, backend: Backend, at:
     for key, ttl_ms in (("sooner", 50_000), ("later", 70_000)):
         assert gift.validate("GIFT", credits=5, session=lock(key, ttl_ms)).valid
     end = 0 if at == 11 else -1
-    ((_, expires_at_ms),) = backend.admin.zrange(f"{BOOK}:locks", end, end, withscores=True)
+    found: Any = backend.admin.zrange(f"{BOOK}:locks", end, end, withscores=True)
+    ((_, expires_at_ms),) = found
     edit(backend, at, int(expires_at_ms) + off)
     assert gift.audit("GIFT").expiries_agree is False
     edit(backend, at, int(expires_at_ms) - off)  # sooner than the first and later than the last is allowed

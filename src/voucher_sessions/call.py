@@ -14,6 +14,7 @@ from redis.exceptions import (
     AuthorizationError,
     BusyLoadingError,
     ClusterError,
+    NoPermissionError,
     RedisClusterException,
     RedisError,
     ResponseError,
@@ -117,7 +118,7 @@ class Call(Generic[T]):
 
     def pause_after(self, error: RedisError | RedisClusterException, patience: Patience) -> float:
         """Seconds until the call is to be sent again; where that does not help, raises what its failure means."""
-        if _is_passing(error) and not patience.is_over():
+        if _is_passing(error) and not _is_forbidden(error) and not patience.is_over():
             return uniform(0.02, 0.08)
         raise self.meaning(error)
 
@@ -172,3 +173,11 @@ def _is_passing(error: Exception) -> bool:
     if isinstance(error, _NO_ACCESS) or isinstance(error.__cause__, _NO_ACCESS):  # redis.asyncio wraps it in another
         return False
     return isinstance(error, _LOST + _NOT_RUN)
+
+
+def _is_forbidden(error: BaseException) -> bool:
+    """Whether a cluster's client may not ask who serves what: no time helps, though the call's first try may have run."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, NoPermissionError):
+        cause = cause.__cause__ or cause.__context__  # redis.asyncio names no cause
+    return cause is not None

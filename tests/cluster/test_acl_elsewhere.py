@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -72,6 +73,18 @@ def test_a_cluster_client_needs_its_row(cluster: Cluster, using: Callable[..., N
                 with pytest.raises((redis.RedisError, redis.exceptions.RedisClusterException)):
                     using(url, everything, partition=lambda _: "all")
                 assert denied(cluster.nodes) == {name}
+
+
+def test_a_cluster_that_may_not_be_asked_for_its_slots_is_not_waited_for(
+    cluster: Cluster, using: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # so that calls have their patience
+    url = cluster.url.replace("://", "://till:secret@")
+    rule = dict(without_each(FOR_CLUSTERS))["cluster|slots"]
+    begin = time.monotonic()
+    with allowed(cluster.nodes, rule), pytest.raises((redis.RedisError, redis.exceptions.RedisClusterException)):
+        using(url, everything, partition=lambda _: "all")
+    assert time.monotonic() - begin < 15
 
 
 def test_asking_is_needed_while_a_slot_is_on_its_way(cluster: Cluster, using: Callable[..., None]) -> None:
