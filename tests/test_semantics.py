@@ -196,6 +196,28 @@ def test_03_refusals_tell_held_from_used_up(engine: VoucherSessions, order: tupl
     assert (used_up.reason, used_up.locked_by_others, used_up.retry_after_ms) == ("gift_amount_exceeded", False, None)
 
 
+@pytest.mark.parametrize("asked", [{"credits": 1}, {"points": 1}])
+def test_03_what_is_used_up_is_not_held_though_others_hold_the_rest(
+    engine: VoucherSessions, asked: dict[str, int]
+) -> None:
+    engine.put_voucher(Voucher(code="CARD", quantity=2))
+    assert engine.validate("CARD", session=lock("a")).valid
+    assert engine.validate("CARD", session=lock("b")).valid
+    refused = engine.validate("CARD", session=lock("c"), **asked)
+    assert (refused.reason, refused.locked_by_others, refused.retry_after_ms) == ("quantity_exceeded", False, None)
+
+
+@pytest.mark.parametrize("lowered", ["credits", "points"])
+def test_03_what_is_not_asked_for_is_no_reason(engine: VoucherSessions, lowered: str) -> None:
+    """Limits may fall below what is used; who asks for none of it is held by the other sessions all the same."""
+    engine.put_voucher(Voucher(code="CARD", quantity=2, credits=10, points=10))
+    engine.redeem("CARD", credits=10, points=10)
+    engine.put_voucher(Voucher(code="CARD", quantity=2, **{"credits": 10, "points": 10} | {lowered: 5}))
+    assert engine.validate("CARD", session=lock("a")).valid
+    refused = engine.validate("CARD", session=lock("b"))
+    assert (refused.reason, refused.locked_by_others) == ("quantity_exceeded", True)
+
+
 def test_03_points_have_a_reason_of_their_own(gift: VoucherSessions) -> None:
     assert gift.validate("GIFT", points=301).reason == "loyalty_card_points_exceeded"
     assert gift.validate("GIFT", credits=5001, points=301).reason == "gift_amount_exceeded"
@@ -344,6 +366,21 @@ def test_06_in_the_very_millisecond_of_the_last_expiry(gift: VoucherSessions, cl
     clock.advance(2)
     assert figures(gift, "GIFT")["credits"] == (5000, 1, 100, 4899)
     assert figures(gift, "GIFT")["quantity"] == (None, 1, 1, None)
+
+
+def test_06_the_books_after_a_reclaim_are_those_of_what_is_left(
+    gift: VoucherSessions, backend: Backend, clock: Clock
+) -> None:
+    assert gift.validate("GIFT", credits=100, points=7, session=lock("longest", 90_000)).valid
+    assert gift.validate("GIFT", credits=40, points=5, session=lock("expires", 20)).valid
+    left = gift.validate("GIFT", session=lock("stays", 60_000)).session
+    assert left is not None
+    gift.release("GIFT", "longest")
+    clock.advance(21)
+    gift.get_voucher("GIFT")
+    words = json.loads(backend.admin.get("vs:{GIFT}"))  # type: ignore[arg-type]  # a sync client's bytes
+    assert words[8:11] == [1, 0, 0]
+    assert words[11:] == [round(left.expires_at.timestamp() * 1000)] * 2, "when the next and the last lock expires"
 
 
 @pytest.mark.parametrize("verb", ["validate", "redeem", "get_voucher", "put_voucher"])

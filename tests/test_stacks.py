@@ -227,6 +227,18 @@ def test_14_one_batch_of_expired_locks_a_script_call_is_enough_for_a_stack(
     assert figures(engine, "B")["credits"] == (7010, 0, 7010, 0)
 
 
+def test_14_all_vouchers_of_a_call_share_one_batch(engine: VoucherSessions, backend: Backend) -> None:
+    """However large the stack, one script call keeps the server busy no longer than another."""
+    codes = [f"V{at}" for at in range(4)]
+    for code in codes:
+        engine.put_voucher(Voucher(code=code, quantity=101))
+        engine.validate(code, session=lock("stays"))
+        plant_expired_locks(backend, code, 100)
+    call = Calls(Keys("vs"), None).validate_stack([Redeemable(code=code) for code in codes], None, ())
+    backend.admin.eval(call.script.text, len(call.keys), *call.keys, *call.args)
+    assert sum(backend.admin.zcard(f"vs:{{{code}}}:locks") for code in codes) == 4 * 101 - 250
+
+
 @pytest.mark.parametrize(
     "act",
     [

@@ -52,7 +52,7 @@ class VoucherSessions:
     before anything is sent, and ``CorruptState`` for keys that hold what this library never wrote. A verb that
     changes something raises ``OutcomeUnknown`` when the connection fails before the reply came; it is safe to repeat
     with the key or id that the error carries. ``ServerRefused`` says what helps a server that would not run a call
-    (memory full, a replica, no permission, …), which then changed nothing.
+    (memory full, a replica, no permission, …), which then changed nothing, as the error tells in more detail.
     """
 
     def __init__(

@@ -218,7 +218,8 @@ class OutcomeUnknown(VoucherSessionsError, redis.exceptions.ConnectionError):
 
 
 class ServerRefused(VoucherSessionsError, redis.exceptions.ResponseError):
-    """The server answered that it would not run the call, and changed nothing.
+    """The server answered that it would not run the call, and changed nothing; but for a user who lacks a permission
+    for some of a script's commands: those before it may have run (``check_server`` tells before, ``repair`` mends).
 
     ``verb`` and ``codes`` are the call's, ``remedy`` says what helps; the client's own error is the ``__cause__``. Had
     an earlier try of the client's taken effect without a reply, repeating the call tells, as after ``OutcomeUnknown``.
