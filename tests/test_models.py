@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import pickle
+from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import fakeredis
@@ -28,12 +31,14 @@ from voucher_sessions import (
     RedemptionNotFound,
     Session,
     SessionNotFound,
+    SessionType,
     TtlUnit,
     Validation,
     Voucher,
     VoucherNotFound,
     VoucherSessions,
     VoucherSessionsError,
+    requests,
 )
 from voucher_sessions.models import MAX_TTL_MS, ttl_in_ms
 from voucher_sessions.requests import random_text
@@ -177,6 +182,47 @@ def test_random_text_is_letters_and_digits_of_the_length_asked_for() -> None:
     assert len(set(texts)) == 200
     assert {len(text) for text in texts} == {32}
     assert len(set("".join(texts))) == 62
+
+
+SESSION_VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "type": st.sampled_from(["LOCK", SessionType.LOCK, None, "lock", 5, True, b"LOCK"]),
+    "key": st.sampled_from(["cart", "x" * 256, "a b", None, "", " ", "x" * 257, 7, b"cart", TtlUnit.DAYS]),
+    "ttl": st.sampled_from([1, 7, 7.0, 0.5, True, 1.0, None, 0, -1, 3651, math.nan, math.inf, "7", b"7"]),
+    "ttl_unit": st.sampled_from(["DAYS", TtlUnit.DAYS, "NANOSECONDS", TtlUnit.SECONDS, None, "days", 7, b"DAYS"]),
+    "other": st.just("x"),
+}
+
+
+@given(st.fixed_dictionaries({}, optional=SESSION_VALUES))
+@example({"type": "LOCK", "key": "cart", "ttl": 1, "ttl_unit": "DAYS"})
+@example({"type": "LOCK", "key": "cart", "ttl": True, "ttl_unit": "DAYS"})
+@example({"type": "LOCK", "key": "cart", "ttl": 1.0, "ttl_unit": "DAYS"})
+def test_the_quick_way_to_a_lock_and_the_slow_one_agree(session: dict[str, Any]) -> None:
+    """One takes plain values in a dict or a Session; a mapping of another class takes the other."""
+
+    def told(session: Any) -> object:
+        try:
+            lock = requests.lock(session)
+        except InvalidRequest as error:
+            return error.field, error.problem
+        return lock._replace(key=session.get("key") or lock.key[:4]), *map(type, lock)
+
+    assert told(session) == told(session) == told(MappingProxyType(session))
+    with suppress(InvalidRequest):
+        made = Session(**session)
+        assert told(session) == told(MappingProxyType(session))
+        if made.type:
+            assert requests.lock(made)[1:] == requests.lock(session)[1:]
+
+
+def test_the_quick_way_to_a_lock_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain: dict[str, Any] = {"type": "LOCK", "key": "cart", "ttl": 5, "ttl_unit": "HOURS"}
+    expected = requests.Lock("cart", 5, TtlUnit.HOURS, 5 * 3_600_000)
+    assert requests.lock(MappingProxyType(plain)) == expected
+    sessions: list[Any] = [plain, Session(**plain)]
+    requests.lock(plain)
+    monkeypatch.setattr(requests, "_session", None)  # the slow way
+    assert [requests.lock(session) for session in sessions] == [expected, expected]
 
 
 def test_all_that_is_exported_exists_and_is_sorted() -> None:

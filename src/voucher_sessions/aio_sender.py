@@ -74,11 +74,12 @@ class AsyncSender:
 
     async def _answer(self, call: Call[T]) -> T:
         """Send a call until it is answered: once, but for the moments of a mass expiry, a failover, a resharding."""
-        patience = Patience(self._patience_seconds)
+        patience: Patience | None = None
         while True:
             try:
                 reply, *confirmation = await self._evaluate(call)
             except CLIENT_ERRORS as error:
+                patience = patience or Patience(self._patience_seconds)
                 await asyncio.sleep(call.pause_after(error, patience))
                 continue
             try:

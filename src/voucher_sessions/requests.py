@@ -6,7 +6,9 @@ import secrets
 import string
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import lru_cache
 from itertools import islice
+from types import NoneType
 from typing import Annotated, Any, Final, NamedTuple, TypeVar
 
 from pydantic import Field
@@ -18,6 +20,7 @@ from voucher_sessions.models import (
     IfSessionMissing,
     Redeemable,
     Session,
+    SessionType,
     Text,
     TtlUnit,
     checked_model,
@@ -34,6 +37,8 @@ check_if_session_missing = Checked(IfSessionMissing)
 check_list_limit = Checked(Annotated[int, Field(strict=True, ge=1, le=10_000)])
 
 MAX_STACK: Final = 30
+_FIELDS: Final = frozenset(Session.model_fields)
+_PLAIN: Final = frozenset((str, int, float, NoneType, SessionType, TtlUnit))  # and no subclass, which may do anything
 _T = TypeVar("_T")
 
 _LETTERS: Final = (string.ascii_letters + string.digits).encode()
@@ -117,13 +122,48 @@ class Lock(NamedTuple):
 
 def lock(session: SessionLike) -> Lock:
     """What validate establishes: the seed's session object with its defaults filled in."""
-    session = _session(session)
-    if session.type is None:
+    usual = _usual_lock(session)
+    if usual is not None:
+        return usual
+    checked = _session(session)
+    return _lock(checked.key, *_time_to_live(checked.type, checked.ttl, checked.ttl_unit))
+
+
+def _lock(key: str | None, ttl: int | float, unit: TtlUnit, ttl_ms: int) -> Lock:
+    return Lock(key or "ssn_" + random_text(32), ttl, unit, ttl_ms)
+
+
+def _usual_lock(session: SessionLike) -> Lock | None:
+    """The same, for what nearly all callers send: a Session or a dict of plain values. All but the key is the same from
+    call to call, and was checked before. None: it takes a closer look, which also says what is wrong.
+    """
+    fields: Any = session if type(session) is dict else session.__dict__ if type(session) is Session else None
+    try:
+        if not _FIELDS.issuperset(fields) or not _PLAIN.issuperset(map(type, fields.values())):
+            return None
+        key = fields.get("key")
+        if key is not None:
+            check_text("session.key", key)
+        return _lock(key, *_checked_time_to_live(fields.get("type"), fields.get("ttl"), fields.get("ttl_unit")))
+    except Exception:  # whatever it is
+        return None
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _checked_time_to_live(type_: Any, ttl: Any, ttl_unit: Any) -> tuple[int | float, TtlUnit, int]:
+    checked = Session(type=type_, ttl=ttl, ttl_unit=ttl_unit)
+    return _time_to_live(checked.type, checked.ttl, checked.ttl_unit)
+
+
+def _time_to_live(
+    type_: SessionType | None, ttl: int | float | None, unit: TtlUnit | None
+) -> tuple[int | float, TtlUnit, int]:
+    """The effective one, with the milliseconds that it is (semantics 4 and 5)."""
+    if type_ is None:
         raise InvalidRequest("session.type", "is required to establish a session")
-    ttl, unit = (
-        (7, TtlUnit.DAYS) if session.ttl is None or session.ttl_unit is None else (session.ttl, session.ttl_unit)
-    )
-    return Lock(session.key or "ssn_" + random_text(32), ttl, unit, ttl_in_ms(ttl, unit))
+    if ttl is None or unit is None:
+        ttl, unit = 7, TtlUnit.DAYS
+    return ttl, unit, ttl_in_ms(ttl, unit)
 
 
 def session_key(session: SessionLike | str) -> str:

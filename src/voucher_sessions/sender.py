@@ -89,11 +89,12 @@ class Sender:
 
     def _answer(self, call: Call[T]) -> T:
         """Send a call until it is answered: once, but for the moments of a mass expiry, a failover, a resharding."""
-        patience = Patience(self._patience_seconds)
+        patience: Patience | None = None
         while True:
             try:
                 reply, *confirmation = self._evaluate(call)
             except CLIENT_ERRORS as error:
+                patience = patience or Patience(self._patience_seconds)
                 time.sleep(call.pause_after(error, patience))
                 continue
             try:
