@@ -134,7 +134,9 @@ def lua(text: str) -> Iterator[Mutation]:
     """The defects of a script."""
     tokens = _tokens(text)
     before = ""
-    for token in tokens:
+    for token, after in zip(tokens, [*tokens[1:], tokens[-1]], strict=True):
+        if token.text == "+" and after.text == "0":  # makes a number of a text, and "-" would too
+            continue
         operand = before in {")", "]"} or (bool(re.match(r"[\w'\"]", before)) and before not in _KEYWORDS)
         if (token.text == "-" and not operand) or token.text == "not":
             yield Mutation(token.start, token.end, "")

@@ -18,6 +18,7 @@ from voucher_sessions import (
     VoucherNotFound,
     VoucherSessions,
     audits,
+    scripts,
 )
 from voucher_sessions.call import Call
 from voucher_sessions.keys import Keys
@@ -103,6 +104,23 @@ def test_expiries_a_millisecond_off(gift: VoucherSessions, backend: Backend, at:
     assert gift.audit("GIFT").expiries_agree is False
     edit(backend, at, int(expires_at_ms) - off)  # sooner than the first and later than the last is allowed
     assert gift.audit("GIFT").expiries_agree
+
+
+def test_an_index_that_would_stay_for_ever(gift: VoucherSessions, backend: Backend) -> None:
+    backend.admin.persist(f"{BOOK}:locks")
+    edit(backend, 11, 9_999_999_999_999)
+    assert gift.repair("GIFT").differs
+    assert 50_000 < backend.keys()[b"vs:{GIFT}:locks"] <= 60_000
+
+
+def test_what_was_counted_before_a_change_mends_nothing(gift: VoucherSessions, backend: Backend) -> None:
+    """Else a repair would undo what happened between the two."""
+    counted: Any = backend.admin.get(BOOK)
+    gift.redeem("GIFT", session="a")
+    before = backend.contents()
+    stale = [counted, 3, 600, 3]
+    assert backend.admin.eval(scripts.REPAIR.text, 2, BOOK, f"{BOOK}:locks", *stale) == [b"repaired", 0]
+    assert backend.contents() == before
 
 
 def test_a_lost_index_keeps_its_locks_until_the_repair(gift: VoucherSessions, backend: Backend) -> None:

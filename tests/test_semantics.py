@@ -408,6 +408,25 @@ def test_06_nobody_is_refused_wrongly_after_a_mass_expiry(
     assert len(engine.list_sessions("HOT")) == left + (verb == "validate")
 
 
+def test_06_a_mass_expiry_grants_nothing_beyond_the_limit(engine: VoucherSessions, backend: Backend) -> None:
+    """While expired locks are taken out, and after it."""
+    expiring = 1201
+    engine.put_voucher(Voucher(code="HOT", quantity=expiring + 1, credits=10 * expiring))
+    engine.validate("HOT", session=lock("stays"))
+    refused: list[tuple[dict[str, Any], type[Exception]]] = [
+        ({"credits": 10 * expiring + 1}, GiftAmountExceeded),
+        ({"session": "nobody's"}, SessionNotFound),
+    ]
+    for asked, error in refused:
+        plant_expired_locks(backend, "HOT", expiring)
+        with pytest.raises(error):
+            engine.redeem("HOT", **asked)
+        assert figures(engine, "HOT")["credits"] == (10 * expiring, 0, 0, 10 * expiring)
+    plant_expired_locks(backend, "HOT", expiring)
+    assert not engine.validate("HOT", credits=10 * expiring + 1, session=lock("cart")).valid
+    assert figures(engine, "HOT")["quantity"] == (expiring + 1, 0, 1, expiring)
+
+
 def plant_expired_locks(backend: Backend, code: str, number: int) -> None:
     """As if so many sessions of 10 credits had locked and expired, their keys gone."""
     book = f"vs:{{{code}}}"
@@ -706,6 +725,22 @@ def test_12_release_frees_the_lock_and_nothing_else(gift: VoucherSessions, backe
     session = b"vs:{GIFT}:session:cart"
     assert set(backend.keys()) == {b"vs:{GIFT}", session, b"vs:{GIFT}:redemption:order"}
     assert 0 < backend.keys()[session] <= TOMBSTONE_MS
+
+
+@pytest.mark.parametrize("verb", ["release", "redeem"])
+def test_12_the_totals_fall_by_what_the_session_held(gift: VoucherSessions, verb: str) -> None:
+    for key, credits, points in (("cart", 100, 7), ("other", 40, 3), ("empty", 0, 0)):
+        assert gift.validate("GIFT", credits=credits, points=points, session=lock(key)).valid
+
+    def end(key: str) -> object:
+        return gift.release("GIFT", key) if verb == "release" else gift.redeem("GIFT", session=key)
+
+    end("cart")
+    state = gift.get_voucher("GIFT")
+    assert (state.quantity.locked, state.credits.locked, state.points.locked) == (2, 40, 3)
+    end("other")
+    state = gift.get_voucher("GIFT")
+    assert (state.quantity.locked, state.credits.locked, state.points.locked) == (1, 0, 0)
 
 
 # 13. Limits lowered

@@ -149,13 +149,20 @@ def test_14_every_missing_voucher_and_session_is_told(shop: VoucherSessions, bac
     assert [each.session_key for each in done.redemptions] == ["cart"] * 3
 
 
-def test_14_an_id_that_some_of_the_stack_have_is_a_conflict(shop: VoucherSessions, backend: Backend) -> None:
-    shop.redeem("GIFT", credits=2000, redemption_id="order")
+@pytest.mark.parametrize(("code", "amounts"), [("SALE", {}), ("GIFT", {"credits": 2000}), ("LOYAL", {"points": 50})])
+def test_14_an_id_that_one_of_the_stack_has_is_a_conflict(
+    shop: VoucherSessions, backend: Backend, code: str, amounts: dict[str, Any]
+) -> None:
+    """Wherever it stands in the stack: nothing is redeemed, and that one not twice."""
+    shop.redeem(code, redemption_id="order", **amounts)
     before = backend.contents()
     with pytest.raises(RedemptionConflict) as conflict:
         shop.redeem_stack(cart(), redemption_id="order")
-    assert conflict.value.code == "GIFT"
+    assert conflict.value.code == code
     assert backend.contents() == before
+
+
+def test_14_an_id_that_stands_for_another_stack_is_a_conflict(shop: VoucherSessions) -> None:
     shop.redeem_stack(cart(), redemption_id="second")
     with pytest.raises(RedemptionConflict) as conflict:
         shop.redeem_stack(cart(points=51), redemption_id="second")
@@ -243,8 +250,11 @@ def test_14_all_vouchers_of_a_call_share_one_batch(engine: VoucherSessions, back
     "act",
     [
         methodcaller("validate_stack", cart(), session=lock("cart")),
+        methodcaller("validate_stack", cart()[1:], session=lock("cart")),
         methodcaller("redeem_stack", cart(), session="cart"),
+        methodcaller("redeem_stack", cart()[1:], session="cart"),
         methodcaller("release_stack", CODES, "cart"),
+        methodcaller("release_stack", CODES[1:], "cart"),
     ],
 )
 def test_14_a_stack_with_somebody_elses_index_changes_nothing(
