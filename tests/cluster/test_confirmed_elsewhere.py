@@ -14,7 +14,7 @@ import pytest
 from conftest import Backend
 
 from cluster.topology import Cluster, running_cluster, slot_of, until
-from voucher_sessions import AsyncVoucherSessions, Durability, NotDurable, Voucher, VoucherSessions
+from voucher_sessions import AsyncVoucherSessions, Durability, InvalidRequest, NotDurable, Voucher, VoucherSessions
 
 CODES = [f"V{at}" for at in range(40)]
 LOCK = {"type": "LOCK", "key": "cart"}
@@ -50,6 +50,16 @@ def test_a_batch_is_split_per_node(
         assert engine.redeem(code, session="cart", redemption_id="order").replayed
         assert engine.get_voucher(code).credits.used == 30
     assert backend.keys()
+
+
+@pytest.mark.parametrize("options", [{"socket_timeout": 1}, {"socket_timeout": 0.5}])
+def test_a_clusters_client_that_gives_up_before_the_server_is_told_at_construction(
+    cluster: Cluster, options: dict[str, Any]
+) -> None:
+    durability = Durability(replicas=1, timeout_ms=1000)
+    with pytest.raises(InvalidRequest, match="socket_timeout"):
+        VoucherSessions.from_url(cluster.url, durability=durability, **options)
+    VoucherSessions.from_url(cluster.url, durability=durability, socket_timeout=1.5).close()
 
 
 def test_a_slot_that_has_moved_is_found(execute: Callable[..., list[Any]]) -> None:
