@@ -11,7 +11,8 @@
 --   next_expiry               no lock expires before it, in ms
 --   locked_until              no lock expires after it, in ms: from then on nothing is locked, with no walk
 --                             (locks that go before their time leave it as it is, until expired ones are next taken out)
--- vs:{CODE}:locks holds '<credits> <points> <session key>' by expiry in ms, and expires at locked_until.
+-- vs:{CODE}:locks holds '<credits> <points> <session key>' by expiry in ms, and expires at locked_until (a minute later
+-- if it is large).
 -- vs:{CODE}:session:<key> is '<life> <expires_at_ms> <credits> <points> <calls>', and expires by itself. A session that
 -- was released or redeemed keeps its words for a while, and a deleted voucher keeps ["deleted", calls].
 -- Calls are random words, one of each call that made a key what it is, the last of them last, and '!' before one that
@@ -32,6 +33,8 @@ local SESSION_TEXT, OWN_CREDITS, OWN_POINTS = 14, 15, 16 -- beside the book: the
 local MAX_NUMBER = 9007199254740991 -- 2^53 - 1, what a double holds exactly: even a voucher without limit ends there
 local REMEMBERED = 27 -- characters of earlier calls that a key keeps beside the last: two or three of them
 local TOMBSTONE_MS = 120000 -- longer than any client repeats by itself: 11 timeouts of 5 s, and the pauses between
+local MANY, LINGER_MS = 10000, 60000 -- an index of so many locks stays so long after the last of them, for a call to
+-- UNLINK it, aside: Redis by default frees what expires at once, half a second for a million locks, and all clients wait
 local reclaimable = 250 -- how many expired locks one script call takes out at most: it bounds how long the server is busy
 
 -- block: clock
@@ -56,6 +59,11 @@ end
 -- block: save
 -- Writes `book` to `book_key`.
 redis.call('SET', book_key, string.format('["%s","%s",%d,%d,%d,%d,%d,%d,%d,%d,%d,%d,%d]', unpack(book, 1, LOCKED_UNTIL)))
+
+-- block: expire_index
+-- Has Redis take the index away by itself when the last lock has expired.
+redis.call('PEXPIREAT', locks_key, string.format('%d',
+  book[LOCKED_UNTIL] + (book[QUANTITY_LOCKED] < MANY and 0 or LINGER_MS)))
 
 -- block: reclaim
 -- Takes expired locks out of `book`. Sets `again` when more than a batch had expired.
@@ -84,7 +92,7 @@ if book[QUANTITY_LOCKED] > 0 and now >= book[NEXT_EXPIRY] then
     end
     book[NEXT_EXPIRY] = redis.call('ZRANGE', locks_key, 0, 0, 'WITHSCORES')[2] + 0
     book[LOCKED_UNTIL] = last + 0
-    redis.call('PEXPIREAT', locks_key, last)
+    -- include: expire_index
     again = again or now >= book[NEXT_EXPIRY]
   end
   -- include: save

@@ -21,5 +21,5 @@ book[QUANTITY_LOCKED], book[CREDITS_LOCKED], book[POINTS_LOCKED] = ARGV[2] + 0, 
 book[NEXT_EXPIRY] = (redis.call('ZRANGE', locks_key, 0, 0, 'WITHSCORES')[2] or 0) + 0
 book[LOCKED_UNTIL] = (redis.call('ZRANGE', locks_key, -1, -1, 'WITHSCORES')[2] or 0) + 0
 -- include: save
-redis.call('PEXPIREAT', locks_key, string.format('%d', book[LOCKED_UNTIL]))
+-- include: expire_index
 return {'repaired', 1}

@@ -87,7 +87,7 @@ for i = 1, #books do
     end
     if expires_at > book[LOCKED_UNTIL] then
       book[LOCKED_UNTIL] = expires_at
-      redis.call('PEXPIREAT', locks_key, expires_at_text)
+      -- include: expire_index
     end
     if book[QUANTITY_LOCKED] == 0 or expires_at < book[NEXT_EXPIRY] then
       book[NEXT_EXPIRY] = expires_at

@@ -11,8 +11,17 @@ from typing import Any, NamedTuple
 
 import lua_lint
 
+
+def constants(names: str) -> list[int]:
+    """What lua/book.lua says in one line."""
+    values = lua_lint.source("book").partition(f"local {names} = ")[2].partition(" --")[0]
+    return [int(value) for value in values.split(",")]
+
+
 # How long ended sessions and deleted vouchers keep their last words.
-TOMBSTONE_MS = int(lua_lint.source("book").partition("local TOMBSTONE_MS = ")[2].partition(" ")[0])
+(TOMBSTONE_MS,) = constants("TOMBSTONE_MS")
+# How many locks make an index large, and how long such a one stays.
+MANY, LINGER_MS = constants("MANY, LINGER_MS")
 
 UNLIMITED = 2**53 - 1
 

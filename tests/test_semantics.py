@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from books import TOMBSTONE_MS
+from books import LINGER_MS, MANY, TOMBSTONE_MS
 from conftest import Backend, Clock
 
 from voucher_sessions import (
@@ -381,6 +381,27 @@ def test_06_the_books_after_a_reclaim_are_those_of_what_is_left(
     words = json.loads(backend.admin.get("vs:{GIFT}"))  # type: ignore[arg-type]  # a sync client's bytes
     assert words[8:11] == [1, 0, 0]
     assert words[11:] == [round(left.expires_at.timestamp() * 1000)] * 2, "when the next and the last lock expires"
+
+
+@pytest.mark.parametrize(("locks", "lingers_ms"), [(MANY - 1, 0), (MANY, LINGER_MS)])
+def test_06_a_large_index_waits_for_a_call_that_takes_it_away(
+    backend: Backend, clock: Clock, locks: int, lingers_ms: int
+) -> None:
+    """Redis by default frees what expires while all clients wait; a small one goes with its last lock."""
+    gift = VoucherSessions(backend.admin)
+    gift.put_voucher(Voucher(code="GIFT", credits=5000))
+    book, at = "vs:{GIFT}", clock.now_ms() + 1000
+    backend.admin.zadd(f"{book}:locks", {f"0 0 cart{number}": at for number in range(locks)})
+    words = json.loads(backend.admin.get(book))  # type: ignore[arg-type]  # a sync client's bytes
+    words[8], words[11:] = locks, [at, at]
+    backend.admin.set(book, json.dumps(words, separators=(",", ":")))
+    session = gift.validate("GIFT", credits=1, session=lock("last", 1100)).session
+    assert session is not None
+    expires_at_ms = round(session.expires_at.timestamp() * 1000)
+    assert backend.admin.pexpiretime(f"{book}:locks") == expires_at_ms + lingers_ms
+    clock.reach(expires_at_ms)
+    assert gift.validate("GIFT", credits=5000).valid
+    assert not backend.admin.exists("vs:{GIFT}:locks")
 
 
 @pytest.mark.parametrize("verb", ["validate", "redeem", "get_voucher", "put_voucher"])

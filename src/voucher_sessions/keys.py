@@ -1,12 +1,14 @@
 """The names of all keys, built in one place.
 
     prefix:{CODE}                    STRING  the book: limits, used, the totals of the locks    stays
-    prefix:{CODE}:locks              ZSET    amounts and session key, by expiry in ms           expires with its last lock
+    prefix:{CODE}:locks              ZSET    amounts and session key, by expiry in ms           expires with its last lock*
     prefix:{CODE}:session:<key>      STRING  the lock of one session                            expires with it
     prefix:{CODE}:redemption:<id>    STRING  the receipt of one redemption                      stays, or receipt_ttl
     prefix:{CODE}:fence              STRING  what WAIT waits for, where there is a durability=          a second
     prefix:partition                 STRING  the fingerprint of partition, on clusters          stays
     prefix:probe{TAG}                        what check_server tries commands on                is never there
+
+(* a minute later if it is large, for a call to take it away without holding up the server.)
 
 The braces make a voucher one hash slot of a cluster; with a partition it is ``prefix:{PARTITION}{CODE}…``. Braces
 inside a code are escaped, so a code ends at its brace and what follows can be any text: no code, session key or

@@ -250,7 +250,7 @@ def _durability(facts: _Facts) -> Iterator[_Flaw]:
 
 def _freeing(facts: _Facts) -> Iterator[_Flaw]:
     if facts.setting("lazyfree-lazy-expire") == "no":
-        problem = "an index of a million locks that expires is freed while all clients wait"
+        problem = "an index of a million locks that no call takes away in time is freed while all clients wait"
         yield _Flaw("warning", "lazyfree-lazy-expire", problem, "CONFIG SET lazyfree-lazy-expire yes")
 
 
