@@ -150,10 +150,18 @@ def _run(copy: Path, selection: Selection, ignored: Iterable[str], *, all_of_the
 
 
 def _be_tested(copy: Path, selection: Selection, ignored: list[str], told: Path, *, all_of_them: bool) -> None:
-    """Never returns."""
+    """Never returns: what fails here is the fork's alone."""
+    try:
+        os.setsid()
+        _tell(copy, selection, ignored, told, all_of_them=all_of_them)
+    finally:
+        os._exit(0)
+
+
+def _tell(copy: Path, selection: Selection, ignored: list[str], told: Path, *, all_of_them: bool) -> None:
+    """Write what became of the tests; nothing where not even that works, which counts as a crash."""
     import pytest
 
-    os.setsid()
     os.chdir(copy)
     sys.path[:] = [str(copy / "src"), *(path for path in sys.path if not path.startswith(str(ROOT)))]
     for name in [name for name in sys.modules if name in {"lua_lint", "mutations"}]:
@@ -170,7 +178,6 @@ def _be_tested(copy: Path, selection: Selection, ignored: list[str], told: Path,
 
     assert Path(voucher_sessions.__file__).is_relative_to(copy), "not the copy is tested"
     told.write_text(json.dumps([int(code), red.names]), "utf-8")
-    os._exit(0)
 
 
 # --- Copies --------------------------------------------------------------------------------------------------------
