@@ -29,7 +29,7 @@ from voucher_sessions import Redeemable, Session, SessionType, TtlUnit, Used, Vo
 from voucher_sessions.call import Call
 from voucher_sessions.calls import Calls
 from voucher_sessions.keys import Keys
-from voucher_sessions.models import Locked
+from voucher_sessions.results import Locked
 
 VERBS: Final = [script.name for script in scripts.ALL]
 

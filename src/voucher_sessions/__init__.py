@@ -21,24 +21,19 @@ from voucher_sessions.errors import (
     VoucherNotFound,
     VoucherSessionsError,
 )
-from voucher_sessions.models import (
+from voucher_sessions.models import Redeemable, Session, SessionType, TtlUnit, Used, Voucher
+from voucher_sessions.results import (
     ActiveSession,
     Audit,
     Available,
     Balance,
     Finding,
-    Redeemable,
     Redemption,
     Release,
     Rollback,
-    Session,
-    SessionType,
     StackRedemption,
     StackValidation,
-    TtlUnit,
-    Used,
     Validation,
-    Voucher,
     VoucherState,
 )
 

@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple, Self, TypeVar
 from voucher_sessions import scripts
 from voucher_sessions.call import Call
 from voucher_sessions.keys import Keys
-from voucher_sessions.models import Audit, Locked
 from voucher_sessions.replies import Reply, expect, yes
+from voucher_sessions.results import Audit, Locked
 
 T = TypeVar("T")
 # Calls to be sent one after the other, each answered before the next; then the result.

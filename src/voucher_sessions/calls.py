@@ -27,24 +27,20 @@ from voucher_sessions.audits import Steps
 from voucher_sessions.call import Arg, Call
 from voucher_sessions.errors import InvalidRequest
 from voucher_sessions.keys import Keys
-from voucher_sessions.models import (
+from voucher_sessions.models import IfSessionMissing, Redeemable, Used, Voucher, checked_model
+from voucher_sessions.replies import Reply
+from voucher_sessions.requests import Lock, Need, SessionLike, check_codes, check_text, random_text, random_word
+from voucher_sessions.results import (
     ActiveSession,
     Audit,
-    IfSessionMissing,
-    Redeemable,
     Redemption,
     Release,
     Rollback,
     StackRedemption,
     StackValidation,
-    Used,
     Validation,
-    Voucher,
     VoucherState,
-    checked_model,
 )
-from voucher_sessions.replies import Reply
-from voucher_sessions.requests import Lock, Need, SessionLike, check_codes, check_text, random_text, random_word
 from voucher_sessions.server import TRIALS
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelConnectionPool
 from redis.cluster import ClusterNode
-from redis.connection import parse_url
+from redis.connection import Connection, parse_url
 from redis.crc import key_slot
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
@@ -123,7 +123,7 @@ def reply_timeout_ms(client: Any) -> float | None:
     """How long it waits for a reply before it takes it for lost (``socket_timeout``), None for ever."""
     if not hasattr(client, "get_connection_kwargs"):  # somebody's own, about which nothing is known
         return None
-    default = redis.connection.Connection().socket_timeout  # never connects
+    default = Connection().socket_timeout  # never connects
     seconds: float | None = client.get_connection_kwargs().get("socket_timeout", default)
     return None if seconds is None else seconds * 1000
 

@@ -16,24 +16,21 @@ from voucher_sessions.calls import Calls
 from voucher_sessions.durability import Durability
 from voucher_sessions.durability import checked as checked_durability
 from voucher_sessions.keys import Keys
-from voucher_sessions.models import (
+from voucher_sessions.models import IfSessionMissing, Redeemable, Used, Voucher
+from voucher_sessions.pipelines import Pipeline
+from voucher_sessions.requests import SessionLike
+from voucher_sessions.results import (
     ActiveSession,
     Audit,
     Finding,
-    IfSessionMissing,
-    Redeemable,
     Redemption,
     Release,
     Rollback,
     StackRedemption,
     StackValidation,
-    Used,
     Validation,
-    Voucher,
     VoucherState,
 )
-from voucher_sessions.pipelines import Pipeline
-from voucher_sessions.requests import SessionLike
 from voucher_sessions.sender import Sender
 
 T = TypeVar("T")

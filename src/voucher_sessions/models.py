@@ -1,4 +1,4 @@
-"""What users hand in and get back: frozen pydantic models, in the words of the field.
+"""What users hand in: frozen pydantic models, in the words of the field; what they get back is in ``results``.
 
 Amounts are integers in minor units (cents, points), times are UTC, durations are milliseconds. The types ``Text`` and
 ``Amount`` are the one place that says which codes, keys, ids and numbers exist (semantics 4 and 15).
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from datetime import datetime
 from enum import StrEnum
 from fractions import Fraction
 from typing import Annotated, Any, Final, Literal, TypeGuard, TypeVar
@@ -30,10 +29,7 @@ MAX_TTL_MS: Final = 3_650 * 86_400_000
 
 Text = Annotated[str, Field(strict=True, min_length=1, max_length=256, pattern=r"\S")]
 Amount = Annotated[int, Field(strict=True, ge=0, le=MAX_NUMBER)]
-Figure = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
-Reason = Literal["quantity_exceeded", "gift_amount_exceeded", "loyalty_card_points_exceeded", "not_found"]
 IfSessionMissing = Literal["raise", "redeem"]
-Severity = Literal["error", "warning", "info"]
 
 _T = TypeVar("_T")
 _M = TypeVar("_M", bound=BaseModel)
@@ -131,7 +127,7 @@ def checked_model(field: str, kind: type[_M], value: object) -> _M:
     raise InvalidRequest(field, f"must be a {kind.__name__}")
 
 
-class _Model(BaseModel):
+class Model(BaseModel):
     """A session key is a capability: a repr shows its beginning alone, and what pydantic complains of not at all."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True, defer_build=True)
@@ -142,7 +138,7 @@ class _Model(BaseModel):
             yield name, shortened(value) if is_key else value
 
 
-class Request(_Model):
+class Request(Model):
     """What users hand in. Bad input raises ``InvalidRequest``; inside a host's own pydantic model it is part of that
     model's ``ValidationError``, as web frameworks expect.
     """
@@ -237,155 +233,3 @@ class Redeemable(Request):
     code: Text
     credits: Amount | None = None
     points: Amount | None = None
-
-
-class _Result(_Model):
-    """What users get back."""
-
-
-class Balance(_Result):
-    """One of a voucher's three books. ``available`` = limit - used - locked, never below 0; None is without limit."""
-
-    limit: Figure | None
-    used: Figure
-    locked: Figure
-    available: Figure | None
-
-
-class VoucherState(_Result):
-    """A voucher as it stands: its three balances, the locks of live sessions counted in."""
-
-    code: str
-    quantity: Balance
-    credits: Balance
-    points: Balance
-
-
-class Available(_Result):
-    """What one caller could use: the locks of other sessions subtracted, its own not. None is without limit."""
-
-    quantity: Figure | None
-    credits: Figure
-    points: Figure
-
-
-class ActiveSession(_Result):
-    """A live session of one voucher. ``ttl`` and ``ttl_unit`` are told by the validate call that set them alone."""
-
-    key: str
-    type: SessionType
-    quantity: Figure
-    credits: Figure
-    points: Figure
-    expires_at: datetime
-    remaining_ms: Figure
-    ttl: int | float | None = None
-    ttl_unit: TtlUnit | None = None
-
-
-class Validation(_Result):
-    """The answer of validate. ``session`` is the caller's live session: just locked, or, refused, as it was before.
-
-    ``locked_by_others``: it would fit were it not for other live sessions. ``retry_after_ms``: until the next of those
-    expires; None unless ``locked_by_others``.
-    """
-
-    code: str
-    valid: bool
-    reason: Reason | None
-    locked_by_others: bool
-    retry_after_ms: Figure | None
-    available: Available
-    session: ActiveSession | None
-
-
-class Redemption(_Result):
-    """What a redemption took for good. ``replayed``: this call changed nothing, an earlier one with the same id did."""
-
-    id: str
-    code: str
-    session_key: str | None
-    quantity: Figure
-    credits: Figure
-    points: Figure
-    redeemed_at: datetime
-    rolled_back: bool
-    replayed: bool
-
-
-class Release(_Result):
-    """``released``: the session was live and its lock is gone; False: there was none."""
-
-    code: str
-    session_key: str
-    released: bool
-
-
-class Rollback(_Result):
-    """What a rollback gave back. ``replayed``: an earlier call did, this one changed nothing."""
-
-    code: str
-    redemption_id: str
-    quantity: Figure
-    credits: Figure
-    points: Figure
-    replayed: bool
-
-
-class StackValidation(_Result):
-    """The answer of validate_stack: ``valid`` if all fit, and then all are locked; else nothing was changed.
-
-    ``validations``: one a redeemable, in the request's order, each with a reason of its own. ``session``: the caller's
-    live session on the vouchers of the stack taken together: the sums of what it locks, and its soonest expiry.
-    """
-
-    valid: bool
-    session: ActiveSession | None
-    validations: list[Validation]
-
-
-class StackRedemption(_Result):
-    """What a stack's redemption took, voucher by voucher, under one id. ``replayed``: an earlier call did."""
-
-    id: str
-    redemptions: list[Redemption]
-    replayed: bool
-
-
-class Finding(_Result):
-    """Something of a server that the promises of the engine suffer from, and what to do about it.
-
-    ``node``: the address of the server, '' where there is but one. ``severity``: error (vouchers can be lost or calls
-    fail), warning (it matters on a bad day) or info (the server did not let itself be asked). ``subject``: a short word
-    that stays the same, for programs; ``problem`` and ``remedy`` are for people.
-    """
-
-    node: str
-    severity: Severity
-    subject: str
-    problem: str
-    remedy: str
-
-
-class Locked(_Result):
-    """What live sessions hold of a voucher, all together."""
-
-    quantity: Figure
-    credits: Figure
-    points: Figure
-
-
-class Audit(_Result):
-    """A voucher's totals of what is locked: ``recorded`` in its book, ``counted`` from the locks themselves.
-
-    ``expiries_agree``: the book knows when the first and the last lock expire. ``differs``: there is something for
-    ``repair`` to mend. ``exact``: False where the voucher changed while its many locks were counted, so that the
-    figures are of no single moment.
-    """
-
-    code: str
-    recorded: Locked
-    counted: Locked
-    expiries_agree: bool
-    differs: bool
-    exact: bool

@@ -17,21 +17,20 @@ from voucher_sessions.errors import (
     QuantityExceeded,
     RedemptionConflict,
 )
-from voucher_sessions.models import (
-    MAX_NUMBER,
+from voucher_sessions.models import MAX_NUMBER, SessionType
+from voucher_sessions.requests import Lock, Need
+from voucher_sessions.results import (
     ActiveSession,
     Balance,
     Reason,
     Redemption,
     Release,
     Rollback,
-    SessionType,
     StackRedemption,
     StackValidation,
     Validation,
     VoucherState,
 )
-from voucher_sessions.requests import Lock, Need
 
 # What a reply is made of.
 Item = bytes | int

@@ -18,7 +18,7 @@ from voucher_sessions import scripts
 from voucher_sessions.call import Arg, Call
 from voucher_sessions.durability import Durability
 from voucher_sessions.errors import CorruptState
-from voucher_sessions.models import Finding, Severity
+from voucher_sessions.results import Finding, Severity
 
 # SET with PXAT, which keeps a lock's expiry exact to the millisecond, came with 6.2; every Valkey has it.
 _OLDEST: Final = (6, 2)
