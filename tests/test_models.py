@@ -194,6 +194,7 @@ SESSION_VALUES: dict[str, st.SearchStrategy[Any]] = {
 
 
 @given(st.fixed_dictionaries({}, optional=SESSION_VALUES))
+@example({"type": "LOCK", "key": TtlUnit.DAYS})
 @example({"type": "LOCK", "key": "cart", "ttl": 1, "ttl_unit": "DAYS"})
 @example({"type": "LOCK", "key": "cart", "ttl": True, "ttl_unit": "DAYS"})
 @example({"type": "LOCK", "key": "cart", "ttl": 1.0, "ttl_unit": "DAYS"})

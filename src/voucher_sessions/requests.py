@@ -142,9 +142,8 @@ def _usual_lock(session: SessionLike) -> Lock | None:
         if not _FIELDS.issuperset(fields) or not _PLAIN.issuperset(map(type, fields.values())):
             return None
         key = fields.get("key")
-        if key is not None:
-            check_text("session.key", key)
-        return _lock(key, *_checked_time_to_live(fields.get("type"), fields.get("ttl"), fields.get("ttl_unit")))
+        checked_key = None if key is None else check_text("session.key", key)
+        return _lock(checked_key, *_checked_time_to_live(fields.get("type"), fields.get("ttl"), fields.get("ttl_unit")))
     except Exception:  # whatever it is
         return None
 
