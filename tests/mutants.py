@@ -72,7 +72,11 @@ LUA: Final = (
 )
 PYTHON: Final = (
     Selection(("test_bad_input", "test_models", "test_patience"), "not redis7 and not redis8 and not text", 60),
-    Selection(_BEHAVIOUR, "valkey and (sync-bytes-resp3 or async-text-resp3)", 120),
+    Selection(
+        _BEHAVIOUR,
+        "valkey and (sync-bytes-resp3 or async-text-resp3) or not (valkey or redis8 or redis7 or fakeredis)",
+        120,
+    ),
     Selection(
         ("test_durability", "test_server", "test_clients", "test_interrupts"),
         "not redis7 and not redis8",

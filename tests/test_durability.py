@@ -227,7 +227,12 @@ def test_what_does_not_count_as_confirmed(answers: list[Any], problem: str) -> N
 
 @pytest.mark.parametrize(
     "bad",
-    [{"replicas": -1}, {"replicas": True}, {"replicas": "1"}, {"timeout_ms": 0}, {"fsync": 1}, {"timeout": 5}],
+    [
+        *({"replicas": value} for value in (-1, 101, True, "1", 1.0)),
+        *({"timeout_ms": value} for value in (0, 600_001, True, "5", 5.0)),
+        *({"fsync": value} for value in (1, "yes", None)),
+        {"timeout": 5},
+    ],
 )
 def test_a_durability_is_checked_when_it_is_made(bad: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest) as refused:

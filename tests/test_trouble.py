@@ -206,6 +206,29 @@ def test_a_reply_that_contradicts_itself_is_corrupt_state(act: methodcaller, rep
         assert isinstance(seen, CorruptState), seen
 
 
+@pytest.mark.parametrize(
+    ("act", "reply"),
+    [
+        (methodcaller("delete_voucher", "A"), [b"released", 1]),
+        (methodcaller("release", "A", "cart"), [b"deleted", 1]),
+        (methodcaller("get_voucher", "A"), [b"counted", -1, 0, 0, 0, 0, 0, 0, 0, 0]),
+        (methodcaller("validate", "A"), [b"refused", 5, b"", 0, 0, 1, 1, 1, 0, 0, 0]),
+        (methodcaller("list_sessions", "A"), [b"answered", 5]),
+        (methodcaller("get_redemption", "A", "order"), [b"sessions", b"life 1 0 0 5 call - key"]),
+    ],
+)
+def test_a_reply_to_another_verb_is_corrupt_state(act: methodcaller, reply: list[Any]) -> None:
+    for seen in on_both(act, reply):
+        assert isinstance(seen, CorruptState), seen
+
+
+def test_an_answer_that_comes_after_the_locks_time_has_nothing_left_of_it() -> None:
+    """A call that the client sent again finds its own lock as it was."""
+    act = methodcaller("validate", "A", session={"type": "LOCK", "key": "cart"})
+    for seen in on_both(act, [b"answered", 1005, b"", 0, 0, 1, 1, 1, 1000, 0, 0]):
+        assert (seen.valid, seen.session.remaining_ms) == (True, 0)
+
+
 def test_noscript_heals_once_and_sends_the_text() -> None:
     stub = Stub(redis.exceptions.NoScriptError("NOSCRIPT"), [b"deleted", 1])
     assert VoucherSessions(stub).delete_voucher("A") is True  # type: ignore[arg-type]  # a stand-in
