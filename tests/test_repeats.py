@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import Backend, Clock
 
-from voucher_sessions import Used, Voucher, VoucherSessions
+from voucher_sessions import Redeemable, Used, Voucher, VoucherSessions
 from voucher_sessions.call import Call
 from voucher_sessions.calls import Calls
 from voucher_sessions.keys import Keys
@@ -173,3 +173,17 @@ def test_a_session_that_is_locked_and_released_many_times_keeps_its_amounts(
             assert gift.release("GIFT", "cart").released
             assert figures(gift) == (0, 0)
         assert len(backend.admin.get("vs:{GIFT}:session:cart") or b"") < 100
+
+
+def test_the_lock_of_a_stack_is_answered_alike(gift: VoucherSessions, send: Callable[..., Any], clock: Clock) -> None:
+    """Voucher by voucher, with what is available to the caller."""
+    for code in ("LOYAL", "SALE"):
+        gift.put_voucher(Voucher(code=code, quantity=2, credits=40, points=50))
+    stack = [Redeemable(code="LOYAL", points=20), Redeemable(code="SALE"), Redeemable(code="GIFT", credits=30)]
+    call = CALLS.validate_stack(stack, {"type": "LOCK", "key": "cart"}, ())
+    first = send(call)
+    assert [each.available.points for each in first.validations] == [50, 50, 0]
+    clock.advance(3)
+    but_for_the_moment = {"session": {"remaining_ms"}}
+    for before, again in zip(first.validations, send(call).validations, strict=True):
+        assert again.model_dump(exclude=but_for_the_moment) == before.model_dump(exclude=but_for_the_moment)
