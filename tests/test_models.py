@@ -40,6 +40,8 @@ from voucher_sessions import (
     VoucherSessionsError,
     requests,
 )
+from voucher_sessions.calls import Calls
+from voucher_sessions.keys import Keys
 from voucher_sessions.models import MAX_TTL_MS, ttl_in_ms
 from voucher_sessions.requests import random_text
 
@@ -224,6 +226,13 @@ def test_the_quick_way_to_a_lock_is_taken(monkeypatch: pytest.MonkeyPatch) -> No
     requests.lock(plain)
     monkeypatch.setattr(requests, "_session", None)  # the slow way
     assert [requests.lock(session) for session in sessions] == [expected, expected]
+
+
+def test_a_call_shows_its_vouchers_and_no_key() -> None:
+    """It stands in the tracebacks of debuggers and loggers."""
+    calls = Calls(Keys("vs"), None)
+    assert repr(calls.release_stack(["A", "B"], "ssn_secret")) == "<release of 'A', 'B'>"
+    assert "secret" not in repr(calls.redeem("A", None, None, "ssn_secret", None, "raise"))
 
 
 def test_all_that_is_exported_exists_and_is_sorted() -> None:
