@@ -55,7 +55,7 @@ def running() -> Iterator[str]:
                 user=user,
                 cwd=folder,
                 stderr=log,
-                preexec_fn=lambda: _die_with(parent),  # noqa: PLW1509 - deadlocks need a second thread; there is none yet
+                preexec_fn=lambda: _die_with(parent),  # noqa: PLW1509 - one thread, so no lock is held at the fork
             )
         try:
             url = f"postgresql://postgres@/postgres?host={folder}"

@@ -30,6 +30,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -122,15 +123,9 @@ class _Red:
 
 def _import_what_never_changes() -> None:
     """So that each run, which is a fork, has it already. Nothing of the project's own."""
-    import asyncio  # noqa: F401 - as said
-
-    import fakeredis.aioredis  # noqa: F401 - as said
-    import hypothesis.stateful  # noqa: F401 - as said
-    import pydantic  # noqa: F401 - as said
-    import pytest  # noqa: F401 - as said
-    import redis.asyncio.sentinel  # noqa: F401 - as said
-    import time_machine  # noqa: F401 - as said
-    import trustme  # noqa: F401 - as said
+    used = "asyncio fakeredis.aioredis hypothesis.stateful pydantic pytest redis.asyncio.sentinel time_machine trustme"
+    for name in used.split():
+        import_module(name)
 
 
 def _run(copy: Path, selection: Selection, ignored: Iterable[str], *, all_of_them: bool) -> Outcome:

@@ -154,7 +154,7 @@ def test_bad_input_names_the_field_and_sends_nothing(field: str, act: methodcall
 @pytest.mark.parametrize("text", [text for text in NOT_TEXT if isinstance(text, str) and len(text.strip()) > 1])
 def test_an_error_never_repeats_a_session_key(text: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        VoucherSessions(Deaf()).validate("A", session={"type": "LOCK", "key": text})  # type: ignore[arg-type]
+        VoucherSessions(Deaf()).validate("A", session={"type": "LOCK", "key": text})  # type: ignore[arg-type]  # a stand-in
     assert text not in str(refused.value)
 
 

@@ -337,11 +337,11 @@ class TestRefused:
     def test_a_client_that_is_none(self) -> None:
         for refused in (None, "redis://localhost", object()):
             with pytest.raises(InvalidRequest, match="from_url") as caught:
-                VoucherSessions(refused)  # type: ignore[arg-type]
+                VoucherSessions(refused)  # type: ignore[arg-type]  # the mistake in question
             assert caught.value.field == "client"
 
     def test_a_client_of_the_other_kind(self) -> None:
         with pytest.raises(InvalidRequest, match="AsyncVoucherSessions is the engine"):
-            VoucherSessions(redis.asyncio.Redis())  # type: ignore[arg-type]
+            VoucherSessions(redis.asyncio.Redis())  # type: ignore[arg-type]  # the mistake in question
         with pytest.raises(InvalidRequest, match=" VoucherSessions is the engine"):
-            AsyncVoucherSessions(redis.Redis())  # type: ignore[arg-type]
+            AsyncVoucherSessions(redis.Redis())  # type: ignore[arg-type]  # the mistake in question

@@ -488,7 +488,7 @@ def test_a_worker_ends_when_nobody_listens(server: Server, admin: redis.Redis) -
     with server.client() as client:
         VoucherSessions(client, prefix="p").put_voucher(Voucher(code=GIFT_CARD, credits=25))
     pipe = Pipe(broken_after=1)
-    work(server.url, "p", [a_cart(), a_cart(order_id="order-2")], pipe)  # type: ignore[arg-type]
+    work(server.url, "p", [a_cart(), a_cart(order_id="order-2")], pipe)  # type: ignore[arg-type]  # likewise
     assert steps(pipe.told) == [Step.REDEEMING]
     assert not admin.exists("p:{GIFT-CARD}:redemption:order-2")
 

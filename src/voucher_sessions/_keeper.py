@@ -34,7 +34,8 @@ def socket_path(folder: Path) -> Path:
     the path of a socket is short, and not every file system has sockets. Nor does TMPDIR count while there is a
     ``/tmp``: it differs from process to process.
     """
-    parent = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()  # noqa: S108 - a folder in it is used only if it is ours
+    common = "/tmp"  # noqa: S108 - only a folder in it is used, of mode 700, and never one of another user's (below)
+    parent = common if os.access(common, os.W_OK) else tempfile.gettempdir()
     identity = folder.stat()
     place = Path(parent, f"voucher-sessions-{identity.st_dev:x}-{identity.st_ino:x}")
     with suppress(FileNotFoundError):
@@ -118,11 +119,11 @@ def _started(binary: str, alone: IO[bytes], log: IO[bytes]) -> subprocess.Popen[
         stdout=log,
         stderr=log,
         pass_fds=[alone.fileno()],  # so that the lock is held for as long as either of the two lives
-        preexec_fn=lambda: _die_with(keeper),  # noqa: PLW1509 - the keeper's other threads hold no lock
+        preexec_fn=lambda: _die_with(keeper),  # noqa: PLW1509 - the other thread waits in flock or sleep: it has no lock
     )
 
 
-def _die_with(parent: int) -> None:  # pragma: no cover - runs between fork and exec, where coverage cannot measure
+def _die_with(parent: int) -> None:  # pragma: no cover - runs between fork and exec, which no coverage survives
     """End when the parent does, however it ends. Only Linux can promise that."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
@@ -148,7 +149,7 @@ def _locked(file: IO[bytes]) -> bool:
     return True
 
 
-def _say(text: str) -> None:  # pragma: no cover - runs in the keeper, which is killed before coverage could be written
+def _say(text: str) -> None:  # pragma: no cover - tests run it by python -I -S, which loads no coverage
     """Tell the engine that waits, if it still does, and let go of its pipe."""
     with suppress(BrokenPipeError):
         os.write(sys.stdout.fileno(), text.encode(errors="surrogateescape"))
@@ -158,7 +159,7 @@ def _say(text: str) -> None:  # pragma: no cover - runs in the keeper, which is 
     os.close(nowhere)
 
 
-def main() -> None:  # pragma: no cover - the keeper, which is killed before coverage could be written
+def main() -> None:  # pragma: no cover - tests run it by python -I -S, which loads no coverage
     binary, kind, folder = sys.argv[1], sys.argv[2], Path.cwd()
     os.umask(0o077)  # what the server writes is the user's alone
     if os.fork():
@@ -174,5 +175,5 @@ def main() -> None:  # pragma: no cover - the keeper, which is killed before cov
             shutil.rmtree(folder, ignore_errors=True)
 
 
-if __name__ == "__main__":  # pragma: no cover - true in the keeper alone, which coverage does not start
+if __name__ == "__main__":  # pragma: no cover - tests run it by python -I -S, which loads no coverage
     main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack, closing
+from importlib import import_module
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import unquote
@@ -260,7 +261,8 @@ def _embedded(url: str) -> EmbeddedServer:
 def _fakeredis() -> Any:
     try:
         import fakeredis
-        import lupa  # noqa: F401 - unused here; without it fakeredis would fail later, at its first script
+
+        import_module("lupa")  # without it fakeredis would fail later, at its first script
     except ImportError as error:
         raise _missing("memory", error) from error
     return fakeredis

@@ -32,10 +32,11 @@ def sentinels() -> Iterator[Sentinels]:
 class Elsewhere(Backend):
     """A cluster or a Sentinel set-up in the place of one server."""
 
-    def __init__(self, name: str, url: str, admin: redis.Redis | redis.RedisCluster) -> None:
+    def __init__(self, name: str, url: str, admin: Any) -> None:
+        """``admin``: a server's client or a cluster's, which has the same commands."""
         self.name = name
         self.url = url
-        self.admin = admin  # type: ignore[assignment]  # a cluster's admin has the same commands as a server's
+        self.admin = admin
         self.admin.flushall()
         self.clock = Clock(self.admin, None)
         self.opened: list[clients.Opened] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_stacks import *  # noqa: F403 - all its tests, and those added later
+from test_stacks import *  # noqa: F403 - every test of it must run here too, and a list of names would miss the next one
 
 # What these check happens before there is a client.
 for name in (

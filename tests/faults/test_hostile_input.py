@@ -63,7 +63,7 @@ def refused_or_sent(verb: str, arguments: Callable[[], dict[str, Any]]) -> list[
     for engine, piped in product(ENGINES, (False, True) if verb in QUEUED else (False,)):
         client: Any = recorder_of(engine)
         made = engine(client)
-        seen = outcome(lambda made=made, piped=piped: run(made, verb, arguments(), piped=piped))  # type: ignore[misc]
+        seen = outcome(lambda made=made, piped=piped: run(made, verb, arguments(), piped=piped))  # type: ignore[misc]  # of this object
         if isinstance(seen, InvalidRequest):
             assert client.commands == []
             fields.append(seen.field)
@@ -101,7 +101,7 @@ def test_every_parameter_is_tried() -> None:
 @pytest.mark.parametrize(("verb", "name"), PARAMETERS)
 def test_the_gallery_of_hostile_objects(verb: str, name: str) -> None:
     for made in GALLERY:
-        fields = refused_or_sent(verb, lambda made=made: right(verb) | {name: made.make()})  # type: ignore[misc]
+        fields = refused_or_sent(verb, lambda made=made: right(verb) | {name: made.make()})  # type: ignore[misc]  # of this object
         assert of(fields[0], name), made
         assert len(set(fields)) == 1, made
 
