@@ -44,6 +44,7 @@ Arg = bytes | int | str
 # What a client raises for a command that failed; RedisClusterException is none of redis-py's RedisErrors.
 CLIENT_ERRORS: Final = (RedisError, RedisClusterException)
 _REPLY_TYPES: Final = frozenset((bytes, int))  # and no subclass: True is no figure
+_NO_RESULT: Final = frozenset((b"again", b"voucher_missing", b"session_missing", b"redemption_missing", b"conflict"))
 # The script did not run: its slot has moved or is about to, has no primary for now, or the server loads its data.
 _NOT_RUN: Final = (TryAgainError, ClusterError, SlotNotCoveredError, BusyLoadingError, AskError)
 # The reply did not come; before RedisClusterException, nor did the news of who is primary now.
@@ -97,24 +98,27 @@ class Call(Generic[T]):
         try:
             if type(reply) is not list or not _REPLY_TYPES.issuperset(map(type, reply)):
                 raise TypeError("not a list of bytes and integers")
-            match reply[0]:
-                case b"again":
-                    raise Again
-                case b"voucher_missing":
-                    raise VoucherNotFound(*self._told(reply))
-                case b"session_missing":
-                    raise SessionNotFound(*self._told(reply), session_key=self.session_key or "")
-                case b"redemption_missing":
-                    raise RedemptionNotFound(self._told(reply)[0], self.redemption_id or "")
-                case b"conflict":
-                    raise RedemptionConflict(self._told(reply)[0], self.redemption_id or "")
-                case _:
-                    return self.read(reply)
+            if reply[0] in _NO_RESULT:
+                raise self._no_result(reply)
+            return self.read(reply)
         except InvalidRequest:  # a ValueError, but not one of the reply's
             raise
         except (TypeError, ValueError, LookupError, ArithmeticError):
             pass  # what it says may quote the reply, and with it a session key: it must not be this error's context
         raise CorruptState(f"{self.verb}: the server's reply is not one of {self.script.name}.lua")
+
+    def _no_result(self, reply: Reply) -> Exception:
+        match reply[0]:
+            case b"again":
+                return Again()
+            case b"voucher_missing":
+                return VoucherNotFound(*self._told(reply))
+            case b"session_missing":
+                return SessionNotFound(*self._told(reply), session_key=self.session_key or "")
+            case b"redemption_missing":
+                return RedemptionNotFound(self._told(reply)[0], self.redemption_id or "")
+            case _:
+                return RedemptionConflict(self._told(reply)[0], self.redemption_id or "")
 
     def pause_after(self, error: RedisError | RedisClusterException, patience: Patience) -> float:
         """Seconds until the call is to be sent again; where that does not help, raises what its failure means."""

@@ -127,7 +127,7 @@ class Calls:
             requests.check_amount("credits", credits),
             requests.check_amount("points", points),
         )
-        return self._validate([need], session, (), lambda *reply: replies.validations(*reply)[0])
+        return self._validate([need], session, (), replies.only_validation)
 
     def validate_stack(
         self, redeemables: Sequence[Redeemable], session: SessionLike | None, release: Sequence[str]

@@ -103,11 +103,11 @@ class Checked:
     """
 
     def __init__(self, type_: Any) -> None:
-        self._validate = TypeAdapter[Any](type_, config=_DISCREET).validate_python
+        self._type = TypeAdapter[Any](type_, config=_DISCREET)
 
     def __call__(self, field: str, value: _T) -> _T:
         try:
-            plain: _T = self._validate(value)
+            plain: _T = self._type.validator.validate_python(value)  # the adapter's own method takes twice as long
         except ValidationError as error:
             raise invalid(error, field) from None
         return plain
@@ -136,6 +136,12 @@ class Model(BaseModel):
         for name, value in super().__repr_args__():
             is_key = name in {"key", "session_key"} and isinstance(value, str)
             yield name, shortened(value) if is_key else value
+
+
+def model_of(kind: type[_M], fields: dict[str, Any]) -> _M:
+    """``kind.model_validate(fields)`` without its options, which take as long as the check."""
+    model: _M = kind.__pydantic_validator__.validate_python(fields)
+    return model
 
 
 class Request(Model):

@@ -17,7 +17,7 @@ from voucher_sessions.errors import (
     QuantityExceeded,
     RedemptionConflict,
 )
-from voucher_sessions.models import MAX_NUMBER, SessionType
+from voucher_sessions.models import MAX_NUMBER, SessionType, model_of
 from voucher_sessions.requests import Lock, Need
 from voucher_sessions.results import (
     ActiveSession,
@@ -48,7 +48,7 @@ _REASONS: Final[dict[Item, Reason | None]] = {
 
 def moment(ms: int) -> datetime:
     """A server time in ms as UTC."""
-    return _EPOCH + timedelta(milliseconds=ms)
+    return _EPOCH + timedelta(0, 0, 0, ms)
 
 
 def expect(reply: Reply, status: bytes) -> Reply:
@@ -86,7 +86,8 @@ def validation(code: str, now_ms: int, row: Reply, *, lock: Lock | None, locked:
     if locked and not expires_at_ms:
         raise ValueError("locked, and yet there is no lock")
     # All models at once: one by one they take pydantic half as long again.
-    return Validation.model_validate(
+    return model_of(
+        Validation,
         {
             "code": code,
             "valid": reason is None,
@@ -97,7 +98,7 @@ def validation(code: str, now_ms: int, row: Reply, *, lock: Lock | None, locked:
             "session": None
             if lock is None or not expires_at_ms
             else _live(lock.key, now_ms, int(expires_at_ms), own_credits, own_points, lock if locked else None),
-        }
+        },
     )
 
 
@@ -127,7 +128,7 @@ def active_sessions(reply: Reply) -> list[ActiveSession]:
     for member, expires_at_ms in chunks(items, 2):
         credits, points, key = _bytes(member).split(b" ", 2)
         live = _live(key.decode(), int(now_ms), int(float(expires_at_ms)), int(credits), int(points))
-        sessions.append(ActiveSession.model_validate(live))
+        sessions.append(model_of(ActiveSession, live))
     return sessions
 
 
@@ -185,16 +186,19 @@ class Receipt(NamedTuple):
         )
 
     def redemption(self, code: str, redemption_id: str, *, replayed: bool) -> Redemption:
-        return Redemption(
-            id=redemption_id,
-            code=code,
-            session_key=self.session_key,
-            quantity=self.quantity,
-            credits=self.credits,
-            points=self.points,
-            redeemed_at=moment(self.redeemed_at_ms),
-            rolled_back=self.rolled_back_by is not None,
-            replayed=replayed,
+        return model_of(
+            Redemption,
+            {
+                "id": redemption_id,
+                "code": code,
+                "session_key": self.session_key,
+                "quantity": self.quantity,
+                "credits": self.credits,
+                "points": self.points,
+                "redeemed_at": moment(self.redeemed_at_ms),
+                "rolled_back": self.rolled_back_by is not None,
+                "replayed": replayed,
+            },
         )
 
     def rollback(self, code: str, redemption_id: str, *, replayed: bool) -> Rollback:
@@ -258,7 +262,7 @@ def refusals(commands: Sequence[str], reply: Reply) -> dict[str, str]:
 
 def redemption_of(code: str, redemption_id: str, reply: Reply) -> Redemption:
     """The reply 'receipts' to get_redemption."""
-    ((_, receipt),) = receipts((code,), reply)
+    (receipt,) = receipts(reply)
     return receipt.redemption(code, redemption_id, replayed=False)
 
 
@@ -266,7 +270,7 @@ def rollbacks(codes: tuple[str, ...], redemption_id: str, call: str, reply: Repl
     """The reply 'receipts' to rollback; ``call`` is the call's own random word."""
     return [
         receipt.rollback(code, redemption_id, replayed=receipt.rolled_back_by != call)
-        for code, receipt in receipts(codes, reply)
+        for code, receipt in zip(codes, receipts(reply), strict=True)
     ]
 
 
@@ -284,6 +288,13 @@ def validations(codes: tuple[str, ...], lock: Lock | None, reply: Reply) -> list
         validation(code, int(now_ms), row, lock=lock, locked=locked)
         for code, row in zip(codes, by_voucher, strict=True)
     ]
+
+
+def only_validation(codes: tuple[str, ...], lock: Lock | None, reply: Reply) -> Validation:
+    """The same of one voucher, without the detours of a list."""
+    (code,) = codes
+    now_ms, *row = expect(reply, b"answered")
+    return validation(code, int(now_ms), row, lock=lock, locked=lock is not None and row[0] == b"")
 
 
 def stack_validation(codes: tuple[str, ...], lock: Lock | None, reply: Reply) -> StackValidation:
@@ -306,24 +317,23 @@ def releases(codes: tuple[str, ...], session_key: str, reply: Reply) -> list[Rel
     ]
 
 
-def receipts(codes: tuple[str, ...], reply: Reply) -> list[tuple[str, Receipt]]:
+def receipts(reply: Reply) -> list[Receipt]:
     """The reply 'receipts', one a voucher."""
-    return list(zip(codes, map(Receipt.read, expect(reply, b"receipts")), strict=True))
+    return list(map(Receipt.read, expect(reply, b"receipts")))
 
 
 def redemptions(
     needs: Sequence[Need], session_key: str | None, redemption_id: str, call: str, reply: Reply
 ) -> list[Redemption]:
     """The reply 'receipts' or 'refused' to redeem; ``call`` is the call's own random word."""
-    codes = tuple(need.code for need in needs)
     if reply[0] == b"refused":
-        refused = [limit_exceeded(code, row) for code, row in zip(codes, chunks(reply[1:], 8), strict=True)]
+        refused = [limit_exceeded(need.code, row) for need, row in zip(needs, chunks(reply[1:], 8), strict=True)]
         first, *others = filter(None, refused)
         first.others = tuple(others)
         raise first
     redeemed: list[Redemption] = []
-    for need, (code, receipt) in zip(needs, receipts(codes, reply), strict=True):
+    for need, receipt in zip(needs, receipts(reply), strict=True):
         if not receipt.agrees(session_key, need.credits, need.points):
-            raise RedemptionConflict(code, redemption_id)
-        redeemed.append(receipt.redemption(code, redemption_id, replayed=receipt.call != call))
+            raise RedemptionConflict(need.code, redemption_id)
+        redeemed.append(receipt.redemption(need.code, redemption_id, replayed=receipt.call != call))
     return redeemed

@@ -27,7 +27,8 @@ class Sender:
         self._patience_seconds = clients.patience_seconds(client)
         self._durability = durability
         self._agreement = agreement
-        self._process = os.getpid()
+        # Whose connection it is, where all calls share one: after a fork parent and child would read each other's replies.
+        self._process = os.getpid() if clients.is_one_connection(client) else None
 
     def run(self, call: Call[T]) -> T:
         """The result of a call; raises what its failure means."""
@@ -81,7 +82,7 @@ class Sender:
         clients.disconnect(self._client)
 
     def _agree(self) -> None:
-        if self._process != os.getpid() and clients.is_one_connection(self._client):
+        if self._process is not None and self._process != os.getpid():
             raise InvalidRequest("client", "has one connection, which is the parent's: make a new client after a fork")
         if self._agreement is not None:
             self._answer(self._agreement)
