@@ -81,6 +81,7 @@ def _all() -> Iterator[Target]:
     yield Target(5, Subject(memory.AXIS, memory.SHARED, memory.USED, BYTES), None, 260)
     yield Target(6, Subject(batches.AXIS, LOCK, batches.ONE_BY_ONE, CLIENT_US), batches.PIPELINE, 5, at_least=True)
     yield Target(7, Subject(imports.AXIS, imports.CASE, imports.PACKAGE, MS), imports.BELOW, 1.25)
+    yield Target(7, Subject(imports.AXIS, imports.CASE, imports.ENGINE, MS), imports.IN_USE, 1.25)
 
 
 TARGETS: Final = tuple(_all())

@@ -16,7 +16,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import voucher_sessions
 from voucher_sessions import (
     ActiveSession,
     AsyncVoucherSessions,
@@ -233,11 +232,6 @@ def test_a_call_shows_its_vouchers_and_no_key() -> None:
     calls = Calls(Keys("vs"), None)
     assert repr(calls.release_stack(["A", "B"], "ssn_secret")) == "<release of 'A', 'B'>"
     assert "secret" not in repr(calls.redeem("A", None, None, "ssn_secret", None, "raise"))
-
-
-def test_all_that_is_exported_exists_and_is_sorted() -> None:
-    assert all(hasattr(voucher_sessions, name) for name in voucher_sessions.__all__)
-    assert sorted(voucher_sessions.__all__) == voucher_sessions.__all__
 
 
 def test_both_engines_have_the_same_verbs_with_the_same_parameters() -> None:
