@@ -44,10 +44,8 @@ def settle(batch: Sequence[Call[Any]], replies: Sequence[Any], durability: Durab
 
 
 def _settled(call: Call[Any], reply: Any, confirmation: list[Any], durability: Durability | None) -> Any:
-    if isinstance(reply, _MENDED_ALONE):
-        return ALONE
     if isinstance(reply, Exception):
-        return call.meaning(reply)
+        return ALONE if isinstance(reply, _MENDED_ALONE) else call.meaning(reply)
     try:
         return confirmed(durability, call, call.result(reply), confirmation)
     except Again:
