@@ -3,44 +3,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from voucher_sessions.aio import AsyncVoucherSessions
-    from voucher_sessions.durability import Durability
-    from voucher_sessions.engine import VoucherSessions
-    from voucher_sessions.errors import (
-        CorruptState,
-        CrossSlotStack,
-        EmbeddedServerError,
-        GiftAmountExceeded,
-        InvalidRequest,
-        LimitExceeded,
-        LoyaltyPointsExceeded,
-        NotDurable,
-        OutcomeUnknown,
-        QuantityExceeded,
-        RedemptionConflict,
-        RedemptionNotFound,
-        ServerRefused,
-        SessionNotFound,
-        VoucherNotFound,
-        VoucherSessionsError,
-    )
-    from voucher_sessions.models import Redeemable, Session, SessionType, TtlUnit, Used, Voucher
-    from voucher_sessions.results import (
-        ActiveSession,
-        Audit,
-        Available,
-        Balance,
-        Finding,
-        Redemption,
-        Release,
-        Rollback,
-        StackRedemption,
-        StackValidation,
-        Validation,
-        VoucherState,
-    )
-
 __all__ = [
     "ActiveSession",
     "AsyncVoucherSessions",
@@ -84,7 +46,44 @@ __all__ = [
 # Where they are, lightest first.
 _MODULES = ("errors", "models", "results", "durability", "engine", "aio")
 
-if not TYPE_CHECKING:  # to a type checker it would say that there is any name
+if TYPE_CHECKING:
+    from voucher_sessions.aio import AsyncVoucherSessions
+    from voucher_sessions.durability import Durability
+    from voucher_sessions.engine import VoucherSessions
+    from voucher_sessions.errors import (
+        CorruptState,
+        CrossSlotStack,
+        EmbeddedServerError,
+        GiftAmountExceeded,
+        InvalidRequest,
+        LimitExceeded,
+        LoyaltyPointsExceeded,
+        NotDurable,
+        OutcomeUnknown,
+        QuantityExceeded,
+        RedemptionConflict,
+        RedemptionNotFound,
+        ServerRefused,
+        SessionNotFound,
+        VoucherNotFound,
+        VoucherSessionsError,
+    )
+    from voucher_sessions.models import Redeemable, Session, SessionType, TtlUnit, Used, Voucher
+    from voucher_sessions.results import (
+        ActiveSession,
+        Audit,
+        Available,
+        Balance,
+        Finding,
+        Redemption,
+        Release,
+        Rollback,
+        StackRedemption,
+        StackValidation,
+        Validation,
+        VoucherState,
+    )
+else:  # to a type checker it would say that there is any name
 
     def __getattr__(name: str) -> object:
         """What a program uses is imported when it first asks for it, redis and pydantic with it."""
