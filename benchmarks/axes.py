@@ -30,6 +30,7 @@ class Axis(NamedTuple):
 
 AXES: Final[Mapping[str, Axis]] = {
     verbs.AXIS: Axis(verbs.run, NO_OP),
+    verbs.OWN: Axis(verbs.run_own, NO_OP),
     batches.AXIS: Axis(batches.run, batches.NO_OP),
     load.AXIS: Axis(load.run, NO_OP),
     asynchronous.AXIS: Axis(asynchronous.run, NO_OP),

@@ -51,17 +51,21 @@ def _all() -> Iterator[Target]:
     of_no_op = {VALIDATE: 2.5, LOCK: 4, REDEEM_SESSION: 4, RELEASE: 4}
     for axis, ours, no_op, writes in (
         (verbs.AXIS, OURS, NO_OP, WRITES),
+        (verbs.OWN, OURS, NO_OP, WRITES),
         (batches.AXIS, batches.SCRIPTS, batches.NO_OP, batches.WRITES),
     ):
         for verb, bound in of_no_op.items():
+            if (axis, verb) == (verbs.OWN, VALIDATE):  # it is the same
+                continue
             yield Target(1, Subject(axis, verb, ours, SERVER_US), no_op, bound)
         yield Target(1, Subject(axis, LOCK, ours, SERVER_US), writes, 1.6)
     for verb in VERBS:
         yield Target(2, Subject(verbs.AXIS, verb, OURS, CLIENT_US), NO_OP, 1.2)
     for tasks in asynchronous.TASKS:
         yield Target(2, Subject(asynchronous.AXIS, asynchronous.name(tasks), OURS, CLIENT_US), NO_OP, 1.2)
-    yield Target(3, Subject(verbs.AXIS, LOCK, OURS, SERVER_US), ESCROWMINT, 0.6)
-    yield Target(3, Subject(verbs.AXIS, LOCK, OURS, CLIENT_US), ESCROWMINT, 0.75)
+    for axis in (verbs.AXIS, verbs.OWN):
+        yield Target(3, Subject(axis, LOCK, OURS, SERVER_US), ESCROWMINT, 0.6)
+        yield Target(3, Subject(axis, LOCK, OURS, CLIENT_US), ESCROWMINT, 0.75)
     for peer, alone, together in (
         (LOCKED, 3, 10),
         (LOCKED_EAGER, 3, 10),

@@ -26,7 +26,7 @@ if again then
 end
 
 local members = redis.call('ZRANGE', locks_key, from, from + most - 1)
-local credits_counted, points_counted = 0, 0
+local quantity_counted, credits_counted, points_counted = #members, 0, 0
 for _, member in ipairs(members) do
   local credits, points = string.match(member, '^(%d+) (%d+) ')
   if not credits then
@@ -34,13 +34,17 @@ for _, member in ipairs(members) do
   end
   credits_counted, points_counted = credits_counted + credits, points_counted + points
 end
-local first = redis.call('ZRANGE', locks_key, 0, 0, 'WITHSCORES')[2] or book[NEXT_EXPIRY]
+if book[SOLE] ~= '' and from == 0 then
+  quantity_counted = quantity_counted + 1
+  credits_counted, points_counted = credits_counted + book[CREDITS_LOCKED], points_counted + book[POINTS_LOCKED]
+end
+local first = redis.call('ZRANGE', locks_key, 0, 0, 'WITHSCORES')[2] or book[LOCKED_UNTIL]
 local last = redis.call('ZRANGE', locks_key, -1, -1, 'WITHSCORES')[2] or book[LOCKED_UNTIL]
 return {
   'counted',
   redis.call('GET', book_key),
   book[QUANTITY_LOCKED], book[CREDITS_LOCKED], book[POINTS_LOCKED],
-  #members, credits_counted, points_counted,
+  quantity_counted, credits_counted, points_counted,
   book[NEXT_EXPIRY] <= first + 0 and last + 0 <= book[LOCKED_UNTIL] and 1 or 0,
   #members == most and from + most or -1,
 }

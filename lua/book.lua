@@ -11,6 +11,8 @@
 --   next_expiry               no lock expires before it, in ms
 --   locked_until              no lock expires after it, in ms: from then on nothing is locked, with no walk
 --                             (locks that go before their time leave it as it is, until expired ones are next taken out)
+-- Behind the array stands the session key of a lock that is alone, for most vouchers never have two at a time. It needs no
+-- index, since its amounts and its expiry are the totals'; the next lock beside it begins the index with both.
 -- vs:{CODE}:locks holds '<credits> <points> <session key>' by expiry in ms, and expires at locked_until (a minute later
 -- if it is large).
 -- vs:{CODE}:session:<key> is '<life> <expires_at_ms> <credits> <points> <calls>', and expires by itself. A session that
@@ -28,8 +30,9 @@ local QUANTITY_USED, CREDITS_USED, POINTS_USED = 6, 7, 8
 local QUANTITY_LOCKED, CREDITS_LOCKED, POINTS_LOCKED = 9, 10, 11
 local NEXT_EXPIRY, LOCKED_UNTIL = 12, 13
 -- What a book looks like; a decoder would take in much that this library never wrote.
-local BOOK = '^%["%w+","[%w ]+",%-?%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+%]$'
-local SESSION_TEXT, OWN_CREDITS, OWN_POINTS = 14, 15, 16 -- beside the book: the session's live lock; never stored
+local BOOK = '^%["%w+","[%w ]+",%-?%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+%]'
+local SOLE = 14 -- behind the array: whose lock it is that has no index; '': all have
+local SESSION_TEXT, OWN_CREDITS, OWN_POINTS = 15, 16, 17 -- beside the book: the session's live lock; never stored
 local MAX_NUMBER = 9007199254740991 -- 2^53 - 1, what a double holds exactly: even a voucher without limit ends there
 local REMEMBERED = 27 -- characters of earlier calls that a key keeps beside the last: two or three of them
 local TOMBSTONE_MS = 120000 -- longer than any client repeats by itself: 11 timeouts of 5 s, and the pauses between
@@ -46,8 +49,10 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- Reads `text`, what stands at `book_key`. Sets `book`, or nil where there is no voucher, and then the calls that were
 -- remembered when it was deleted.
 local book, calls_until_deleted
-if text and string.find(text, BOOK) then
-  book = cjson.decode(text)
+local _, array_ends = string.find(text or '', BOOK)
+if array_ends then
+  book = cjson.decode(string.sub(text, 1, array_ends))
+  book[SOLE] = string.sub(text, array_ends + 1)
 else
   -- MGET shows a key of another type as absent; GET tells that it is somebody else's.
   calls_until_deleted = string.match(text or redis.call('GET', book_key) or '["deleted",""]', '^%["deleted","([%w ]*)"%]$')
@@ -58,7 +63,18 @@ end
 
 -- block: save
 -- Writes `book` to `book_key`.
-redis.call('SET', book_key, string.format('["%s","%s",%d,%d,%d,%d,%d,%d,%d,%d,%d,%d,%d]', unpack(book, 1, LOCKED_UNTIL)))
+redis.call('SET', book_key, string.format('["%s","%s",%d,%d,%d,%d,%d,%d,%d,%d,%d,%d,%d]', unpack(book, 1, LOCKED_UNTIL))
+  .. book[SOLE])
+
+-- block: sole
+-- Sets `sole`, the only lock as the index would hold it.
+local sole = string.format('%d %d ', book[CREDITS_LOCKED], book[POINTS_LOCKED]) .. book[SOLE]
+
+-- block: index_sole
+-- Begins the index with the lock that was alone.
+-- include: sole
+redis.call('ZADD', locks_key, string.format('%d', book[LOCKED_UNTIL]), sole)
+book[SOLE] = ''
 
 -- block: expire_index
 -- Has Redis take the index away by itself when the last lock has expired.
@@ -68,12 +84,12 @@ redis.call('PEXPIREAT', locks_key, string.format('%d',
 -- block: reclaim
 -- Takes expired locks out of `book`. Sets `again` when more than a batch had expired.
 if book[QUANTITY_LOCKED] > 0 and now >= book[NEXT_EXPIRY] then
-  local last = redis.call('ZRANGE', locks_key, -1, -1, 'WITHSCORES')[2]
+  local last = book[SOLE] == '' and redis.call('ZRANGE', locks_key, -1, -1, 'WITHSCORES')[2]
   if now >= (last or book[LOCKED_UNTIL]) + 0 then
     -- Also where Redis has expired the index: in this very millisecond it may still stand.
     redis.call('UNLINK', locks_key)
     book[QUANTITY_LOCKED], book[CREDITS_LOCKED], book[POINTS_LOCKED] = 0, 0, 0
-    book[NEXT_EXPIRY], book[LOCKED_UNTIL] = 0, 0
+    book[NEXT_EXPIRY], book[LOCKED_UNTIL], book[SOLE] = 0, 0, ''
   elseif last then
     local expired = redis.call('ZRANGEBYSCORE', locks_key, '-inf', string.format('%d', now), 'LIMIT', 0, reclaimable)
     for _, member in ipairs(expired) do
@@ -149,12 +165,65 @@ reply[n + 1], reply[n + 2], reply[n + 3] = reason, held, retry_after_ms
 reply[n + 4] = quantity_limit < 0 and -1 or math.max(0, quantity_left)
 reply[n + 5], reply[n + 6] = math.max(0, credits_left), math.max(0, points_left)
 
+-- block: lock
+-- Locks `credits` and `points` in `book`, which the caller saves, for the session; `earlier` is what stands at its key.
+-- What comes first is refused by a server that is out of memory, and by a key of another type: nothing has changed.
+local amounts, added, removed, was_sole = credits .. ' ' .. points, 0, 0, book[SOLE] ~= ''
+local member = amounts .. ' ' .. session_key
+local credits_held, points_held = book[OWN_CREDITS] or 0, book[OWN_POINTS] or 0
+local is_sole = book[SOLE] == session_key or book[QUANTITY_LOCKED] == 0 and not book[SESSION_TEXT]
+if not is_sole then
+  if was_sole then
+    -- include: index_sole
+  end
+  added = redis.call('ZADD', locks_key, expires_at_text, member)
+  if book[SESSION_TEXT] and (credits_held ~= credits or points_held ~= points) then
+    removed = redis.call('ZREM', locks_key, credits_held .. ' ' .. points_held .. ' ' .. session_key)
+  end
+end
+local words = book[LIFE] .. ' ' .. expires_at_text .. ' ' .. amounts
+if earlier then
+  -- What is cut in the middle of a word is nobody's word.
+  words = words .. ' ' .. string.sub(string.match(earlier, '^%w+ %d+ %d+ %d+(.*)$'), -REMEMBERED)
+end
+words = words .. ' ' .. call
+if earlier then
+  redis.call('SET', session_name, words, 'PXAT', expires_at_text)
+elseif not redis.call('SET', session_name, words, 'PXAT', expires_at_text, 'NX') then
+  if was_sole then
+    redis.call('UNLINK', locks_key)
+  else
+    redis.call('ZREM', locks_key, member)
+  end
+  error('CORRUPT ' .. session_name) -- a key of another type, which MGET has shown as absent
+end
+if is_sole then
+  book[SOLE], book[QUANTITY_LOCKED] = session_key, 1
+  book[CREDITS_LOCKED], book[POINTS_LOCKED] = credits + 0, points + 0
+  book[NEXT_EXPIRY], book[LOCKED_UNTIL] = expires_at, expires_at
+else
+  if was_sole or expires_at > book[LOCKED_UNTIL] then
+    book[LOCKED_UNTIL] = math.max(expires_at, book[LOCKED_UNTIL])
+    -- include: expire_index
+  end
+  if book[QUANTITY_LOCKED] == 0 or expires_at < book[NEXT_EXPIRY] then
+    book[NEXT_EXPIRY] = expires_at
+  end
+  -- The totals change by what the index has changed by, so nothing that other hands did to it is doubled.
+  book[QUANTITY_LOCKED] = math.max(0, book[QUANTITY_LOCKED] + added - removed)
+  book[CREDITS_LOCKED] = math.max(0, book[CREDITS_LOCKED] + added * credits - removed * credits_held)
+  book[POINTS_LOCKED] = math.max(0, book[POINTS_LOCKED] + added * points - removed * points_held)
+end
+
 -- block: unlock
--- Takes the session's live lock out of `book`, which the caller saves. ZREM comes first: it is refused by a key of
--- another type, and a server that is out of memory allows it and all that follows it. What had left the index by other
--- hands has left the totals to repair.
+-- Takes the session's live lock out of `book`, which the caller saves. ZREM comes first, even where there is no index: it
+-- is refused by a key of another type, and a server that is out of memory allows it and all that follows it. What had
+-- left the index by other hands has left the totals to repair.
 local credits_held, points_held = book[OWN_CREDITS], book[OWN_POINTS]
 local removed = redis.call('ZREM', locks_key, credits_held .. ' ' .. points_held .. ' ' .. session_key)
+if book[SOLE] == session_key then
+  removed, book[SOLE] = 1, ''
+end
 redis.call('SET', session_name, book[SESSION_TEXT] .. ' !' .. call, 'PX', TOMBSTONE_MS)
 book[QUANTITY_LOCKED] = math.max(0, book[QUANTITY_LOCKED] - removed)
 book[CREDITS_LOCKED] = math.max(0, book[CREDITS_LOCKED] - removed * credits_held)

@@ -16,8 +16,13 @@ if not book then
   return {'voucher_missing', 1}
 end
 -- include: clock
-local reply = redis.call('ZRANGEBYSCORE', locks_key, '(' .. string.format('%d', now), '+inf',
-  'WITHSCORES', 'LIMIT', 0, limit)
+local reply = {}
+if book[SOLE] == '' then
+  reply = redis.call('ZRANGEBYSCORE', locks_key, '(' .. string.format('%d', now), '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
+elseif now < book[LOCKED_UNTIL] then
+  -- include: sole
+  reply = {sole, book[LOCKED_UNTIL]}
+end
 table.insert(reply, 1, now)
 table.insert(reply, 1, 'sessions')
 return reply

@@ -23,7 +23,7 @@ local text = redis.call('GET', book_key)
 -- include: open
 local is_new = not book
 if is_new then
-  book = {call, calls_until_deleted, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+  book = {call, calls_until_deleted, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ''}
 end
 -- include: clock
 -- include: reclaim

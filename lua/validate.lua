@@ -64,38 +64,8 @@ local expires_at_text = string.format('%d', expires_at)
 for i = 1, #books do
   local book, book_key, session_name, locks_key = books[i], KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]
   if i <= vouchers then
-    local credits, points = ARGV[2 * i + 2], ARGV[2 * i + 3]
-    local amounts, removed = credits .. ' ' .. points, 0
-    local member = amounts .. ' ' .. session_key
-    -- What comes first is refused by a server that is out of memory, and by a key of another type: nothing has changed.
-    local added = redis.call('ZADD', locks_key, expires_at_text, member)
-    local credits_held, points_held = book[OWN_CREDITS] or 0, book[OWN_POINTS] or 0
-    if book[SESSION_TEXT] and (credits_held ~= credits or points_held ~= points) then
-      removed = redis.call('ZREM', locks_key, credits_held .. ' ' .. points_held .. ' ' .. session_key)
-    end
-    local words, earlier = book[LIFE] .. ' ' .. expires_at_text .. ' ' .. amounts, texts[3 * i - 1]
-    if earlier then
-      -- What is cut in the middle of a word is nobody's word.
-      words = words .. ' ' .. string.sub(string.match(earlier, '^%w+ %d+ %d+ %d+(.*)$'), -REMEMBERED)
-    end
-    words = words .. ' ' .. call
-    if earlier then
-      redis.call('SET', session_name, words, 'PXAT', expires_at_text)
-    elseif not redis.call('SET', session_name, words, 'PXAT', expires_at_text, 'NX') then
-      redis.call('ZREM', locks_key, member)
-      error('CORRUPT ' .. session_name) -- a key of another type, which MGET has shown as absent
-    end
-    if expires_at > book[LOCKED_UNTIL] then
-      book[LOCKED_UNTIL] = expires_at
-      -- include: expire_index
-    end
-    if book[QUANTITY_LOCKED] == 0 or expires_at < book[NEXT_EXPIRY] then
-      book[NEXT_EXPIRY] = expires_at
-    end
-    -- The totals change by what the index has changed by, so nothing that other hands did to it is doubled.
-    book[QUANTITY_LOCKED] = math.max(0, book[QUANTITY_LOCKED] + added - removed)
-    book[CREDITS_LOCKED] = math.max(0, book[CREDITS_LOCKED] + added * credits - removed * credits_held)
-    book[POINTS_LOCKED] = math.max(0, book[POINTS_LOCKED] + added * points - removed * points_held)
+    local credits, points, earlier = ARGV[2 * i + 2], ARGV[2 * i + 3], texts[3 * i - 1]
+    -- include: lock
     -- include: save
     reply[9 * i], reply[9 * i + 1], reply[9 * i + 2] = expires_at, credits + 0, points + 0
   elseif book and book[SESSION_TEXT] then

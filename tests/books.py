@@ -5,6 +5,7 @@ It knows the clock only as a number that it is given, and forgets nothing: the m
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -24,6 +25,27 @@ def constants(names: str) -> list[int]:
 MANY, LINGER_MS = constants("MANY, LINGER_MS")
 
 UNLIMITED = 2**53 - 1
+
+
+def read_book(stored: Any) -> tuple[list[Any], str]:
+    """A book as lua/book.lua describes it: its words, and behind them the session key of its only lock, or ''."""
+    text: str = stored.decode()
+    words, end = json.JSONDecoder().raw_decode(text)
+    return words, text[end:]
+
+
+def written_book(words: list[Any], sole: str = "") -> str:
+    return json.dumps(words, separators=(",", ":")) + sole
+
+
+def stored_locks(admin: Any, code: str) -> list[tuple[str, int, int, int]]:
+    """Session key, credits, points and expiry of each lock, whether the index has it or, alone, the book."""
+    words, sole = read_book(admin.get(f"vs:{{{code}}}"))
+    locks = [(sole, words[9], words[10], words[12])] if sole else []
+    for member, expires_at in admin.zrange(f"vs:{{{code}}}:locks", 0, -1, withscores=True):
+        credits, points, key = member.split(b" ", 2)
+        locks.append((key.decode(), int(credits), int(points), int(expires_at)))
+    return locks
 
 
 class Amounts(NamedTuple):

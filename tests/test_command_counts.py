@@ -12,19 +12,23 @@ from servers import BINARIES, Server
 
 from voucher_sessions import LimitExceeded, Redeemable, SessionNotFound, Used, Voucher, VoucherSessions
 
-# Aimed at: 4 where nothing is locked; 7 for a new lock, an override, a redemption with a session.
+# Aimed at: 4 where nothing is locked; 7 for a new lock, an override, a redemption with a session. A voucher's only lock
+# takes two less than another, for it has no index.
 COMMANDS: Final = {
     "validate, no session": 2,
     "validate, no session, unknown code": 3,
     "validate, no session, locks beside": 2,
     "validate, no session, used up": 2,
     "validate, no session, held": 3,
-    "validate, first lock": 6,
+    "validate, first lock": 4,
+    "validate, second lock": 7,
     "validate, new lock, the last to expire": 6,
     "validate, new lock, the first to expire": 5,
-    "validate, new lock, all others expired": 9,
+    "validate, new lock, another expired": 6,
+    "validate, new lock, all others expired": 7,
     "validate, new lock, others expired": 12,
     "validate, lock refused": 3,
+    "validate, override, the only lock": 4,
     "validate, override, same amounts": 6,
     "validate, override, other amounts": 7,
     "validate, override, the last made shorter": 6,
@@ -49,9 +53,10 @@ COMMANDS: Final = {
     "put_voucher, used": 3,
     "delete_voucher": 3,
     "list_sessions": 3,
+    "list_sessions, the only lock": 2,
     "get_redemption": 1,
     "validate_stack of 3, no session": 2,
-    "validate_stack of 3, new locks": 17,
+    "validate_stack of 3, new locks": 11,
     "redeem_stack of 3 with session": 20,
     "release_stack of 3": 14,
 }
@@ -69,10 +74,15 @@ def lock(key: str, seconds: float = 100, credits: int = 5) -> Step:
     return lambda engine: engine.validate("GIFT", credits=credits, session=session(key, seconds))
 
 
+def lock_that_expired(engine: VoucherSessions) -> None:
+    lock("old", 0.001)(engine)
+    time.sleep(0.01)
+
+
 def locks_that_expired(engine: VoucherSessions) -> None:
     for number in range(3):
-        lock(f"old-{number}", 0.001)(engine)
-    time.sleep(0.01)
+        lock(f"old-{number}", 0.2)(engine)
+    time.sleep(0.21)
 
 
 def redeem(key: str | None = None, credits: int | None = None) -> Step:
@@ -105,13 +115,16 @@ PATHS: Final = {
     "validate, no session, used up": Path(lambda engine: engine.validate("GIFT", credits=101)),
     "validate, no session, held": Path(lambda engine: engine.validate("GIFT", credits=100), (lock("a"),)),
     "validate, first lock": Path(lock("a")),
-    "validate, new lock, the last to expire": Path(lock("b", 200), (lock("a"),)),
-    "validate, new lock, the first to expire": Path(lock("b", 50), (lock("a"),)),
+    "validate, second lock": Path(lock("b"), (lock("a"),)),
+    "validate, new lock, the last to expire": Path(lock("c", 200), (lock("a"), lock("b"))),
+    "validate, new lock, the first to expire": Path(lock("c", 50), (lock("a"), lock("b"))),
+    "validate, new lock, another expired": Path(lock("a"), (lock_that_expired,)),
     "validate, new lock, all others expired": Path(lock("a"), (locks_that_expired,)),
     "validate, new lock, others expired": Path(lock("a"), (lock("b"), locks_that_expired)),
     "validate, lock refused": Path(lock("b", credits=100), (lock("a"),)),
-    "validate, override, same amounts": Path(lock("a", 200), (lock("a"),)),
-    "validate, override, other amounts": Path(lock("a", 200, 7), (lock("a"),)),
+    "validate, override, the only lock": Path(lock("a", 200, 7), (lock("a"),)),
+    "validate, override, same amounts": Path(lock("a", 200), (lock("b"), lock("a"))),
+    "validate, override, other amounts": Path(lock("a", 200, 7), (lock("b"), lock("a"))),
     "validate, override, the last made shorter": Path(lock("a", 50, 7), (lock("b"), lock("a", 200))),
     "validate, override refused": Path(lock("a", credits=101), (lock("a"),)),
     "redeem with session": Path(redeem("a"), (lock("a"),)),
@@ -133,7 +146,8 @@ PATHS: Final = {
     "put_voucher, known": Path(lambda engine: engine.put_voucher(Voucher(code="GIFT"))),
     "put_voucher, used": Path(lambda engine: engine.put_voucher(Voucher(code="GIFT"), used=Used(credits=1))),
     "delete_voucher": Path(lambda engine: engine.delete_voucher("GIFT"), (lock("a"),)),
-    "list_sessions": Path(lambda engine: engine.list_sessions("GIFT"), (lock("a"),)),
+    "list_sessions": Path(lambda engine: engine.list_sessions("GIFT"), (lock("a"), lock("b"))),
+    "list_sessions, the only lock": Path(lambda engine: engine.list_sessions("GIFT"), (lock("a"),)),
     "get_redemption": Path(lambda engine: engine.get_redemption("GIFT", "order"), (redeem(credits=5),)),
     "validate_stack of 3, no session": Path(lambda engine: engine.validate_stack(STACK)),
     "validate_stack of 3, new locks": Path(lambda engine: engine.validate_stack(STACK, session=session("a"))),

@@ -221,6 +221,7 @@ class Example:
 
 RANDOM: Final = ANY
 SESSION: Final = Session(type=SessionType.LOCK, key="<key>", ttl=9, ttl_unit=TtlUnit.SECONDS)
+BESIDE: Final = SESSION.model_copy(update={"key": "<another>"})
 STACK: Final = [Redeemable(code="CODE", credits=50, points=6), Redeemable(code="OTHER", credits=70, points=8)]
 EACH: Final[list[dict[str, object]]] = [{"credits": 50, "points": 6}, {"credits": 70, "points": 8}]
 calls: Final = Calls(Keys("vs"), None)
@@ -275,7 +276,13 @@ EXAMPLES: Final = [
     Example(
         calls.validate("OTHER", 50, 6, SESSION), {"call": RANDOM, "session_key": b"<key>", "ttl_ms": 9000}, EACH[:1]
     ),
-    Example(calls.list_sessions("OTHER", 10), {"limit": 10}),
+    Example(
+        calls.validate("CODE", 50, 6, BESIDE),
+        {"call": RANDOM, "session_key": b"<another>", "ttl_ms": 9000},
+        EACH[:1],
+        session_key="<another>",
+    ),
+    Example(calls.list_sessions("CODE", 10), {"limit": 10}),
     Example(calls.get_redemption("CODE", "<id>")),
     Example(calls.rollback("CODE", "<id>"), {"call": RANDOM}, [{}]),
     Example(calls.rollback_stack(["CODE", "OTHER"], "<id>"), {"call": RANDOM}, [{}, {}]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 import string
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -51,13 +51,13 @@ def random_text(length: int) -> str:
     """Letters and digits from the system's cryptographic source; 32 of them carry 190 bits."""
     letters = b""
     while len(letters) < length:
-        letters += os.urandom(2 * length).translate(_OF_BYTE, _UNFAIR)
+        letters += secrets.token_bytes(2 * length).translate(_OF_BYTE, _UNFAIR)
     return letters[:length].decode()
 
 
 def random_word() -> str:
     """What tells one call from another on the same session or redemption; nobody gains by guessing it."""
-    return os.urandom(4).hex()
+    return secrets.token_bytes(4).hex()
 
 
 class Need(NamedTuple):

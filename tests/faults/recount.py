@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from typing import Any
 
 import redis
+from books import read_book, stored_locks
 
 LIMIT, USED, LOCKED, LOCKED_UNTIL = slice(2, 5), slice(5, 8), slice(8, 11), 12
 
@@ -13,7 +14,7 @@ LIMIT, USED, LOCKED, LOCKED_UNTIL = slice(2, 5), slice(5, 8), slice(8, 11), 12
 def book_of(admin: redis.Redis, code: str) -> list[Any] | None:
     """As it is stored; None where there is no voucher, or the tombstone of one."""
     stored: Any = admin.get(f"vs:{{{code}}}")
-    words: list[Any] = json.loads(stored or b"[]")
+    words, _ = read_book(stored or b"[]")
     return words if len(words) == 13 else None
 
 
@@ -27,8 +28,7 @@ def recount(admin: redis.Redis, *codes: str, damaged: bool = False) -> None:
         book = book_of(admin, code)
         if book is None:
             continue
-        index: Any = admin.zrange(f"vs:{{{code}}}:locks", 0, -1)
-        held = [(1, *map(int, member.split(b" ")[:2])) for member in index]
+        held = [(1, credits, points) for _, credits, points, _ in stored_locks(admin, code)]
         stored: Any = [admin.get(key) for key in admin.scan_iter(f"vs:{{{code}}}:redemption:*", count=1000)]
         receipts = [receipt.split(b" ") for receipt in stored]
         life = book[0].encode()
@@ -45,5 +45,5 @@ def now_ms(admin: redis.Redis) -> int:
     return int(seconds) * 1000 + int(micros) // 1000
 
 
-def totals(amounts: list[tuple[int, ...]]) -> list[int]:
+def totals(amounts: Sequence[tuple[int, ...]]) -> list[int]:
     return [sum(each[at] for each in amounts) for at in range(3)]

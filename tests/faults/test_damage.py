@@ -4,7 +4,6 @@ redemption beyond the limit, never a negative number.
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from contextlib import suppress
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from books import read_book, written_book
 from conftest import Backend
 from servers import BINARIES, running
 
@@ -141,16 +141,16 @@ def test_a_book_with_a_word_that_was_never_written_is_corrupt_state(
     """An edit that leaves a number in the place of a number cannot be told from the truth; all others are."""
     words = book_of(backend.admin, "A") or []
     for bad in BAD[1:] if at < 2 else BAD:  # any text may be a random word
-        refused_by_all(engine, backend, json.dumps([*words[:at], bad, *words[at + 1 :]], separators=(",", ":")))
+        refused_by_all(engine, backend, written_book([*words[:at], bad, *words[at + 1 :]]))
 
 
 # --- Totals out of step -------------------------------------------------------------------------------------------
 
 
 def edit(backend: Backend, at: int, value: int) -> None:
-    words = book_of(backend.admin, "A") or []
+    words, sole = read_book(backend.admin.get(BOOK))
     words[at] = value
-    backend.admin.set(BOOK, json.dumps(words, separators=(",", ":")))
+    backend.admin.set(BOOK, written_book(words, sole))
 
 
 @pytest.mark.parametrize("at", range(8, 13))
@@ -291,7 +291,7 @@ def test_all_is_flushed_away_while_tills_sell(name: str, tmp_path: Path) -> None
                 at_once.script_flush() if at % 2 else at_once.ping()
                 at_once.flushall()
                 *books, _, _ = at_once.execute()
-            for words in map(json.loads, books):
+            for words, _ in map(read_book, books):
                 for limit, used, locked in zip(words[LIMIT], words[USED], words[LOCKED], strict=True):
                     assert limit < 0 or 0 <= used + locked <= limit
             for code in CODES:

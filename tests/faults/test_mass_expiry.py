@@ -5,7 +5,6 @@ The locks are written past the engine, in the form that lua/book.lua tells, for 
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import redis
-from books import LINGER_MS, MANY
+from books import LINGER_MS, MANY, written_book
 from servers import BINARIES, Server, running
 
 from faults.recount import book_of, now_ms, recount
@@ -66,7 +65,7 @@ def fill(admin: redis.Redis, number: int, first_ms: int, last_ms: int, *, sessio
     book[9] += number
     book[11] = min(book[11] or first_ms, first_ms)
     book[12] = max(book[12], last_ms)
-    admin.set("vs:{A}", json.dumps(book, separators=(",", ":")))
+    admin.set("vs:{A}", written_book(book))
     admin.pexpireat("vs:{A}:locks", book[12] + (LINGER_MS if book[8] >= MANY else 0))
 
 
@@ -187,7 +186,8 @@ def test_what_is_written_by_hand_is_as_if_the_engine_had_written_it() -> None:
     with running("valkey") as server, server.client() as admin:
         engine = VoucherSessions(admin)
         engine.put_voucher(Voucher(code="A", quantity=3_000, credits=3_000))
-        engine.validate("A", credits=5, session={"type": "LOCK", "key": "own"})
+        for key, credits in (("own", 3), ("other", 2)):  # of two, both are in the index
+            engine.validate("A", credits=credits, session={"type": "LOCK", "key": key})
         begun = now_ms(admin)
         fill(admin, 2_000, begun + 60_000, begun + 120_000, sessions=True)
         assert engine.audit("A").differs is False
