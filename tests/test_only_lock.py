@@ -179,6 +179,13 @@ def test_an_index_of_others_beside_it_is_counted_and_mended(
     assert gift.validate("GIFT", credits=1000).valid, "it expires in its time, whatever stands in an index"
 
 
+def test_it_is_counted_once_in_however_many_parts(gift: VoucherSessions, backend: Backend, clock: Clock) -> None:
+    gift.validate("GIFT", credits=10, session=lock("a", 60_000))
+    backend.admin.zadd(INDEX, {f"1 0 ghost{at}": clock.now_ms() + 50_000 for at in range(600)})
+    counted = gift.audit("GIFT").counted
+    assert (counted.quantity, counted.credits) == (601, 610)
+
+
 def test_a_repair_puts_it_into_the_index(gift: VoucherSessions, backend: Backend, clock: Clock) -> None:
     gift.validate("GIFT", credits=10, session=lock("a", 60_000))
     backend.admin.zadd(INDEX, {"5 0 ghost": clock.now_ms() + 50_000})

@@ -21,6 +21,7 @@ from voucher_sessions import AsyncVoucherSessions, CrossSlotStack, Redeemable, V
 CODES = ["ann-1", "bob-1", "ann-2"]
 STACK = [Redeemable(code=code) for code in CODES]
 SESSION = {"type": "LOCK", "key": "k"}
+OTHER = {"type": "LOCK", "key": "other"}
 CALLS: list[Callable[[Any], Any]] = [
     lambda engine: engine.validate_stack(STACK),
     lambda engine: engine.validate_stack(STACK, session=SESSION),
@@ -72,11 +73,12 @@ def handed(request: pytest.FixtureRequest, cluster: Cluster, loop: asyncio.Abstr
 def test_vouchers_are_spread_over_the_slots_by_their_code(handed: Handed, cluster: Cluster) -> None:
     engine = handed.engine()
     for at in range(60):
-        engine.put_voucher(Voucher(code=f"V{at}", quantity=1))
-        assert engine.validate(f"V{at}", session=SESSION).valid
+        engine.put_voucher(Voucher(code=f"V{at}", quantity=2))
+        for session in (SESSION, OTHER):
+            assert engine.validate(f"V{at}", session=session).valid
     keys = [node.admin.dbsize() for node in cluster.nodes[:3]]
-    assert sum(keys) == 1 + 3 * 60, "what the engines remember of their partition; book, index and session of each"
-    assert min(keys) > 30
+    assert sum(keys) == 1 + 4 * 60, "what the engines remember of their partition; book, index and sessions of each"
+    assert min(keys) > 40
 
 
 @pytest.mark.parametrize("call", CALLS)
