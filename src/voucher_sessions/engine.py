@@ -242,7 +242,8 @@ class VoucherSessions:
     def audit(self, code: str) -> Audit:
         """The totals of a voucher's locks, held against the locks themselves. Raises ``VoucherNotFound``.
 
-        They differ only where other hands reached into Redis, or it evicted keys. In parts of 250 locks a call.
+        They differ only where other hands reached into Redis, or it evicted keys. In parts of 250 locks a call. A
+        voucher's only lock stands in the totals alone: there an edited figure cannot be told from the truth.
         """
         return self._follow(self._calls.audit(code))
 

@@ -1,7 +1,8 @@
 """The names of all keys, built in one place.
 
     prefix:{CODE}                    STRING  the book: limits, used, the totals of the locks    stays
-    prefix:{CODE}:locks              ZSET    amounts and session key, by expiry in ms           expires with its last lock*
+    prefix:{CODE}:locks              ZSET    of two locks or more: amounts and session key,     expires with its last lock*
+                                             by expiry in ms
     prefix:{CODE}:session:<key>      STRING  the lock of one session                            expires with it
     prefix:{CODE}:redemption:<id>    STRING  the receipt of one redemption                      stays, or receipt_ttl
     prefix:{CODE}:fence              STRING  what WAIT waits for, where there is a durability=          a second
