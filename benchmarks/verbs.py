@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from benchmarks.bench import Bench
 from benchmarks.contenders import LOCK, OVERRIDE, REDEEM_SESSION, RELEASE, VERBS, Contender
@@ -22,8 +22,13 @@ def sessions(verb: str, calls: int, first: int = 0) -> range:
     return range(first + calls, first + 2 * calls) if verb == RELEASE else range(first, first + calls)
 
 
+def shared(code: str, number: int) -> str:
+    """All sessions use one card."""
+    return code
+
+
 def own(code: str, number: int) -> str:
-    """The code of a session's own card."""
+    """Each session has a card that no other locks, as most vouchers are used."""
     return f"{code}-{number}"
 
 
@@ -33,7 +38,7 @@ def case_of(
     verb: str,
     code: str,
     sessions: range,
-    card: Callable[[str, int], str] = lambda code, number: code,
+    card: Callable[[str, int], str] = shared,
 ) -> Case:
     """A call for each session. What a verb finds is what the verbs before it left: what was locked is redeemed, so
     what is released is locked before.
@@ -52,34 +57,26 @@ def case_of(
 
 
 def run(bench: Bench) -> None:
-    """The contenders take turns within each verb, each on a card of its own that is new in each round."""
-    calls = 10 if bench.quick else 200
-    with opened(bench.addresses) as contenders:
-        for number in progress(AXIS, range(bench.rounds)):
-            cards = {contender.name: f"C{at}-{number:05}" for at, contender in enumerate(contenders)}
-            for contender in contenders:
-                contender.put([cards[contender.name]])
-            for verb in VERBS:
-                cases = [
-                    case_of((AXIS, verb, each.name), each, verb, cards[each.name], sessions(verb, calls))
-                    for each in contenders
-                    if verb in each.verbs
-                ]
-                for case in turns(cases, number):
-                    measure(bench.samples, bench.admin, case, calls)
+    """All verbs, on a card that all sessions share."""
+    _run(bench, AXIS, VERBS, shared)
 
 
 def run_own(bench: Bench) -> None:
-    """The same; each session's card has no other lock, as most vouchers have."""
-    calls = 10 if bench.quick else 100
+    """The verbs that lock or end a lock, on a card for each session."""
+    _run(bench, OWN, (LOCK, OVERRIDE, REDEEM_SESSION, RELEASE), own)
+
+
+def _run(bench: Bench, axis: str, verbs: Sequence[str], card: Callable[[str, int], str]) -> None:
+    """The contenders take turns within each verb, each on cards of its own that are new in each round."""
+    calls = 10 if bench.quick else 200
     with opened(bench.addresses) as contenders:
-        for number in progress(OWN, range(bench.rounds)):
-            cards = {contender.name: f"O{at}-{number:05}" for at, contender in enumerate(contenders)}
+        for number in progress(axis, range(bench.rounds)):
+            codes = {contender.name: f"C{at}-{number:05}" for at, contender in enumerate(contenders)}
             for contender in contenders:
-                contender.put([own(cards[contender.name], each) for each in range(2 * calls)])
-            for verb in (LOCK, OVERRIDE, REDEEM_SESSION, RELEASE):
+                contender.put(sorted({card(codes[contender.name], each) for each in range(2 * calls)}))
+            for verb in verbs:
                 cases = [
-                    case_of((OWN, verb, each.name), each, verb, cards[each.name], sessions(verb, calls), own)
+                    case_of((axis, verb, each.name), each, verb, codes[each.name], sessions(verb, calls), card)
                     for each in contenders
                     if verb in each.verbs
                 ]
