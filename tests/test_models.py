@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import math
 import pickle
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -37,6 +38,7 @@ from voucher_sessions import (
     VoucherNotFound,
     VoucherSessions,
     VoucherSessionsError,
+    replies,
     requests,
 )
 from voucher_sessions.calls import Calls
@@ -264,3 +266,22 @@ def test_a_client_that_was_handed_in_stays_open() -> None:
 
     asyncio.run(main())
     client.close()
+
+
+FIGURES = st.sampled_from([0, 1, 5, -1, 2**53 - 1, 2**53, b"", b"quantity_exceeded", b"not_found", b"words"])
+
+
+@given(st.just([b"answered", 7]) | st.just([b"words", 7]), st.lists(FIGURES, min_size=8, max_size=10), st.booleans())
+@example([b"answered", 7], [b"", 0, 0, -1, 5, 5, 9, 5, 0], True)
+@example([b"answered", 7], [b"quantity_exceeded", 1, 5, 0, 5, 5, 9, 5, 0], True)
+def test_one_vouchers_answer_is_read_like_a_stacks(begin: list[Any], row: list[Any], with_lock: bool) -> None:
+    """The short way, and the way of a list."""
+    lock = requests.lock({"type": "LOCK", "key": "k"}) if with_lock else None
+
+    def outcome(read: Callable[..., Any]) -> Any:
+        try:
+            return read(("A",), lock, begin + row)
+        except (TypeError, ValueError, LookupError):
+            return "refused"
+
+    assert outcome(lambda *reply: [replies.only_validation(*reply)]) == outcome(replies.validations)

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -153,7 +154,7 @@ class Cluster:
         until(lambda: all(len(self._views(node)) == 2 * SHARDS for node in self.nodes))
         for primary, replica in zip(self.nodes[:SHARDS], self.nodes[SHARDS:], strict=True):
             of = primary.ask("CLUSTER", "MYID")
-            until(lambda of=of, replica=replica: self._replicates(replica, of))  # type: ignore[misc]  # of these two
+            until(partial(self._replicates, replica, of))
         until(self.is_whole)
 
     @staticmethod
@@ -257,7 +258,7 @@ class Admin(redis.RedisCluster):
         super().__init__(**options)
 
     def execute_command(self, *words: Any, **options: Any) -> Any:
-        return super().execute_command(*map(self._partitioned, words), **options)  # type: ignore[no-untyped-call]  # redis-py's, without types
+        return super().execute_command(*map(self._partitioned, words), **options)  # type: ignore[no-untyped-call]  # redis-py left it without annotations
 
     def _partitioned(self, word: Any) -> Any:
         if isinstance(word, bytes):

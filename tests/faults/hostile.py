@@ -111,13 +111,13 @@ class LyingClass:
     def __init__(self, kind: type) -> None:
         self._kind = kind
 
-    @property  # type: ignore[misc]  # a lie, as some proxies tell it
+    @property  # type: ignore[misc]  # proxies do override it, though mypy knows it as a plain attribute
     def __class__(self) -> Any:
         return self._kind
 
 
 class NoClass:
-    @property  # type: ignore[misc]  # a proxy without what it stands for
+    @property  # type: ignore[misc]  # the same, by a proxy without what it stands for
     def __class__(self) -> Any:
         raise Hostility
 
