@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from servers import BINARIES, running
+from support.servers import BINARIES, running
 
 import benchmarks
 from benchmarks import plot, postgres_server, report

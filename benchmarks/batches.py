@@ -9,7 +9,8 @@ from benchmarks.bench import Bench
 from benchmarks.contenders import CREDITS, LOCK, OVERRIDE, REDEEM_SESSION, RELEASE, VALIDATE, floor, ours
 from benchmarks.measure import Case, measure, progress, turns
 from benchmarks.verbs import key
-from voucher_sessions import Voucher, VoucherSessions, scripts
+from voucher_sessions import Voucher, VoucherSessions
+from voucher_sessions._core import scripts
 
 AXIS = "batches of 100"
 VERBS: Final = (VALIDATE, LOCK, OVERRIDE, REDEEM_SESSION, RELEASE)

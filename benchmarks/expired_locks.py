@@ -11,7 +11,7 @@ from benchmarks.contenders import LOCK, Contender, ours
 from benchmarks.filled import fill, now_ms
 from benchmarks.measure import DEAREST_US, SCRIPT_CALLS, SERVER_US, Subject, progress, turns
 from benchmarks.verbs import key
-from voucher_sessions.keys import Keys
+from voucher_sessions._core.keys import Keys
 
 AXIS = "expired locks"
 BATCH, DAY = 500, 86_400  # what one script call reclaims at most; a lock a second

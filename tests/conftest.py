@@ -15,11 +15,11 @@ import fakeredis
 import pytest
 import redis.asyncio
 import time_machine
-from servers import BINARIES, Server, running
+from support.servers import BINARIES, Server, running
 
 from voucher_sessions import AsyncVoucherSessions, VoucherSessions
 
-pytest_plugins = ["lua_coverage"]
+pytest_plugins = ["lua_tools.coverage"]
 
 BACKENDS = ["fakeredis", *BINARIES]
 # Every combination of decoding and protocol, spread over the two engines.

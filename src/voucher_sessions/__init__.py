@@ -44,11 +44,10 @@ __all__ = [
 ]
 
 # Where they are, lightest first.
-_MODULES = ("errors", "models", "results", "durability", "engine", "aio")
+_MODULES = ("errors", "models", "results", "engine", "aio")
 
 if TYPE_CHECKING:
     from voucher_sessions.aio import AsyncVoucherSessions
-    from voucher_sessions.durability import Durability
     from voucher_sessions.engine import VoucherSessions
     from voucher_sessions.errors import (
         CorruptState,
@@ -68,7 +67,7 @@ if TYPE_CHECKING:
         VoucherNotFound,
         VoucherSessionsError,
     )
-    from voucher_sessions.models import Redeemable, Session, SessionType, TtlUnit, Used, Voucher
+    from voucher_sessions.models import Durability, Redeemable, Session, SessionType, TtlUnit, Used, Voucher
     from voucher_sessions.results import (
         ActiveSession,
         Audit,

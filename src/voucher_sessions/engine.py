@@ -6,19 +6,17 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
-import redis
-
-from voucher_sessions import clients, server
-from voucher_sessions.audits import Steps
-from voucher_sessions.calls import Calls
-from voucher_sessions.durability import Durability
-from voucher_sessions.durability import checked as checked_durability
-from voucher_sessions.keys import Keys
-from voucher_sessions.models import IfSessionMissing, Redeemable, Used, Voucher
+from voucher_sessions._core import confirmation, server_check
+from voucher_sessions._core.audit import Steps
+from voucher_sessions._core.keys import Keys
+from voucher_sessions._core.requests import SessionLike
+from voucher_sessions._core.verbs import Verbs
+from voucher_sessions._transport import clients
+from voucher_sessions._transport.sync import SyncTransport
+from voucher_sessions.models import Durability, IfSessionMissing, Redeemable, Used, Voucher
 from voucher_sessions.pipelines import Pipeline
-from voucher_sessions.requests import SessionLike
 from voucher_sessions.results import (
     ActiveSession,
     Audit,
@@ -31,7 +29,9 @@ from voucher_sessions.results import (
     Validation,
     VoucherState,
 )
-from voucher_sessions.sender import Sender
+
+if TYPE_CHECKING:
+    import redis
 
 T = TypeVar("T")
 
@@ -63,9 +63,9 @@ class VoucherSessions:
     ) -> None:
         self._client = clients.checked(client, asynchronous=False)
         clustered = clients.is_cluster(client)
-        self._durability = checked_durability(durability, client)
-        self._calls = Calls(Keys(prefix, partition, clustered=clustered), receipt_ttl)
-        self._sender = Sender(self._client, self._durability, self._calls.agree_on_partition())
+        self._durability = confirmation.checked(durability, clients.reply_timeout_ms(client))
+        self._verbs = Verbs(Keys(prefix, partition, clustered=clustered), receipt_ttl)
+        self._transport = SyncTransport(self._client, self._durability, self._verbs.agree_on_partition())
         self._opened: clients.Opened | None = None
 
     @classmethod
@@ -86,9 +86,9 @@ class VoucherSessions:
         keeps its data in that folder (``embedded://``: a temporary one); ``memory://`` is fakeredis, in this process
         alone. ``client_options`` go to the client.
         """
-        checked_durability(durability)
-        Calls(Keys(prefix, partition), receipt_ttl)  # bad input is told before a server is started for it
-        opened = clients.open_url(url, client_options, partial(checked_durability, durability))
+        confirmation.checked(durability)
+        Verbs(Keys(prefix, partition), receipt_ttl)  # bad input is told before a server is started for it
+        opened = clients.open_url(url, client_options, partial(confirmation.checked, durability))
         engine = cls(opened.client, prefix=prefix, partition=partition, durability=durability, receipt_ttl=receipt_ttl)
         engine._opened = opened
         return engine
@@ -118,15 +118,15 @@ class VoucherSessions:
         Locks stay, and so does what is used, unless ``used`` brings the figures of another system. Limits may fall
         below what is used and locked: nothing breaks, and nothing new is granted.
         """
-        return self._sender.run(self._calls.put_voucher(voucher, used))
+        return self._transport.run(self._verbs.put_voucher(voucher, used))
 
     def get_voucher(self, code: str) -> VoucherState:
         """How a voucher stands. Raises ``VoucherNotFound``."""
-        return self._sender.run(self._calls.get_voucher(code))
+        return self._transport.run(self._verbs.get_voucher(code))
 
     def delete_voucher(self, code: str) -> bool:
         """Delete a voucher with its sessions; True if there was one. Receipts are history and stay (semantics 16)."""
-        return self._sender.run(self._calls.delete_voucher(code))
+        return self._transport.run(self._verbs.delete_voucher(code))
 
     def validate(
         self, code: str, *, credits: int = 0, points: int = 0, session: SessionLike | None = None
@@ -140,7 +140,7 @@ class VoucherSessions:
         ``session`` is a ``Session`` or the seed documents' mapping: ``{"type": "LOCK", "key": …, "ttl": 7,
         "ttl_unit": "DAYS"}``; a key left out is generated before anything is sent.
         """
-        return self._sender.run(self._calls.validate(code, credits, points, session))
+        return self._transport.run(self._verbs.validate(code, credits, points, session))
 
     def redeem(
         self,
@@ -161,26 +161,28 @@ class VoucherSessions:
         Raises ``LimitExceeded`` (one of three), ``SessionNotFound`` unless ``if_session_missing="redeem"``,
         ``VoucherNotFound``, ``RedemptionConflict`` when the id stands for another request. Then nothing was changed.
         """
-        return self._sender.run(self._calls.redeem(code, credits, points, session, redemption_id, if_session_missing))
+        return self._transport.run(
+            self._verbs.redeem(code, credits, points, session, redemption_id, if_session_missing)
+        )
 
     def release(self, code: str, session_key: str) -> Release:
         """Release a session's lock before it expires; ``released=False`` if it was not live (semantics 12)."""
-        return self._sender.run(self._calls.release(code, session_key))
+        return self._transport.run(self._verbs.release(code, session_key))
 
     def rollback(self, code: str, redemption_id: str) -> Rollback:
         """Give back exactly what a redemption took, once; again: ``replayed=True`` (semantics 11).
 
         It never revives a lock. Raises ``RedemptionNotFound``.
         """
-        return self._sender.run(self._calls.rollback(code, redemption_id))
+        return self._transport.run(self._verbs.rollback(code, redemption_id))
 
     def list_sessions(self, code: str, *, limit: int = 100) -> list[ActiveSession]:
         """The live sessions of a voucher, soonest to expire first, 10,000 at most. Raises ``VoucherNotFound``."""
-        return self._sender.run(self._calls.list_sessions(code, limit))
+        return self._transport.run(self._verbs.list_sessions(code, limit))
 
     def get_redemption(self, code: str, redemption_id: str) -> Redemption:
         """The receipt of a redemption. Raises ``RedemptionNotFound``."""
-        return self._sender.run(self._calls.get_redemption(code, redemption_id))
+        return self._transport.run(self._verbs.get_redemption(code, redemption_id))
 
     def validate_stack(
         self, redeemables: Sequence[Redeemable], *, session: SessionLike | None = None, release: Sequence[str] = ()
@@ -190,7 +192,7 @@ class VoucherSessions:
         ``release`` names codes that left the cart: where all is valid, the same session's locks on them are released
         in the same step. On a cluster all codes of the call must share a slot, else ``CrossSlotStack``.
         """
-        return self._sender.run(self._calls.validate_stack(redeemables, session, release))
+        return self._transport.run(self._verbs.validate_stack(redeemables, session, release))
 
     def redeem_stack(
         self,
@@ -205,19 +207,19 @@ class VoucherSessions:
         Each voucher gets a receipt of its own under the one ``redemption_id``. The error of a refusal tells every
         voucher that is in the way: ``LimitExceeded.refusals``, ``SessionNotFound.codes``, ``VoucherNotFound.codes``.
         """
-        return self._sender.run(self._calls.redeem_stack(redeemables, session, redemption_id, if_session_missing))
+        return self._transport.run(self._verbs.redeem_stack(redeemables, session, redemption_id, if_session_missing))
 
     def release_stack(self, codes: Sequence[str], session_key: str) -> list[Release]:
         """``release`` for 1 to 30 vouchers in one script."""
-        return self._sender.run(self._calls.release_stack(codes, session_key))
+        return self._transport.run(self._verbs.release_stack(codes, session_key))
 
     def rollback_stack(self, codes: Sequence[str], redemption_id: str) -> list[Rollback]:
         """``rollback`` for 1 to 30 vouchers in one script: all that have a receipt of this id, or none."""
-        return self._sender.run(self._calls.rollback_stack(codes, redemption_id))
+        return self._transport.run(self._verbs.rollback_stack(codes, redemption_id))
 
     def pipeline(self) -> Pipeline:
         """Queue calls, and send them together: ``with engine.pipeline() as pipe: pipe.redeem(…); pipe.execute()``."""
-        return Pipeline(self._calls, self._sender)
+        return Pipeline(self._verbs, self._transport)
 
     def check_server(self) -> list[Finding]:
         """Whether the server is what the engine's promises need, as findings with a remedy each; none: all is well.
@@ -233,10 +235,10 @@ class VoucherSessions:
         """
         found: list[Finding] = []
         for node in clients.primaries(self._client):
-            permissions = self._calls.check_permissions(node.tag)
-            questions = server.questions(permissions, self._durability)
-            answers = {about: self._sender.ask(question, node.options) for about, question in questions.items()}
-            found += server.findings(node.address, answers, permissions, self._durability)
+            permissions = self._verbs.check_permissions(node.tag)
+            questions = server_check.questions(permissions, self._durability)
+            answers = {about: self._transport.ask(question, node.options) for about, question in questions.items()}
+            found += server_check.findings(node.address, answers, permissions, self._durability)
         return found
 
     def audit(self, code: str) -> Audit:
@@ -245,7 +247,7 @@ class VoucherSessions:
         They differ only where other hands reached into Redis, or it evicted keys. In parts of 250 locks a call. A
         voucher's only lock stands in the totals alone: there an edited figure cannot be told from the truth.
         """
-        return self._follow(self._calls.audit(code))
+        return self._follow(self._verbs.audit(code))
 
     def repair(self, code: str) -> Audit:
         """``audit``, and where the totals differ they are set to what it counted; returns what it found.
@@ -253,13 +255,13 @@ class VoucherSessions:
         A session whose entry in the index was lost can still redeem, as far as the limits allow, but what it holds is
         no longer kept from others. ``exact`` False: nothing was mended, since the voucher changed all the time.
         """
-        return self._follow(self._calls.repair(code))
+        return self._follow(self._verbs.repair(code))
 
     def _follow(self, steps: Steps[T]) -> T:
         try:
             call = next(steps)
             while True:
-                call = steps.send(self._sender.run(call))
+                call = steps.send(self._transport.run(call))
         except StopIteration as end:
             result: T = end.value
             return result

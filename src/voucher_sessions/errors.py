@@ -26,7 +26,7 @@ is a capability: error texts show only its beginning.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import redis.exceptions
 
@@ -48,6 +48,10 @@ __all__ = [
     "VoucherNotFound",
     "VoucherSessionsError",
 ]
+
+
+# What a client of redis-py raises for a command that failed; RedisClusterException is none of its RedisErrors.
+CLIENT_ERRORS: Final = (redis.exceptions.RedisError, redis.exceptions.RedisClusterException)
 
 
 def shortened(session_key: str) -> str:

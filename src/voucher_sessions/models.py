@@ -239,3 +239,17 @@ class Redeemable(Request):
     code: Text
     credits: Amount | None = None
     points: Amount | None = None
+
+
+class Durability(Request):
+    """What must be confirmed before a change counts as done, and for how long to wait for it.
+
+    ``replicas``: so many have it in memory, or, with ``fsync``, on their disks. ``fsync``: the primary has it on its
+    own disk, which needs Redis 7.2 or Valkey with an append-only file; with ``appendfsync everysec`` that takes a
+    second or two, with ``always`` no time at all. ``timeout_ms`` must be shorter than the client's ``socket_timeout``.
+    What is not confirmed in time raises ``NotDurable``, and so does a server that cannot.
+    """
+
+    replicas: int = Field(default=0, strict=True, ge=0, le=100)
+    fsync: bool = Field(default=False, strict=True)
+    timeout_ms: int = Field(default=1000, strict=True, ge=1, le=600_000)

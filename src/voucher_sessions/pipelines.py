@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from voucher_sessions.aio_sender import AsyncSender
-from voucher_sessions.call import Call
-from voucher_sessions.calls import Calls
+from voucher_sessions._core.call import Call
+from voucher_sessions._core.requests import SessionLike
+from voucher_sessions._core.verbs import Verbs
+from voucher_sessions._transport.aio import AsyncTransport
+from voucher_sessions._transport.sync import SyncTransport
 from voucher_sessions.models import IfSessionMissing, Redeemable, Used, Voucher
-from voucher_sessions.requests import SessionLike
-from voucher_sessions.sender import Sender
 
 
 class _Queue:
     """The verbs of the engines, with their parameters. Bad input raises ``InvalidRequest`` here, and queues nothing."""
 
-    def __init__(self, calls: Calls) -> None:
-        self._calls = calls
+    def __init__(self, verbs: Verbs) -> None:
+        self._verbs = verbs
         self._queued: list[Call[Any]] = []
 
     def __len__(self) -> int:
@@ -30,19 +30,19 @@ class _Queue:
 
     def put_voucher(self, voucher: Voucher, *, used: Used | None = None) -> Self:
         """See ``VoucherSessions.put_voucher``."""
-        return self._queue(self._calls.put_voucher(voucher, used))
+        return self._queue(self._verbs.put_voucher(voucher, used))
 
     def get_voucher(self, code: str) -> Self:
         """See ``VoucherSessions.get_voucher``."""
-        return self._queue(self._calls.get_voucher(code))
+        return self._queue(self._verbs.get_voucher(code))
 
     def delete_voucher(self, code: str) -> Self:
         """See ``VoucherSessions.delete_voucher``."""
-        return self._queue(self._calls.delete_voucher(code))
+        return self._queue(self._verbs.delete_voucher(code))
 
     def validate(self, code: str, *, credits: int = 0, points: int = 0, session: SessionLike | None = None) -> Self:
         """See ``VoucherSessions.validate``."""
-        return self._queue(self._calls.validate(code, credits, points, session))
+        return self._queue(self._verbs.validate(code, credits, points, session))
 
     def redeem(
         self,
@@ -55,29 +55,29 @@ class _Queue:
         if_session_missing: IfSessionMissing = "raise",
     ) -> Self:
         """See ``VoucherSessions.redeem``."""
-        return self._queue(self._calls.redeem(code, credits, points, session, redemption_id, if_session_missing))
+        return self._queue(self._verbs.redeem(code, credits, points, session, redemption_id, if_session_missing))
 
     def release(self, code: str, session_key: str) -> Self:
         """See ``VoucherSessions.release``."""
-        return self._queue(self._calls.release(code, session_key))
+        return self._queue(self._verbs.release(code, session_key))
 
     def rollback(self, code: str, redemption_id: str) -> Self:
         """See ``VoucherSessions.rollback``."""
-        return self._queue(self._calls.rollback(code, redemption_id))
+        return self._queue(self._verbs.rollback(code, redemption_id))
 
     def list_sessions(self, code: str, *, limit: int = 100) -> Self:
         """See ``VoucherSessions.list_sessions``."""
-        return self._queue(self._calls.list_sessions(code, limit))
+        return self._queue(self._verbs.list_sessions(code, limit))
 
     def get_redemption(self, code: str, redemption_id: str) -> Self:
         """See ``VoucherSessions.get_redemption``."""
-        return self._queue(self._calls.get_redemption(code, redemption_id))
+        return self._queue(self._verbs.get_redemption(code, redemption_id))
 
     def validate_stack(
         self, redeemables: Sequence[Redeemable], *, session: SessionLike | None = None, release: Sequence[str] = ()
     ) -> Self:
         """See ``VoucherSessions.validate_stack``."""
-        return self._queue(self._calls.validate_stack(redeemables, session, release))
+        return self._queue(self._verbs.validate_stack(redeemables, session, release))
 
     def redeem_stack(
         self,
@@ -88,15 +88,15 @@ class _Queue:
         if_session_missing: IfSessionMissing = "raise",
     ) -> Self:
         """See ``VoucherSessions.redeem_stack``."""
-        return self._queue(self._calls.redeem_stack(redeemables, session, redemption_id, if_session_missing))
+        return self._queue(self._verbs.redeem_stack(redeemables, session, redemption_id, if_session_missing))
 
     def release_stack(self, codes: Sequence[str], session_key: str) -> Self:
         """See ``VoucherSessions.release_stack``."""
-        return self._queue(self._calls.release_stack(codes, session_key))
+        return self._queue(self._verbs.release_stack(codes, session_key))
 
     def rollback_stack(self, codes: Sequence[str], redemption_id: str) -> Self:
         """See ``VoucherSessions.rollback_stack``."""
-        return self._queue(self._calls.rollback_stack(codes, redemption_id))
+        return self._queue(self._verbs.rollback_stack(codes, redemption_id))
 
     def _queue(self, call: Call[Any]) -> Self:
         self._queued.append(call)
@@ -115,9 +115,9 @@ class Pipeline(_Queue):
     call reclaims) runs after the others.
     """
 
-    def __init__(self, calls: Calls, sender: Sender) -> None:
-        super().__init__(calls)
-        self._sender = sender
+    def __init__(self, verbs: Verbs, transport: SyncTransport) -> None:
+        super().__init__(verbs)
+        self._transport = transport
 
     def __enter__(self) -> Self:
         return self
@@ -134,15 +134,15 @@ class Pipeline(_Queue):
         raised, after all have run. A connection that fails before the replies come leaves each changing call
         ``OutcomeUnknown``, which carries what repeating it takes.
         """
-        return _told(self._sender.run_all(self._taken()), raise_on_error=raise_on_error)
+        return _told(self._transport.run_all(self._taken()), raise_on_error=raise_on_error)
 
 
 class AsyncPipeline(_Queue):
     """What ``AsyncVoucherSessions.pipeline`` gives; see ``Pipeline``. Queueing is not awaited, ``execute`` is."""
 
-    def __init__(self, calls: Calls, sender: AsyncSender) -> None:
-        super().__init__(calls)
-        self._sender = sender
+    def __init__(self, verbs: Verbs, transport: AsyncTransport) -> None:
+        super().__init__(verbs)
+        self._transport = transport
 
     async def __aenter__(self) -> Self:
         return self
@@ -154,7 +154,7 @@ class AsyncPipeline(_Queue):
 
     async def execute(self, raise_on_error: bool = True) -> list[object]:
         """See ``Pipeline.execute``."""
-        return _told(await self._sender.run_all(self._taken()), raise_on_error=raise_on_error)
+        return _told(await self._transport.run_all(self._taken()), raise_on_error=raise_on_error)
 
 
 def _told(outcomes: list[Any], *, raise_on_error: bool) -> list[object]:

@@ -13,7 +13,8 @@ import redis.asyncio
 from conftest import Backend, Clock
 
 from cluster.topology import Cluster, Sentinels, running_cluster, running_sentinels
-from voucher_sessions import VoucherSessions, clients
+from voucher_sessions import VoucherSessions
+from voucher_sessions._transport import clients
 
 
 @pytest.fixture(scope="session")

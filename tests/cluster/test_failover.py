@@ -11,11 +11,11 @@ from __future__ import annotations
 import time
 
 import pytest
-from servers import BINARIES
+from support.servers import BINARIES
 
-from cluster.load import LANES, SINGLES, TILLS, Told, audit, selling
+from cluster.redemption_workers import LANES, SINGLES, TILLS, Told, audit, selling
 from cluster.topology import Node, running_cluster, running_sentinels, slot_of, until
-from voucher_sessions import scripts
+from voucher_sessions._core import scripts
 
 SERVERS = sorted({"valkey", "redis8"} & BINARIES.keys())
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from itertools import cycle
 
 import pytest
-from servers import BINARIES
+from support.servers import BINARIES
 
-from cluster.load import CUSTOMERS, SINGLES, STACK_PREFIX, Told, audit, selling
+from cluster.redemption_workers import CUSTOMERS, SINGLES, STACK_PREFIX, Told, audit, selling
 from cluster.topology import Cluster, running_cluster, slot_of
 
 SECONDS, MOVES = 5, 12  # at least

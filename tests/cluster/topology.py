@@ -21,9 +21,9 @@ import redis.exceptions
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.retry import Retry
-from servers import BINARIES
+from support.servers import BINARIES
 
-from voucher_sessions._keeper import _die_with
+from voucher_sessions._transport.keeper import die_with
 
 HOST = "127.0.0.1"
 SHARDS = 3
@@ -79,7 +79,7 @@ class Node:
     def start(self) -> None:
         parent = os.getpid()
         self.process = subprocess.Popen(
-            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, preexec_fn=lambda: _die_with(parent)
+            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, preexec_fn=lambda: die_with(parent)
         )
 
     def wait(self) -> None:

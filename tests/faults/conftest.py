@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from servers import BINARIES, Server
+from support.servers import BINARIES, Server
 
+from faults.lost_reply_trials import CALLERS, Begun, Place, begin
 from faults.proxy import Proxy
-from faults.trials import CALLERS, Begun, Place, begin
 
 
 @pytest.fixture(scope="session")

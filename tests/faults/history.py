@@ -19,7 +19,8 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from voucher_sessions import NotDurable, VoucherSessions, VoucherSessionsError, requests
+from voucher_sessions import NotDurable, VoucherSessions, VoucherSessionsError
+from voucher_sessions._core import requests
 from voucher_sessions.results import Balance
 
 # The books of one call at a time leave nothing else unsaid: these may have taken effect, or may yet do so, or never.

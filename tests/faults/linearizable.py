@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from books import Books, Lock
+from support.model import Books, Lock
 
-from faults.answers import FOREVER, WITHOUT_RECEIPTS, State, agrees, answer, idle, locks, state
 from faults.history import Op
+from faults.model_answers import FOREVER, WITHOUT_RECEIPTS, State, agrees, answer, idle, locks, state
 
 # A server rounds its clock to whole ms, and ours may be led a little differently.
 SLACK_NS = 5_000_000

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import redis
-from books import read_book, stored_locks
+from support.model import read_book, stored_locks
 
 LIMIT, USED, LOCKED, LOCKED_UNTIL = slice(2, 5), slice(5, 8), slice(8, 11), 12
 

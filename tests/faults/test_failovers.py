@@ -13,15 +13,15 @@ from collections.abc import Iterable
 
 import pytest
 from cluster.topology import running_cluster, running_sentinels, slot_of
-from servers import BINARIES
+from support.servers import BINARIES
 
-from faults.audit import Audit, audit
+from faults.audit_of_workers import Audit, audit
 from faults.history import Op
 from faults.linearizable import check
-from faults.replicated import trio
-from faults.shops import Place, Shop, selling
-from faults.tills import SCARCE, SHORT_MS
+from faults.redemption_workers import SCARCE, SHORT_MS
+from faults.replicas import trio
 from faults.waiting import rounds, until
+from faults.workers_over_failovers import Place, Shop, selling
 from voucher_sessions import Durability, VoucherSessions
 
 CONFIRMED = Durability(replicas=1, timeout_ms=300)

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faults.gallery import ANYTHING, GALLERY
-from faults.hostile import Made
-from faults.recording import ENGINES, Sent, of, outcome, recorder_of, run
+from faults.hostile_objects import Made
+from faults.hostile_values import ANYTHING, GALLERY
+from faults.silent_clients import ENGINES, Sent, of, outcome, recorder_of, run
 from voucher_sessions import InvalidRequest, Redeemable, Voucher
 from voucher_sessions.models import MAX_NUMBER
 from voucher_sessions.pipelines import AsyncPipeline, Pipeline

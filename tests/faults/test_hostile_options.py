@@ -11,11 +11,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from faults.gallery import ANYTHING, GALLERY
-from faults.hostile import Made
-from faults.recording import ENGINES, Sent, of, outcome, recorder_of, run
+from faults.hostile_objects import Made
+from faults.hostile_values import ANYTHING, GALLERY
+from faults.silent_clients import ENGINES, Sent, of, outcome, recorder_of, run
 from faults.test_hostile_input import right
-from voucher_sessions import AsyncVoucherSessions, InvalidRequest, clients
+from voucher_sessions import AsyncVoucherSessions, InvalidRequest
+from voucher_sessions._transport import clients
 from voucher_sessions.models import Request
 
 MODELS: Final = Request.__subclasses__()

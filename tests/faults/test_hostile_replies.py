@@ -10,7 +10,7 @@ import redis.exceptions
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from faults.replying import ACTS, Act, assert_error, assert_sound, right_replies
+from faults.recorded_replies import ACTS, Act, assert_error, assert_sound, right_replies
 from faults.test_hostile_input import QUEUED, VERBS
 from voucher_sessions import (
     AsyncVoucherSessions,

@@ -6,11 +6,11 @@ from itertools import count
 from typing import Any
 
 import pytest
-from books import Books
+from support.model import Books
 
-from faults.answers import answer
 from faults.history import Op
 from faults.linearizable import TooManyOrders, check
+from faults.model_answers import answer
 
 MS = 1_000_000
 DAY = 86_400_000

@@ -8,13 +8,13 @@ from itertools import permutations
 from typing import Any
 
 import pytest
-from books import Books
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
+from support.model import Books
 
-from faults.answers import FOREVER, agrees, answer, essence
 from faults.history import Op
 from faults.linearizable import Config, Search, check, together
+from faults.model_answers import FOREVER, agrees, answer, essence
 
 MS = 1_000_000
 DAY = 86_400_000

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from faults.callers import ACTS, Act, act, lock
-from faults.proxy import FAULTS, Fault
-from faults.trials import (
+from faults.kinds_of_caller import ACTS, Act, act, lock
+from faults.lost_reply_trials import (
     BRIEF,
     PATIENT,
     SILENT,
@@ -25,6 +24,7 @@ from faults.trials import (
     never_answered,
     overtaken,
 )
+from faults.proxy import FAULTS, Fault
 from voucher_sessions import Voucher
 
 

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import pytest
 import redis
-from books import LINGER_MS, MANY, written_book
-from servers import BINARIES, Server, running
+from support.model import LINGER_MS, MANY, written_book
+from support.servers import BINARIES, Server, running
 
 from faults.recount import book_of, now_ms, recount
-from faults.tills import forked
+from faults.redemption_workers import forked
 from faults.waiting import until
 from voucher_sessions import Voucher, VoucherSessions
 

@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any
 
 import pytest
-from servers import BINARIES
+from support.servers import BINARIES
 
-from faults.replicated import Trio, trio
-from faults.shops import Desk, Place
+from faults.replicas import Trio, trio
 from faults.waiting import until
+from faults.workers_over_failovers import Desk, Place
 from voucher_sessions import (
     Durability,
     NotDurable,

@@ -11,7 +11,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
-from servers import Server, running
+from support.servers import Server, running
 
 from faults.proxy import FAULTS, Fault, Proxy, at_random
 

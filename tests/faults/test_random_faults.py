@@ -16,12 +16,12 @@ from itertools import cycle
 from pathlib import Path
 
 import pytest
-from servers import Server
+from support.servers import Server
 
 from faults.history import Op, Recorder
 from faults.linearizable import TooManyOrders, check, together
 from faults.proxy import FAULTS
-from faults.shoppers import LANES, PROCESSES, Told, Trip, codes, limits, ready, run
+from faults.random_load import LANES, PROCESSES, Told, Trip, codes, limits, ready, run
 from voucher_sessions import VoucherSessions
 
 ROUND_SECONDS = 2.0

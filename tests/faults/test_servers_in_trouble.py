@@ -21,17 +21,17 @@ from typing import Any
 import pytest
 import redis
 import redis.exceptions
+from behaviour.test_durability import free_port, info
 from conftest import Awaited
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from servers import BINARIES, Server, running
-from test_durability import free_port, info
+from support.servers import BINARIES, Server, running
 
-from faults.audit import audit
+from faults.audit_of_workers import audit
 from faults.history import Op
 from faults.linearizable import check
 from faults.recount import recount
-from faults.tills import CODES, SHORT_MS, Tills
+from faults.redemption_workers import CODES, SHORT_MS, Tills
 from faults.waiting import until
 from voucher_sessions import (
     AsyncVoucherSessions,
@@ -41,8 +41,8 @@ from voucher_sessions import (
     Voucher,
     VoucherSessions,
     VoucherSessionsError,
-    clients,
 )
+from voucher_sessions._transport import clients
 
 TILLS = 4
 ROUNDS = 3

@@ -15,11 +15,11 @@ import pytest
 import redis
 import redis.asyncio
 from conftest import Awaited
-from servers import Server
+from support.servers import Server
 
-from faults.callers import ACTS, act, changes, lock, made_anew
+from faults.kinds_of_caller import ACTS, act, changes, lock, made_anew
+from faults.lost_reply_trials import BRIEF, CALLERS, Begun, Place, Trial
 from faults.proxy import Proxy
-from faults.trials import BRIEF, CALLERS, Begun, Place, Trial
 from voucher_sessions import AsyncVoucherSessions, OutcomeUnknown, VoucherSessions
 
 CHANGING = [name for name, made in ACTS.items() if changes(made)]

@@ -1,0 +1,252 @@
+"""Totals that other hands brought out of step: what the audit says, what the repair mends, and what is safe before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import Backend, Clock
+from support.model import read_book, written_book
+
+from behaviour.test_semantics import plant_expired_locks
+from voucher_sessions import (
+    Audit,
+    CorruptState,
+    InvalidRequest,
+    SessionNotFound,
+    Voucher,
+    VoucherNotFound,
+    VoucherSessions,
+)
+from voucher_sessions._core import audit as audit_calls
+from voucher_sessions._core import scripts
+from voucher_sessions._core.call import Call
+from voucher_sessions._core.keys import Keys
+
+BOOK = "vs:{GIFT}"
+
+
+def lock(key: str, ttl_ms: int = 60_000) -> dict[str, Any]:
+    return {"type": "LOCK", "key": key, "ttl": ttl_ms, "ttl_unit": "MILLISECONDS"}
+
+
+@pytest.fixture
+def gift(engine: VoucherSessions) -> VoucherSessions:
+    engine.put_voucher(Voucher(code="GIFT", quantity=4, credits=1000, points=100))
+    for key, credits in (("a", 100), ("b", 200), ("c", 300)):
+        assert engine.validate("GIFT", credits=credits, points=1, session=lock(key)).valid
+    return engine
+
+
+def edit(backend: Backend, at: int, value: int) -> None:
+    words, sole = read_book(backend.admin.get(BOOK))
+    words[at] = value
+    backend.admin.set(BOOK, written_book(words, sole))
+
+
+def figures(audit: Audit) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    recorded, counted = audit.recorded, audit.counted
+    return (
+        (recorded.quantity, recorded.credits, recorded.points),
+        (counted.quantity, counted.credits, counted.points),
+    )
+
+
+RIGHT = (3, 600, 3)
+
+
+def test_a_book_in_order(gift: VoucherSessions, backend: Backend) -> None:
+    before = backend.contents()
+    for audit in (gift.audit("GIFT"), gift.repair("GIFT")):
+        assert figures(audit) == (RIGHT, RIGHT)
+        assert (audit.code, audit.differs, audit.exact, audit.expiries_agree) == ("GIFT", False, True, True)
+        assert audit.model_dump(mode="json")["differs"] is False
+    assert backend.contents() == before
+
+
+def test_expired_locks_are_no_difference(gift: VoucherSessions, clock: Clock) -> None:
+    gift.validate("GIFT", credits=5, session=lock("short", 20))
+    clock.advance(21)
+    assert figures(gift.audit("GIFT")) == (RIGHT, RIGHT)
+
+
+def test_totals_edited_by_hand(gift: VoucherSessions, backend: Backend) -> None:
+    edit(backend, 9, 750)  # credits locked
+    audit = gift.audit("GIFT")
+    assert (audit.differs, figures(audit)) == (True, ((3, 750, 3), RIGHT))
+    assert gift.repair("GIFT") == audit
+    assert gift.audit("GIFT").differs is False
+    assert gift.get_voucher("GIFT").credits.available == 400
+
+
+@pytest.mark.parametrize(("at", "value"), [(11, 9_999_999_999_999), (12, 9_999_999)])
+def test_expiries_edited_by_hand(gift: VoucherSessions, backend: Backend, at: int, value: int) -> None:
+    if at == 12:
+        edit(backend, 11, backend.clock.now_ms() + 50_000)
+        value = backend.clock.now_ms() + 50_000
+    edit(backend, at, value)
+    audit = gift.repair("GIFT")
+    assert (audit.differs, audit.expiries_agree) == (True, False)
+    assert gift.audit("GIFT").differs is False
+    assert 50_000 < backend.keys()[b"vs:{GIFT}:locks"] <= 60_000
+
+
+@pytest.mark.parametrize(("at", "off"), [(11, 1), (12, -1)])
+def test_expiries_a_millisecond_off(gift: VoucherSessions, backend: Backend, at: int, off: int) -> None:
+    """Of several locks it is the very first and the very last that count."""
+    gift.put_voucher(Voucher(code="GIFT", quantity=5, credits=1000, points=100))
+    for key, ttl_ms in (("sooner", 50_000), ("later", 70_000)):
+        assert gift.validate("GIFT", credits=5, session=lock(key, ttl_ms)).valid
+    end = 0 if at == 11 else -1
+    found: Any = backend.admin.zrange(f"{BOOK}:locks", end, end, withscores=True)
+    ((_, expires_at_ms),) = found
+    edit(backend, at, int(expires_at_ms) + off)
+    assert gift.audit("GIFT").expiries_agree is False
+    edit(backend, at, int(expires_at_ms) - off)  # sooner than the first and later than the last is allowed
+    assert gift.audit("GIFT").expiries_agree
+
+
+def test_an_index_that_would_stay_for_ever(gift: VoucherSessions, backend: Backend) -> None:
+    backend.admin.persist(f"{BOOK}:locks")
+    edit(backend, 11, 9_999_999_999_999)
+    assert gift.repair("GIFT").differs
+    assert 50_000 < backend.keys()[b"vs:{GIFT}:locks"] <= 60_000
+
+
+def test_what_was_counted_before_a_change_mends_nothing(gift: VoucherSessions, backend: Backend) -> None:
+    """Else a repair would undo what happened between the two."""
+    counted: Any = backend.admin.get(BOOK)
+    gift.redeem("GIFT", session="a")
+    before = backend.contents()
+    stale = [counted, 3, 600, 3]
+    assert backend.admin.eval(scripts.REPAIR.text, 2, BOOK, f"{BOOK}:locks", *stale) == [b"repaired", 0]
+    assert backend.contents() == before
+
+
+def test_a_lost_index_keeps_its_locks_until_the_repair(gift: VoucherSessions, backend: Backend) -> None:
+    """What was held stays held; afterwards its sessions can still redeem what the limits allow, and never more."""
+    backend.admin.delete(f"{BOOK}:locks")
+    refused = gift.validate("GIFT", credits=500)
+    assert (refused.valid, refused.locked_by_others) == (False, True)
+    assert gift.redeem("GIFT", session="a").credits == 100
+    assert gift.validate("GIFT", credits=300, session=lock("b")).valid
+    found = gift.repair("GIFT")
+    assert found.differs
+    assert figures(found)[1] == (1, 300, 0), "b alone has come back"
+    assert gift.audit("GIFT").differs is False
+    assert gift.redeem("GIFT", session="c").credits == 300
+    assert gift.redeem("GIFT", session="b").credits == 300
+    state = gift.get_voucher("GIFT")
+    assert (state.quantity.used, state.quantity.locked) == (3, 0)
+    assert (state.credits.used, state.credits.locked) == (700, 0)
+
+
+def test_totals_too_low_never_grant_beyond_the_limit(gift: VoucherSessions, backend: Backend) -> None:
+    for at in (8, 9, 10):
+        edit(backend, at, 0)
+    answer = gift.validate("GIFT", credits=1000, session=lock("a"))
+    assert (answer.available.quantity, answer.available.credits, answer.available.points) == (4, 1000, 100)
+    assert gift.redeem("GIFT", session="a").credits == 1000
+    state = gift.get_voucher("GIFT")
+    assert (state.credits.used, state.credits.available) == (1000, 0)
+    for balance in (state.quantity, state.credits, state.points):
+        assert min(balance.used, balance.locked) >= 0
+    gift.repair("GIFT")
+    assert figures(gift.audit("GIFT")) == ((2, 500, 2), (2, 500, 2))
+
+
+def test_a_lost_session_key_holds_its_amounts_until_its_time_or_its_owner(
+    gift: VoucherSessions, backend: Backend
+) -> None:
+    backend.admin.delete(f"{BOOK}:session:a")
+    with pytest.raises(SessionNotFound):
+        gift.redeem("GIFT", session="a")
+    assert gift.get_voucher("GIFT").credits.locked == 600
+    assert gift.validate("GIFT", credits=100, points=1, session=lock("a")).valid, "the same lock, set again"
+    assert gift.get_voucher("GIFT").credits.locked == 600
+    assert gift.audit("GIFT").differs is False
+
+
+def test_a_lock_over_the_key_of_somebody_else_changes_nothing(gift: VoucherSessions, backend: Backend) -> None:
+    backend.admin.rpush(f"{BOOK}:session:new", "someone else's")
+    backend.admin.pexpire(f"{BOOK}:session:new", 60_000)
+    before = backend.contents()
+    with pytest.raises(CorruptState):
+        gift.validate("GIFT", credits=5, session=lock("new", 50_000))
+    assert backend.contents() == before
+
+
+def test_a_member_of_somebody_elses_is_corrupt_state(gift: VoucherSessions, backend: Backend) -> None:
+    backend.admin.zadd(f"{BOOK}:locks", {"nonsense": backend.clock.now_ms() + 50_000})
+    for ask in (gift.audit, gift.repair):
+        with pytest.raises(CorruptState):
+            ask("GIFT")
+
+
+def test_nothing_to_audit(engine: VoucherSessions) -> None:
+    for ask in (engine.audit, engine.repair):
+        with pytest.raises(VoucherNotFound):
+            ask("NOBODY")
+        with pytest.raises(InvalidRequest):
+            ask("")
+
+
+def test_many_locks_are_counted_in_parts(gift: VoucherSessions, backend: Backend, clock: Clock) -> None:
+    many = {f"1 2 many{at}": clock.now_ms() + 50_000 for at in range(1100)}
+    backend.admin.zadd(f"{BOOK}:locks", many)
+    audit = gift.repair("GIFT")
+    assert figures(audit) == (RIGHT, (1103, 1700, 2203))
+    assert gift.audit("GIFT").differs is False
+
+
+def test_a_mass_expiry_is_taken_out_first(gift: VoucherSessions, backend: Backend) -> None:
+    plant_expired_locks(backend, "GIFT", 1201)
+    assert figures(gift.audit("GIFT")) == (RIGHT, RIGHT)
+
+
+def steps(*replies: list[Any]) -> tuple[Audit, list[str]]:
+    """What repair makes of these replies, and what it called."""
+    called: list[str] = []
+    answers = iter(replies)
+    following = audit_calls.repair(Keys("vs"), "GIFT")
+    call: Call[Any] = next(following)
+    try:
+        while True:
+            called.append(call.script.name)
+            call = following.send(call.result(next(answers)))
+    except StopIteration as end:
+        return end.value, called
+
+
+def counted(book: bytes, recorded: int, found: int, following: int = -1) -> list[Any]:
+    return [b"counted", book, recorded, 0, 0, found, 0, 0, 1, following]
+
+
+def test_a_book_that_changes_while_it_is_counted_is_counted_anew() -> None:
+    audit, called = steps(
+        counted(b"1", 7, 500, 500), counted(b"2", 7, 3), counted(b"3", 503, 500, 500), counted(b"3", 503, 3)
+    )
+    assert (audit.differs, called) == (False, ["audit"] * 4)
+
+
+def test_a_book_that_never_stands_still_is_not_repaired() -> None:
+    busy = [counted(b"%d" % at, 7, 500, 500 if at % 2 else -1) for at in range(1, 41)]
+    audit, called = steps(*busy)
+    assert (audit.exact, set(called)) == (False, {"audit"})
+
+
+def test_a_repair_overtaken_by_a_change_begins_anew() -> None:
+    audit, called = steps(counted(b"1", 7, 6), [b"repaired", 0], counted(b"2", 8, 7), [b"repaired", 1])
+    assert (audit.recorded.quantity, audit.counted.quantity, called) == (8, 7, ["audit", "repair"] * 2)
+    audit, _ = steps(counted(b"1", 7, 6), [b"repaired", 0], counted(b"2", 6, 6))
+    assert (audit.recorded.quantity, audit.counted.quantity) == (7, 6), "its own repair, whose reply was lost"
+
+
+def test_a_repair_that_is_always_overtaken_ends() -> None:
+    audit, called = steps(*[counted(b"1", 7, 6), [b"repaired", 0]] * 20)
+    assert (audit.exact, len(called)) == (False, 40)
+
+
+def test_an_audit_without_a_book_is_no_reply() -> None:
+    with pytest.raises(CorruptState):
+        steps([b"counted", 5, 0, 0, 0, 0, 0, 0, 1, -1])

@@ -1,0 +1,289 @@
+"""``durability=``: what is not confirmed by replicas or disk in time is told, and safe to repeat."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import fakeredis
+import pytest
+import redis.asyncio
+from conftest import Awaited
+from support.servers import BINARIES, Server, running
+
+from voucher_sessions import (
+    AsyncVoucherSessions,
+    Durability,
+    InvalidRequest,
+    LimitExceeded,
+    NotDurable,
+    Redemption,
+    Voucher,
+    VoucherSessions,
+)
+from voucher_sessions._core import confirmation
+
+LOCK = {"type": "LOCK", "key": "cart"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module", params=list(BINARIES))
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Server, Server]]:
+    """A primary and its replica."""
+    port = str(free_port())
+    with (
+        running(request.param, port=port, bind="127.0.0.1", repl_diskless_sync_delay="0") as primary,
+        running(request.param, replicaof=f"127.0.0.1 {port}") as replica,
+    ):
+        wait_until(lambda: info(primary, "replication").get("slave0", {}).get("state") == "online")
+        yield primary, replica
+
+
+def info(server: Server, section: str) -> Any:
+    with server.client() as client:
+        return client.info(section)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture(params=["sync", "async"])
+def engine_on(
+    request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop
+) -> Iterator[Callable[[Server, Durability], Any]]:
+    opened: list[Callable[[], object]] = []
+
+    def make(server: Server, durability: Durability) -> Any:
+        if request.param == "sync":
+            client = server.client(decode_responses=True)
+            opened.append(client.close)
+            client.flushall()
+            return VoucherSessions(client, durability=durability)
+        waiting = redis.asyncio.Redis(unix_socket_path=server.socket)
+        opened.append(lambda: loop.run_until_complete(waiting.aclose()))
+        loop.run_until_complete(waiting.flushall())
+        return Awaited(AsyncVoucherSessions(waiting, durability=durability), loop)
+
+    yield make
+    for close in opened:
+        close()
+
+
+def test_every_verb_works_where_a_replica_confirms(
+    pair: tuple[Server, Server], engine_on: Callable[[Server, Durability], Any]
+) -> None:
+    primary, replica = pair
+    engine = engine_on(primary, Durability(replicas=1))
+    engine.put_voucher(Voucher(code="A", quantity=2, credits=50))
+    assert engine.validate("A", credits=20, session=LOCK).valid
+    with VoucherSessions(replica.client()) as elsewhere, elsewhere.client:
+        assert [session.key for session in elsewhere.list_sessions("A")] == ["cart"], "confirmed is replicated"
+    assert engine.redeem("A", session="cart", redemption_id="order").credits == 20
+    assert engine.redeem("A", session="cart", redemption_id="order").replayed
+    assert engine.rollback("A", "order").credits == 20
+    assert engine.release("A", "cart").released is False
+    with pytest.raises(LimitExceeded):
+        engine.redeem("A", credits=51)
+    with primary.client() as admin:
+        admin.script_flush()
+    assert engine.redeem("A", credits=50).credits == 50, "NOSCRIPT heals here too"
+    assert engine.delete_voucher("A")
+
+
+def test_what_no_replica_confirms_is_told_with_its_result_and_safe_to_repeat(
+    pair: tuple[Server, Server], engine_on: Callable[[Server, Durability], Any]
+) -> None:
+    primary, replica = pair
+    engine = engine_on(primary, Durability(replicas=1, timeout_ms=50))
+    engine.put_voucher(Voucher(code="A", credits=50))
+    os.kill(replica.process.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(NotDurable) as told:
+            engine.redeem("A", credits=20, redemption_id="order")
+        assert isinstance(told.value.result, Redemption)
+        assert (told.value.verb, told.value.result.credits, told.value.result.replayed) == ("redeem", 20, False)
+        assert "0 of 1 replicas" in str(told.value)
+        with pytest.raises(NotDurable, match="0 of 1 replicas"):
+            engine.redeem("A", credits=20, redemption_id="order")
+        assert engine.get_voucher("A").credits.used == 20, "reading waits for nobody"
+    finally:
+        os.kill(replica.process.pid, signal.SIGCONT)
+    wait_until(lambda: info(primary, "replication").get("slave0", {}).get("lag", 9) <= 1)
+    repeated = repeated_until_confirmed(lambda: engine.redeem("A", credits=20, redemption_id="order"))
+    assert repeated.replayed
+    assert engine.get_voucher("A").credits.used == 20
+
+
+def repeated_until_confirmed(repeat: Callable[[], Any]) -> Any:
+    """Repeat until it is confirmed: the replica needs a moment after it was stopped."""
+    for _ in range(200):
+        try:
+            return repeat()
+        except NotDurable:
+            continue
+    raise AssertionError("never confirmed")
+
+
+def test_two_replicas_are_asked_for_where_there_is_one(
+    pair: tuple[Server, Server], engine_on: Callable[[Server, Durability], Any]
+) -> None:
+    with pytest.raises(NotDurable, match="1 of 2 replicas"):
+        engine_on(pair[0], Durability(replicas=2, timeout_ms=1000)).put_voucher(Voucher(code="A"))
+
+
+def test_on_disk_or_told(engine_on: Callable[[Server, Durability], Any]) -> None:
+    for name in BINARIES:
+        with running(name, appendonly="yes") as server:
+            engine = engine_on(server, Durability(fsync=True, timeout_ms=4000))
+            if info(server, "server")["redis_version"].startswith("7.0."):
+                with pytest.raises(NotDurable, match="cannot confirm it: unknown command 'WAITAOF'") as told:
+                    engine.put_voucher(Voucher(code="A", credits=5))
+                assert told.value.result == engine.get_voucher("A"), "done, and told with its result"
+                continue
+            engine.put_voucher(Voucher(code="A", credits=5))
+            server.kill()
+            server.start()
+            assert engine.get_voucher("A").credits.limit == 5
+
+
+def test_without_an_append_only_file_nothing_can_be_on_disk(
+    pair: tuple[Server, Server], engine_on: Callable[[Server, Durability], Any]
+) -> None:
+    with pytest.raises(NotDurable, match=r"appendonly is disabled|unknown command"):
+        engine_on(pair[0], Durability(fsync=True)).put_voucher(Voucher(code="A"))
+
+
+def test_on_the_disks_of_replicas_or_told(engine_on: Callable[[Server, Durability], Any]) -> None:
+    on_disk = {"repl_diskless_sync_delay": "0", "appendonly": "yes", "appendfsync": "always"}
+    for name in sorted(BINARIES.keys() - {"redis7"}):  # which has no WAITAOF
+        port = str(free_port())
+        with running(name, port=port, bind="127.0.0.1", **on_disk) as primary:
+            engine = engine_on(primary, Durability(replicas=1, fsync=True, timeout_ms=300))
+            with running(name, replicaof=f"127.0.0.1 {port}"):
+                wait_until(lambda: info(primary, "replication").get("slave0", {}).get("state") == "online")
+                with pytest.raises(NotDurable, match="0 of 1 replicas"):
+                    engine.put_voucher(Voucher(code="A"))
+            with running(name, replicaof=f"127.0.0.1 {port}", **on_disk):
+                repeated_until_confirmed(partial(engine.put_voucher, Voucher(code="A")))
+
+
+@pytest.mark.parametrize("asked", [Durability(replicas=1), Durability(fsync=True)])
+def test_a_server_that_cannot_is_told_at_the_first_change(asked: Durability, loop: asyncio.AbstractEventLoop) -> None:
+    for engine in (
+        VoucherSessions(fakeredis.FakeRedis(), durability=asked),
+        Awaited(AsyncVoucherSessions(fakeredis.FakeAsyncRedis(), durability=asked), loop),
+    ):
+        with pytest.raises(NotDurable, match="cannot confirm it: unknown command") as told:
+            engine.put_voucher(Voucher(code="A"))
+        assert told.value.result == engine.get_voucher("A")
+
+
+def test_a_user_who_may_not_wait_is_told_at_the_first_change(pair: tuple[Server, Server]) -> None:
+    with pair[0].client() as admin:
+        admin.acl_setuser("till", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-wait"])
+    with (
+        VoucherSessions.from_url(f"{pair[0].url}?username=till", durability=Durability(replicas=1)) as engine,
+        pytest.raises(NotDurable, match="no permissions to run the 'wait' command"),
+    ):
+        engine.put_voucher(Voucher(code="A"))
+
+
+@pytest.mark.parametrize(
+    ("answers", "problem"),
+    [
+        ([True, 0], "0 of 1 replicas"),
+        ([True, [0, 1]], "not on disk"),
+        ([True, [1, 0]], "0 of 1 replicas"),
+        ([True, b"OK"], "it answered b'OK'"),
+        ([True, None], "it answered None"),
+        ([True, True], "it answered True"),
+        ([True, [1, True]], "it answered [1, True]"),
+        ([True, [1]], "it answered [1]"),
+        ([redis.ResponseError("OOM"), 1], "OOM"),
+    ],
+)
+def test_what_does_not_count_as_confirmed(answers: list[Any], problem: str) -> None:
+    durability = Durability(replicas=1, fsync=isinstance(answers[-1], list))
+    with pytest.raises(NotDurable) as told:
+        confirmation._check(durability, "redeem", "the result", answers)
+    assert problem in str(told.value)
+    assert told.value.result == "the result"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *({"replicas": value} for value in (-1, 101, True, "1", 1.0)),
+        *({"timeout_ms": value} for value in (0, 600_001, True, "5", 5.0)),
+        *({"fsync": value} for value in (1, "yes", None)),
+        {"timeout": 5},
+    ],
+)
+def test_a_durability_is_checked_when_it_is_made(bad: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        Durability(**bad)
+    assert refused.value.field == next(iter(bad))
+
+
+@pytest.mark.parametrize("bad", [Durability(), {"replicas": 1}, 1, "fsync"])
+def test_an_engine_wants_a_durability_that_asks_for_something(bad: Any) -> None:
+    for engine in (VoucherSessions, AsyncVoucherSessions):
+        with pytest.raises(InvalidRequest, match="durability"):
+            engine.from_url("memory://", durability=bad)
+
+
+def test_what_counts_as_confirmed() -> None:
+    confirmation._check(Durability(replicas=1), "redeem", None, [True, 1])
+    confirmation._check(Durability(fsync=True), "redeem", None, [True, [1, 0]])
+    confirmation._check(Durability(replicas=1, fsync=True), "redeem", None, [True, [1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("timeout_ms", "options"),
+    [(1000, {"socket_timeout": 1}), (2501, {"socket_timeout": 2.5}), (5000, {"socket_timeout": 5})],
+)
+@pytest.mark.parametrize("engine", [VoucherSessions, AsyncVoucherSessions])
+def test_a_client_that_gives_up_before_the_server_is_told_at_construction(
+    engine: Any, timeout_ms: int, options: dict[str, Any]
+) -> None:
+    durability = Durability(replicas=1, timeout_ms=timeout_ms)
+    library = redis.asyncio if engine is AsyncVoucherSessions else redis
+    nodes = [library.cluster.ClusterNode("127.0.0.1", 1)]
+    for client in (
+        library.Redis(**options),
+        library.Redis.from_url("unix:///nowhere", **options),
+        library.sentinel.Sentinel([("127.0.0.1", 1)], **options).master_for("till"),
+        *([library.RedisCluster(startup_nodes=nodes, **options)] if library is redis.asyncio else []),
+    ):
+        with pytest.raises(InvalidRequest, match=r"socket_timeout, \d+ ms") as refused:
+            engine(client, durability=durability)
+        assert refused.value.field == "durability.timeout_ms"
+        engine(client, durability=durability.model_copy(update={"timeout_ms": timeout_ms - 2}))
+    for url in ("memory://", "redis://127.0.0.1:1", "redis+sentinel://127.0.0.1:1/till", "embedded://"):
+        with pytest.raises(InvalidRequest, match="socket_timeout"):
+            engine.from_url(url, durability=durability, **options)
+    engine(library.Redis(socket_timeout=None), durability=durability)
+
+
+def test_of_a_client_of_somebodys_own_nobody_knows_how_long_it_waits() -> None:
+    class Own:
+        def execute_command(self, *words: object) -> None: ...
+
+    client: Any = Own()
+    assert VoucherSessions(client, durability=Durability(replicas=1, timeout_ms=600_000)).client is client

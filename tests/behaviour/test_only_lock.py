@@ -1,0 +1,206 @@
+"""A voucher's only lock stands in its book and needs no index: what that changes, and that nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import fakeredis
+import pytest
+import time_machine
+from conftest import Backend, Clock
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.model import read_book, stored_locks, written_book
+
+from behaviour.test_same_results_on_every_server import CALLS
+from behaviour.test_semantics import KEYS, figures, lock
+from voucher_sessions import CorruptState, Voucher, VoucherSessions, VoucherSessionsError
+from voucher_sessions._core.keys import Keys
+
+BOOK = "vs:{GIFT}"
+INDEX = f"{BOOK}:locks"
+
+
+@pytest.fixture
+def gift(engine: VoucherSessions) -> VoucherSessions:
+    engine.put_voucher(Voucher(code="GIFT", quantity=3, credits=1000, points=100))
+    return engine
+
+
+def sole(backend: Backend) -> str:
+    return read_book(backend.admin.get(BOOK))[1]
+
+
+def index_only_locks(admin: Any) -> None:
+    """Put each where it would be, had there been another beside it."""
+    for code in ("A", "B", "ü }{ %"):
+        (book, *_) = Keys("vs").voucher(code)
+        stored = admin.get(book)
+        words, key = read_book(stored) if stored else ([], "")
+        if key:
+            admin.zadd(book + b":locks", {f"{words[9]} {words[10]} {key}": words[12]})
+            admin.pexpireat(book + b":locks", words[12])
+            admin.set(book, written_book(words))
+
+
+STEPS = st.lists(st.tuples(CALLS, st.sampled_from([0, 1, 3, 1_800_000])), min_size=5, max_size=40)
+# Vouchers that are there and locks that meet: of calls at random, few get as far.
+BEGIN: list[Any] = [
+    (("put_voucher", (Voucher(code=code, quantity=2, credits=9, points=9),), {}), 0) for code in ("A", "B")
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(STEPS)
+def test_it_makes_no_difference_where_the_only_lock_stands(steps: list[Any]) -> None:
+    """Nor to the millisecond: both ways live through the same time."""
+
+    def results(after: Callable[[Any], object]) -> list[Any]:
+        admin = fakeredis.FakeRedis(server=fakeredis.FakeServer())
+        engine = VoucherSessions(admin)
+        told: list[Any] = []
+        with time_machine.travel(datetime(2026, 11, 21, tzinfo=UTC), tick=False) as clock:
+            for (verb, positional, named), ms in BEGIN + steps:
+                try:
+                    told.append(getattr(engine, verb)(*positional, **named))
+                except VoucherSessionsError as error:
+                    told.append((type(error), error.__dict__))
+                after(admin)
+                clock.shift(ms / 1000)
+        return told
+
+    alone = results(lambda admin: None)
+    indexed = results(index_only_locks)
+    assert alone == indexed
+
+
+def test_it_has_no_index_until_another_comes(gift: VoucherSessions, backend: Backend) -> None:
+    gift.validate("GIFT", credits=10, points=1, session=lock("a", 60_000))
+    assert (sole(backend), backend.admin.exists(INDEX)) == ("a", 0)
+    gift.validate("GIFT", credits=20, points=2, session=lock("a", 70_000))
+    assert (sole(backend), backend.admin.exists(INDEX)) == ("a", 0)
+    gift.validate("GIFT", credits=30, points=3, session=lock("b", 50_000))
+    assert (sole(backend), backend.admin.zcard(INDEX)) == ("", 2)
+    assert {(key, *amounts) for key, *amounts, _ in stored_locks(backend.admin, "GIFT")} == {
+        ("a", 20, 2),
+        ("b", 30, 3),
+    }
+    assert 60_000 < backend.admin.pttl(INDEX) <= 70_000, "as long as the lock that was there first"
+    gift.release("GIFT", "b")
+    assert (sole(backend), backend.admin.zcard(INDEX)) == ("", 1), "it stays where it is"
+    gift.release("GIFT", "a")
+    gift.validate("GIFT", session=lock("c"))
+    assert (sole(backend), backend.admin.exists(INDEX)) == ("c", 0)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_any_key_can_stand_in_the_book(gift: VoucherSessions, backend: Backend, key: str) -> None:
+    assert gift.validate("GIFT", credits=10, session=lock(key)).valid
+    assert sole(backend) == key
+    gift.put_voucher(Voucher(code="GIFT", quantity=3, credits=900))
+    assert [(each.key, each.credits) for each in gift.list_sessions("GIFT")] == [(key, 10)]
+    assert gift.validate("GIFT", credits=20, session=lock("beside")).valid
+    assert {each.key for each in gift.list_sessions("GIFT")} == {key, "beside"}
+    assert gift.redeem("GIFT", session=key).credits == 10
+
+
+def test_it_goes_with_its_time(gift: VoucherSessions, backend: Backend, clock: Clock) -> None:
+    gift.validate("GIFT", credits=1000, session=lock("a", 20))
+    clock.advance(21)
+    assert gift.list_sessions("GIFT") == []
+    assert gift.validate("GIFT", credits=1000, session=lock("b")).valid
+    assert (sole(backend), figures(gift, "GIFT")["credits"]) == ("b", (1000, 0, 1000, 0))
+
+
+@pytest.mark.parametrize("beside", [(), ("a",), ("a", "b")])
+def test_a_lock_over_the_key_of_somebody_else_leaves_others_as_they_were(
+    gift: VoucherSessions, backend: Backend, beside: tuple[str, ...]
+) -> None:
+    for key in beside:
+        gift.validate("GIFT", credits=10, session=lock(key))
+    backend.admin.rpush(f"{BOOK}:session:new", "someone else's")
+    backend.admin.pexpire(f"{BOOK}:session:new", 60_000)
+    before = backend.contents()
+    with pytest.raises(CorruptState):
+        gift.validate("GIFT", credits=5, session=lock("new"))
+    assert backend.contents() == before
+
+
+# --- Other hands --------------------------------------------------------------------------------------------------
+
+
+def edit(backend: Backend, at: int, value: int) -> None:
+    words, key = read_book(backend.admin.get(BOOK))
+    words[at] = value
+    backend.admin.set(BOOK, written_book(words, key))
+
+
+def test_an_audit_finds_it_in_order(gift: VoucherSessions, backend: Backend) -> None:
+    gift.validate("GIFT", credits=10, points=1, session=lock("a"))
+    before = backend.contents()
+    for audit in (gift.audit("GIFT"), gift.repair("GIFT")):
+        assert (audit.differs, audit.exact, audit.expiries_agree) == (False, True, True)
+        assert (audit.counted.quantity, audit.counted.credits, audit.counted.points) == (1, 10, 1)
+    assert backend.contents() == before
+
+
+@pytest.mark.parametrize("quantity", [0, 2, 90])
+def test_there_is_one_of_it(gift: VoucherSessions, backend: Backend, quantity: int) -> None:
+    gift.validate("GIFT", credits=10, points=1, session=lock("a"))
+    edit(backend, 8, quantity)
+    audit = gift.repair("GIFT")
+    assert (audit.differs, audit.recorded.quantity, audit.counted.quantity) == (True, quantity, 1)
+    assert gift.audit("GIFT").differs is False
+    assert figures(gift, "GIFT")["credits"] == (1000, 0, 10, 990)
+    assert gift.release("GIFT", "a").released
+    assert figures(gift, "GIFT")["credits"] == (1000, 0, 0, 1000)
+
+
+def test_its_time_is_told_once(gift: VoucherSessions, backend: Backend, clock: Clock) -> None:
+    gift.validate("GIFT", credits=10, session=lock("a", 60_000))
+    edit(backend, 11, clock.now_ms() + 90_000)
+    assert gift.audit("GIFT").expiries_agree is False
+    assert gift.repair("GIFT").differs
+    assert gift.audit("GIFT").differs is False
+    words, _ = read_book(backend.admin.get(BOOK))
+    assert words[11] == words[12] < clock.now_ms() + 60_001
+
+
+def test_an_index_of_others_beside_it_is_counted_and_mended(
+    gift: VoucherSessions, backend: Backend, clock: Clock
+) -> None:
+    gift.validate("GIFT", credits=10, session=lock("a", 40))
+    backend.admin.zadd(INDEX, {"5 0 ghost": clock.now_ms() + 60_000})
+    assert (gift.audit("GIFT").recorded.quantity, gift.audit("GIFT").counted.credits) == (1, 15)
+    assert gift.validate("GIFT", credits=1000).locked_by_others
+    clock.advance(41)
+    assert gift.validate("GIFT", credits=1000).valid, "it expires in its time, whatever stands in an index"
+
+
+def test_it_is_counted_once_in_however_many_parts(gift: VoucherSessions, backend: Backend, clock: Clock) -> None:
+    gift.validate("GIFT", credits=10, session=lock("a", 60_000))
+    backend.admin.zadd(INDEX, {f"1 0 ghost{at}": clock.now_ms() + 50_000 for at in range(600)})
+    for ask in (gift.audit, gift.repair):
+        counted = ask("GIFT").counted
+        assert (counted.quantity, counted.credits) == (601, 610)
+    assert gift.audit("GIFT").differs is False
+
+
+def test_a_repair_puts_it_into_the_index(gift: VoucherSessions, backend: Backend, clock: Clock) -> None:
+    gift.validate("GIFT", credits=10, session=lock("a", 60_000))
+    backend.admin.zadd(INDEX, {"5 0 ghost": clock.now_ms() + 50_000})
+    assert gift.repair("GIFT").differs
+    assert (sole(backend), gift.audit("GIFT").differs) == ("", False)
+    assert {each.key for each in gift.list_sessions("GIFT")} == {"a", "ghost"}
+    assert 50_000 < backend.admin.pttl(INDEX) <= 60_000
+
+
+def test_its_session_key_that_is_gone_holds_it_until_it_is_set_again(gift: VoucherSessions, backend: Backend) -> None:
+    gift.validate("GIFT", credits=10, session=lock("a"))
+    backend.admin.delete(f"{BOOK}:session:a")
+    assert gift.release("GIFT", "a").released is False
+    assert figures(gift, "GIFT")["credits"] == (1000, 0, 10, 990)
+    assert gift.validate("GIFT", credits=7, session=lock("a")).valid
+    assert (sole(backend), figures(gift, "GIFT")["credits"]) == ("a", (1000, 0, 7, 993))

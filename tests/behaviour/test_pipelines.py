@@ -1,0 +1,405 @@
+"""``engine.pipeline()``: the same results as one by one, in their order, failures in their places."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+import redis.exceptions
+from conftest import Backend
+
+from behaviour.test_semantics import plant_expired_locks
+from voucher_sessions import (
+    AsyncVoucherSessions,
+    CorruptState,
+    Durability,
+    InvalidRequest,
+    NotDurable,
+    OutcomeUnknown,
+    QuantityExceeded,
+    Redeemable,
+    Redemption,
+    ServerRefused,
+    Voucher,
+    VoucherNotFound,
+    VoucherSessions,
+    VoucherState,
+    pipelines,
+)
+from voucher_sessions._core import scripts
+from voucher_sessions._transport import clients
+
+LOCK = {"type": "LOCK", "key": "cart"}
+
+
+@pytest.fixture
+def execute(loop: asyncio.AbstractEventLoop) -> Callable[..., list[Any]]:
+    """Executes a pipeline of either kind."""
+
+    def execute(pipe: Any, **options: Any) -> list[Any]:
+        results: Any = pipe.execute(**options)
+        return loop.run_until_complete(results) if inspect.isawaitable(results) else results
+
+    return execute
+
+
+def shopping(target: Any) -> list[Any]:
+    """Every verb, one after the other."""
+    stack = [Redeemable(code="GIFT", credits=5), Redeemable(code="CARD", points=2)]
+    return [
+        target.put_voucher(Voucher(code="GIFT", quantity=9, credits=100)),
+        target.put_voucher(Voucher(code="CARD", points=50)),
+        target.validate("GIFT", credits=500),
+        target.validate("GIFT", credits=30, session=LOCK),
+        target.list_sessions("GIFT", limit=5),
+        target.redeem("GIFT", session="cart", redemption_id="order"),
+        target.redeem("GIFT", session="cart", redemption_id="order"),
+        target.get_redemption("GIFT", "order"),
+        target.rollback("GIFT", "order"),
+        target.validate_stack(stack, session=LOCK),
+        target.release("CARD", "cart"),
+        target.validate_stack(stack, session=LOCK),
+        target.redeem_stack(stack, session="cart", redemption_id="both"),
+        target.rollback_stack(["GIFT", "CARD"], "both"),
+        target.release_stack(["GIFT", "CARD"], "cart"),
+        target.get_voucher("GIFT"),
+        target.delete_voucher("CARD"),
+    ]
+
+
+def told(result: Any) -> Any:
+    """A result without the moments at which it came about."""
+    if isinstance(result, list):
+        return [told(each) for each in result]
+    if isinstance(result, bool):
+        return result
+    dumped = result.model_dump(mode="json")
+    return _timeless(dumped)
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _timeless(v) for k, v in value.items() if k not in ("expires_at", "remaining_ms", "redeemed_at")}
+    return [_timeless(each) for each in value] if isinstance(value, list) else value
+
+
+def test_the_results_are_those_of_the_calls_one_by_one(
+    engine: VoucherSessions, backend: Backend, execute: Callable[..., list[Any]]
+) -> None:
+    one_by_one = told(shopping(engine))
+    backend.admin.flushall()
+    backend.admin.script_flush()
+    pipe = engine.pipeline()
+    assert shopping(pipe) == [pipe] * 17
+    assert len(pipe) == 17
+    assert told(execute(pipe)) == one_by_one
+    assert len(pipe) == 0
+    assert execute(pipe) == []
+
+
+def test_every_verb_can_be_queued_with_the_same_parameters() -> None:
+    apart = {"client", "close", "from_url", "pipeline", "check_server", "audit", "repair"}
+    verbs = {name for name in vars(VoucherSessions) if not name.startswith("_")} - apart
+    assert len(verbs) == 13
+    for verb in verbs:
+        queued, called = getattr(pipelines.Pipeline, verb), getattr(VoucherSessions, verb)
+        assert inspect.signature(queued).parameters == inspect.signature(called).parameters
+
+
+def test_what_is_refused_stands_in_its_place(engine: VoucherSessions, execute: Callable[..., list[Any]]) -> None:
+    engine.put_voucher(Voucher(code="ONCE", quantity=1))
+
+    def queued() -> Any:
+        return engine.pipeline().redeem("ONCE").redeem("ONCE").get_voucher("NOBODY").get_voucher("ONCE")
+
+    results = execute(queued(), raise_on_error=False)
+    assert [type(each) for each in results] == [Redemption, QuantityExceeded, VoucherNotFound, VoucherState]
+    engine.put_voucher(Voucher(code="ONCE", quantity=2))
+    with pytest.raises(QuantityExceeded):
+        execute(queued())
+    assert engine.get_voucher("ONCE").quantity.used == 2, "all calls have run before the first error is raised"
+
+
+def test_bad_input_is_told_at_once_and_queues_nothing(engine: VoucherSessions) -> None:
+    pipe = engine.pipeline()
+    with pytest.raises(InvalidRequest, match="code"):
+        pipe.redeem("")
+    assert len(pipe) == 0
+
+
+def test_leaving_the_block_forgets_what_was_not_executed(
+    engine: VoucherSessions, backend: Backend, loop: asyncio.AbstractEventLoop
+) -> None:
+    pipe: Any = engine.pipeline()
+    if hasattr(pipe, "__aenter__"):
+
+        async def leave() -> None:
+            async with pipe as entered:
+                entered.put_voucher(Voucher(code="A"))
+
+        loop.run_until_complete(leave())
+    else:
+        with pipe as entered:
+            entered.put_voucher(Voucher(code="A"))
+    assert len(pipe) == 0
+    assert backend.keys() == {}
+
+
+def test_a_call_that_must_be_repeated_is(
+    engine: VoucherSessions, backend: Backend, execute: Callable[..., list[Any]]
+) -> None:
+    engine.put_voucher(Voucher(code="HOT", quantity=1202))
+    engine.validate("HOT", session={"type": "LOCK", "key": "stays"})
+    plant_expired_locks(backend, "HOT", 1201)
+    valid, state = execute(engine.pipeline().validate("HOT").get_voucher("HOT"))
+    assert (valid.valid, valid.available.quantity, state.quantity.locked) == (True, 1201, 1)
+
+
+class Batch:
+    """A pipeline of a client, whose replies, or whose failure, are given."""
+
+    def __init__(self, answers: list[Any]) -> None:
+        self.answers = answers
+        self.sent: list[str] = []
+
+    def __enter__(self) -> Batch:
+        return self
+
+    def __exit__(self, *told: object) -> None:
+        pass
+
+    def execute_command(self, *words: Any, **options: Any) -> None:
+        self.sent.append(words[0])
+
+    def execute(self, *, raise_on_error: bool) -> Any:
+        assert not raise_on_error
+        if isinstance(self.answers[0], redis.RedisError):
+            raise self.answers[0]
+        return [each[0] if isinstance(each, tuple) else each for each in self.answers]
+
+
+class AsyncBatch(Batch):
+    async def __aenter__(self) -> AsyncBatch:
+        return self
+
+    async def __aexit__(self, *told: object) -> None:
+        pass
+
+    async def execute(self, *, raise_on_error: bool) -> Any:
+        return super().execute(raise_on_error=raise_on_error)
+
+
+class Stub:
+    """A client with one batch; what is sent by itself is answered with the state of a voucher."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.batch = Batch(list(answers))
+
+    def pipeline(self, *, transaction: bool) -> Batch:
+        assert not transaction
+        return self.batch
+
+    def execute_command(self, *words: Any, **options: Any) -> Any:
+        return STATE
+
+
+class AsyncStub(Stub):
+    def __init__(self, *answers: Any) -> None:
+        self.batch = AsyncBatch(list(answers))
+
+    async def execute_command(self, *words: Any, **options: Any) -> Any:
+        return STATE
+
+
+STATE = [b"state", -1, 0, 0, 0, 0, 0, 0, 0, 0]
+
+
+def on_both(queue: Callable[[Any], object], *answers: Any, **options: Any) -> list[list[Any]]:
+    """The results, failures in their places, of the sync and the asyncio engine."""
+    sync, waiting = VoucherSessions(Stub(*answers), **options), AsyncVoucherSessions(AsyncStub(*answers), **options)  # type: ignore[arg-type]  # stand-ins
+    pipe, async_pipe = sync.pipeline(), waiting.pipeline()
+    queue(pipe)
+    queue(async_pipe)
+    return [pipe.execute(raise_on_error=False), asyncio.run(async_pipe.execute(raise_on_error=False))]
+
+
+def two(pipe: Any) -> None:
+    pipe.put_voucher(Voucher(code="A")).get_voucher("A")
+
+
+def test_a_lost_connection_leaves_every_change_unknown() -> None:
+    for change, reading in on_both(two, redis.exceptions.ConnectionError("gone")):
+        assert isinstance(change, OutcomeUnknown)
+        assert change.codes == ("A",)
+        assert type(reading) is redis.exceptions.ConnectionError
+
+
+def test_each_reply_is_settled_for_itself() -> None:
+    refused = (redis.exceptions.OutOfMemoryError("full"),)
+    for first, second in on_both(two, refused, [b"nonsense"]):
+        assert isinstance(first, ServerRefused)
+        assert isinstance(second, CorruptState)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        redis.exceptions.NoScriptError("NOSCRIPT"),
+        redis.exceptions.MovedError("7 127.0.0.1:7000"),
+        redis.exceptions.AskError("7 127.0.0.1:7000"),
+        redis.exceptions.TryAgainError("TRYAGAIN"),
+    ],
+    ids=repr,
+)
+def test_what_did_not_run_is_sent_by_itself(error: Exception) -> None:
+    for results in on_both(two, (error,), [b"again"]):
+        assert [type(each) for each in results] == [VoucherState, VoucherState]
+
+
+def test_a_call_sent_by_itself_can_fail_too() -> None:
+    for (result,) in on_both(lambda pipe: pipe.redeem("A", session="cart"), [b"again"]):
+        assert isinstance(result, CorruptState), "the stub answers with a voucher's state"
+
+
+def test_durability_is_confirmed_once_for_a_batch() -> None:
+    durability = Durability(replicas=1)
+    for first, second in on_both(two, STATE, STATE, True, 1, durability=durability):
+        assert isinstance(first, VoucherState)
+        assert isinstance(second, VoucherState)
+    for first, second in on_both(two, STATE, STATE, True, 0, durability=durability):
+        assert isinstance(first, NotDurable)
+        assert isinstance(first.result, VoucherState)
+        assert isinstance(second, VoucherState), "reading waits for nobody"
+    client = Stub(STATE, STATE, True, 1)
+    pipe = VoucherSessions(client, durability=durability).pipeline()  # type: ignore[arg-type]  # a stand-in
+    two(pipe)
+    pipe.execute()
+    assert client.batch.sent == ["EVAL", "EVAL", "SET", "WAIT"]
+
+
+def test_each_script_is_sent_once() -> None:
+    client = Stub(STATE, STATE, STATE)
+    pipe = VoucherSessions(client).pipeline()  # type: ignore[arg-type]  # a stand-in
+    pipe.get_voucher("A").get_voucher("B").get_voucher("C").execute()
+    assert client.batch.sent == ["EVAL", "EVALSHA", "EVALSHA"]
+
+
+class Node:
+    """One of a cluster's, in sync and asyncio."""
+
+    name = "127.0.0.1:7000"
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def pipeline(self, *, transaction: bool) -> Batch:
+        assert not transaction
+        return self.batch
+
+    async def execute_pipeline(self, commands: list[Any]) -> None:
+        for command, answer in zip(commands, self.batch.answers, strict=False):
+            if isinstance(answer, redis.exceptions.ConnectionError):
+                raise answer
+            command.result = answer[0] if isinstance(answer, tuple) else answer
+
+
+class Clustered:
+    """A cluster's client, as far as batches use it. The first call asks for the partition."""
+
+    def __init__(self, node: Node | None) -> None:
+        self.node = node
+        self.nodes_manager = self
+        self.looked_again = 0
+
+    def get_node_from_key(self, key: bytes) -> Node:
+        if self.node is None:
+            raise redis.exceptions.SlotNotCoveredError("Slot 5 is not covered")
+        return self.node
+
+    def get_redis_connection(self, node: Node) -> Node:
+        return node
+
+    def initialize(self) -> None:
+        self.looked_again += 1
+
+    def execute_command(self, *words: Any, **options: Any) -> Any:
+        if scripts.AGREE_ON_PARTITION.sha in words:
+            return [b"partition", words[-1].encode()]
+        return STATE
+
+
+class AsyncClustered(Clustered):
+    async def initialize(self) -> None:  # type: ignore[override]  # as redis.asyncio has it
+        self.looked_again += 1
+
+    async def execute_command(self, *words: Any, **options: Any) -> Any:
+        return super().execute_command(*words, **options)
+
+
+@pytest.fixture
+def on_clusters(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
+    """What the two engines make of a batch on a cluster, and how often they looked who serves what."""
+
+    def run(queue: Callable[[Any], object], *answers: Any, **options: Any) -> list[Any]:
+        monkeypatch.setattr(clients, "is_cluster", lambda client: True)
+        monkeypatch.setattr(clients, "patience_seconds", lambda client: 0)
+        sync: Any = Clustered(Node(Batch(list(answers))) if answers else None)
+        waiting: Any = AsyncClustered(Node(AsyncBatch(list(answers))) if answers else None)
+        pipe = VoucherSessions(sync, **options).pipeline()
+        async_pipe = AsyncVoucherSessions(waiting, **options).pipeline()
+        queue(pipe)
+        queue(async_pipe)
+        told = pipe.execute(raise_on_error=False), asyncio.run(async_pipe.execute(raise_on_error=False))
+        return [(told[0], sync.looked_again), (told[1], waiting.looked_again)]
+
+    return run
+
+
+def test_on_a_cluster_what_has_moved_is_looked_for(on_clusters: Callable[..., list[Any]]) -> None:
+    moved = (redis.exceptions.MovedError("7 127.0.0.1:7000"),)
+    for results, looked_again in on_clusters(two, STATE, moved):
+        assert [type(each) for each in results] == [VoucherState, VoucherState]
+        assert looked_again >= 1
+
+
+def test_on_a_cluster_a_node_that_is_gone_is_looked_for(on_clusters: Callable[..., list[Any]]) -> None:
+    for (change, reading), looked_again in on_clusters(two, redis.exceptions.ConnectionError("gone")):
+        assert isinstance(change, OutcomeUnknown)
+        assert type(reading) is redis.exceptions.ConnectionError
+        assert looked_again >= 1
+
+
+def test_on_a_cluster_a_slot_that_nobody_serves_is_waited_for_alone(on_clusters: Callable[..., list[Any]]) -> None:
+    for results, _ in on_clusters(two):
+        assert [type(each) for each in results] == [VoucherState, VoucherState]
+
+
+def test_on_a_cluster_each_change_is_confirmed_by_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "is_cluster", lambda client: True)
+    monkeypatch.setattr(clients, "patience_seconds", lambda client: 0)
+    durability = Durability(replicas=1)
+    for replicas in (0, 1):
+        sync: Any = Clustered(Node(Batch([STATE, True, replicas])))
+        waiting: Any = AsyncClustered(Node(AsyncBatch([STATE, True, replicas])))
+        engine, async_engine = (
+            VoucherSessions(sync, durability=durability),
+            AsyncVoucherSessions(waiting, durability=durability),
+        )
+        for put in (
+            lambda engine=engine: engine.put_voucher(Voucher(code="A")),
+            lambda engine=async_engine: asyncio.run(engine.put_voucher(Voucher(code="A"))),
+        ):
+            if replicas:
+                assert isinstance(put(), VoucherState)  # type: ignore[no-untyped-call]  # a lambda
+            else:
+                with pytest.raises(NotDurable):
+                    put()  # type: ignore[no-untyped-call]  # a lambda
+
+
+def test_a_call_shows_neither_keys_nor_arguments() -> None:
+    pipe = VoucherSessions(Stub()).pipeline().redeem("A", session="secret-key")  # type: ignore[arg-type]  # a stand-in
+    assert repr(pipe._queued) == "[<redeem of 'A'>]"

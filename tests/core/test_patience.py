@@ -1,0 +1,135 @@
+"""Which failures a call outlasts where a failover can be waited for, and what it says when it gives up."""
+
+from __future__ import annotations
+
+import asyncio
+from operator import methodcaller
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+import redis.exceptions
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.sentinel import MasterNotFoundError, Sentinel
+
+from core.test_meaning_of_failures import CHANGING, READING, AsyncStub, Stub
+from voucher_sessions import AsyncVoucherSessions, OutcomeUnknown, ServerRefused, Used, Voucher, VoucherSessions
+from voucher_sessions._core import call
+from voucher_sessions._transport import clients
+
+NOT_RUN: list[Exception] = [
+    redis.exceptions.TryAgainError("TRYAGAIN"),
+    redis.exceptions.ClusterError("TTL exhausted."),
+    redis.exceptions.ClusterDownError("CLUSTERDOWN"),
+    redis.exceptions.MasterDownError("MASTERDOWN"),
+    redis.exceptions.SlotNotCoveredError("Slot 5 is not covered"),
+    redis.exceptions.BusyLoadingError("LOADING"),
+]
+LOST: list[Exception] = [
+    redis.exceptions.ConnectionError("gone"),
+    redis.exceptions.TimeoutError("late"),
+    redis.exceptions.RedisClusterException("Redis Cluster cannot be connected"),
+    MasterNotFoundError("No master found"),
+]
+HOPELESS: list[Exception] = [
+    redis.exceptions.AuthenticationError("WRONGPASS"),
+    redis.exceptions.AuthorizationError("denied"),
+    redis.exceptions.NoPermissionError("NOPERM"),
+    redis.exceptions.OutOfMemoryError("OOM"),
+    redis.exceptions.ReadOnlyError("READONLY"),
+]
+STATE = [b"state", -1, 0, 0, 0, 0, 0, 0, 0, 0]
+REPLIES: dict[str, list[Any]] = {
+    "put_voucher": STATE,
+    "get_voucher": STATE,
+    "delete_voucher": [b"deleted", 1],
+    "validate": [b"answered", 5, b"", 0, 0, 1, 1, 1, 9, 0, 0],
+    "redeem": [b"receipts", b"life 1 0 0 5 call - cart"],
+    "release": [b"released", 1],
+    "rollback": [b"receipts", b"life 1 0 0 5 call call -"],
+    "list_sessions": [b"sessions", 5],
+    "get_redemption": [b"receipts", b"life 1 0 0 5 call - "],
+}
+VERBS = CHANGING + READING
+BRINGS = methodcaller("put_voucher", Voucher(code="A"), used=Used())
+
+
+class Named:
+    """Answers each verb with its name."""
+
+    def __getattr__(self, verb: str) -> Any:
+        return lambda *_, **__: verb
+
+
+def verb_of(act: methodcaller) -> str:
+    verb: str = act(Named())
+    return verb
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 50 ms, with pauses of 1 ms."""
+    monkeypatch.setattr(clients, "patience_seconds", lambda client: 0.05)
+    monkeypatch.setattr(call, "uniform", lambda shortest, longest: 0.001)
+
+
+def on_both(act: methodcaller, *answers: Any) -> list[Any]:
+    """What the engines make of these answers, and how many they took."""
+    outcomes: list[Any] = []
+    for kind in (Stub, AsyncStub):
+        stub: Any = kind(*answers)
+        try:
+            outcome = act(VoucherSessions(stub)) if kind is Stub else asyncio.run(act(AsyncVoucherSessions(stub)))
+        except Exception as error:  # the outcome is what is tested
+            outcome = error
+        outcomes.append((outcome, len(stub.sent)))
+    return outcomes
+
+
+@pytest.mark.parametrize("error", NOT_RUN, ids=repr)
+@pytest.mark.parametrize("act", [*VERBS, BRINGS], ids=verb_of)
+def test_what_did_not_run_is_sent_again(patience: None, act: methodcaller, error: Exception) -> None:
+    for outcome, sent in on_both(act, error, error, REPLIES[verb_of(act)]):
+        assert not isinstance(outcome, Exception)
+        assert sent == 3
+
+
+@pytest.mark.parametrize("error", LOST, ids=repr)
+@pytest.mark.parametrize("act", [*VERBS, BRINGS], ids=verb_of)
+def test_a_lost_reply_is_asked_for_again(patience: None, act: methodcaller, error: Exception) -> None:
+    for outcome, sent in on_both(act, error, REPLIES[verb_of(act)]):
+        assert not isinstance(outcome, Exception)
+        assert sent == 2
+
+
+@pytest.mark.parametrize("error", HOPELESS, ids=repr)
+@pytest.mark.parametrize("act", VERBS, ids=verb_of)
+def test_what_patience_does_not_mend_comes_at_once(patience: None, act: methodcaller, error: Exception) -> None:
+    for outcome, sent in on_both(act, error):
+        assert outcome is error or (isinstance(outcome, ServerRefused) and outcome.__cause__ is error)
+        assert sent == 1
+
+
+@pytest.mark.parametrize("error", [NOT_RUN[1], LOST[0], LOST[2]], ids=repr)
+def test_patience_ends(patience: None, error: Exception) -> None:
+    """A client may have sent the command before: that the last try did not run says nothing of the first."""
+    for outcome, sent in on_both(CHANGING[3], *[error] * 200):
+        assert isinstance(outcome, OutcomeUnknown)
+        assert (outcome.session_key, outcome.__cause__) == ("cart", error)
+        assert 1 < sent < 200
+    for outcome, _ in on_both(READING[0], *[error] * 200):
+        assert outcome is error
+
+
+def test_a_connection_closed_by_another_task_is_a_lost_one(patience: None) -> None:
+    stub: Any = AsyncStub(AttributeError("'NoneType' object has no attribute 'writelines'"), REPLIES["redeem"])
+    assert asyncio.run(AsyncVoucherSessions(stub).redeem("A", session="cart")).session_key == "cart"
+
+
+def test_only_clients_that_know_of_a_failover_wait_for_one() -> None:
+    assert clients.patience_seconds(redis.Redis()) == 0
+    assert clients.patience_seconds(redis.asyncio.Redis()) == 0
+    assert clients.patience_seconds(Sentinel([("127.0.0.1", 1)]).master_for("till")) > 0
+    assert clients.patience_seconds(AsyncSentinel([("127.0.0.1", 1)]).master_for("till")) > 0
+    assert clients.patience_seconds(redis.asyncio.RedisCluster(host="127.0.0.1", port=1)) > 0

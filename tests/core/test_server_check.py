@@ -1,0 +1,407 @@
+"""``check_server``: what a server is like that the engine cannot keep its promises on, and what to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+import redis.exceptions
+from conftest import Backend
+from redis.asyncio.cluster import ClusterNode
+from redis.crc import key_slot
+from support.servers import BINARIES, Server, running
+
+from voucher_sessions import AsyncVoucherSessions, CorruptState, Durability, Finding, Voucher, VoucherSessions
+from voucher_sessions._core import scripts, server_check
+from voucher_sessions._transport import clients
+
+OK = [b"tried", *[b""] * len(scripts.COMMANDS)]
+WELL: dict[str, Any] = {
+    "INFO": {
+        "redis_version": "7.2.4",
+        "role": "master",
+        "connected_slaves": 1,
+        "maxmemory": 0,
+        "maxmemory_policy": "noeviction",
+        "aof_enabled": 1,
+    },
+    "CONFIG GET save": {"save": ""},
+    "CONFIG GET appendfsync": {b"appendfsync": b"always"},
+    "CONFIG GET lazyfree-lazy-expire": {"lazyfree-lazy-expire": "yes"},
+    "EVALSHA": redis.exceptions.NoScriptError("No matching script"),
+    "EVAL": OK,
+    "WAIT": 0,
+    "WAITAOF": [0, 0],
+}
+REFUSED = redis.exceptions.NoPermissionError("User till has no permissions to run the 'x' command")
+
+
+def seconds(at: float) -> tuple[int, int]:
+    """As TIME tells it."""
+    return int(at), int(at % 1 * 1_000_000)
+
+
+class Told:
+    """A client of a server that is well but for what is said; ``clock`` is how far its clock is ahead."""
+
+    def __init__(self, clock: float = 0, slowness: float = 0, **answers: Any) -> None:
+        self._answers = WELL | {name.replace("_", " ").replace("  ", "-"): said for name, said in answers.items()}
+        self._clock = clock
+        self._slowness = slowness
+
+    def execute_command(self, *words: Any, **_: Any) -> Any:
+        if words[0] == "TIME" and "TIME" not in self._answers:
+            time.sleep(self._slowness)
+            return seconds(time.time() + self._clock)
+        said = self._answers[" ".join(words[:2]) if words[0] == "CONFIG GET" else words[0]]
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+
+class AsyncTold(Told):
+    async def execute_command(self, *words: Any, **options: Any) -> Any:
+        return super().execute_command(*words, **options)
+
+
+def found(durability: Durability | None = None, **said: Any) -> list[Finding]:
+    """What both engines find."""
+    sync = VoucherSessions(Told(**said), durability=durability)  # type: ignore[arg-type]  # a stand-in
+    waiting = AsyncVoucherSessions(AsyncTold(**said), durability=durability)  # type: ignore[arg-type]  # a stand-in
+    findings = sync.check_server()
+    assert [each.model_copy(update={"problem": ""}) for each in asyncio.run(waiting.check_server())] == [
+        each.model_copy(update={"problem": ""}) for each in findings
+    ], "the problem may tell a clock"
+    return findings
+
+
+def info(**fields: Any) -> dict[str, Any]:
+    """What INFO says, otherwise for some fields; None leaves a field out."""
+    return {name: said for name, said in (WELL["INFO"] | fields).items() if said is not None}
+
+
+def tried(**refusals: str) -> list[bytes]:
+    """What the script says that tries commands."""
+    return [b"tried", *(refusals.get(command, "").encode() for command in scripts.COMMANDS)]
+
+
+FSYNC = Durability(fsync=True)
+REPLICAS = Durability(replicas=2)
+FORBIDDEN = "ERR ACL failure in script: User till has no permissions to run the 'x' command"
+FORBIDDEN_BY_7_0 = "ERR The user executing the script can't run this command or subcommand"
+CLOSED_BY_7_0 = "ERR The user executing the script can't access at least one of the keys mentioned in the command"
+
+
+def test_of_a_server_that_is_well_nothing_is_found() -> None:
+    assert found() == []
+    assert found(durability=FSYNC) == []
+    assert found(durability=Durability(replicas=1)) == []
+    assert found(EVALSHA=OK) == []
+    assert found(INFO=info(redis_version="6.2.0")) == []
+    assert found(CONFIG_GET_appendfsync={"appendfsync": "everysec"}, durability=FSYNC) == [], "WAITAOF waits for it"
+
+
+def test_what_is_not_known_is_not_judged() -> None:
+    for durability in (None, FSYNC, Durability(replicas=1)):
+        told = found(INFO=REFUSED, CONFIG_GET_appendfsync={"appendfsync": "no"}, durability=durability)
+        assert [each.subject for each in told] == ["untold"]
+
+
+@pytest.mark.parametrize(
+    ("said", "severity", "subject", "words"),
+    [
+        ({"INFO": info(redis_version="6.0.20")}, "error", "version", "Redis 6.0.20"),
+        ({"INFO": info(redis_version="6.1.99")}, "error", "version", "Redis 6.1.99"),
+        ({"INFO": info(redis_version="5.0")}, "error", "version", "PXAT"),
+        ({"INFO": info(role="slave", connected_slaves=0)}, "error", "role", "replica"),
+        ({"INFO": info(maxmemory=1, maxmemory_policy="allkeys-lru")}, "error", "maxmemory-policy", "vouchers, locks"),
+        (
+            {"INFO": info(maxmemory=1, maxmemory_policy="volatile-ttl")},
+            "error",
+            "maxmemory-policy",
+            "throws away locks",
+        ),
+        ({"INFO": info(maxmemory_policy="allkeys-lru")}, "warning", "maxmemory-policy", "once maxmemory is set"),
+        ({"INFO": info(aof_enabled=0)}, "error", "persistence", "a restart forgets all vouchers"),
+        (
+            {"INFO": info(aof_enabled=0), "CONFIG_GET_save": {"save": "3600 1"}},
+            *("warning", "persistence", "snapshots alone"),
+        ),
+        ({"CONFIG_GET_appendfsync": {"appendfsync": "everysec"}}, "warning", "appendfsync", "once a second"),
+        ({"CONFIG_GET_appendfsync": {"appendfsync": "no"}}, "warning", "appendfsync", "when the system sees fit"),
+        ({"CONFIG_GET_appendfsync": {"appendfsync": "no"}, "durability": FSYNC}, "warning", "appendfsync", "sees fit"),
+        ({"INFO": info(connected_slaves=0)}, "warning", "replicas", "no replica"),
+        ({"durability": REPLICAS}, "error", "durability", "asks for 2 replicas and there are 1"),
+        (
+            {"durability": FSYNC, "INFO": info(aof_enabled=0), "CONFIG_GET_save": REFUSED},
+            *("error", "durability", "without an append-only file"),
+        ),
+        (
+            {"durability": FSYNC, "WAITAOF": redis.exceptions.ResponseError("unknown command 'WAITAOF'")},
+            *("error", "durability", "needs WAITAOF"),
+        ),
+        ({"durability": FSYNC, "WAITAOF": REFUSED}, "error", "permissions", "may not call WAITAOF"),
+        ({"durability": Durability(replicas=1), "WAIT": REFUSED}, "error", "permissions", "may not call WAIT"),
+        ({"EVALSHA": REFUSED}, "error", "permissions", "may not call EVALSHA"),
+        ({"EVAL": REFUSED, "EVALSHA": OK}, "error", "permissions", "may not call EVAL"),
+        ({"EVAL": tried(ZADD=FORBIDDEN, UNLINK=FORBIDDEN)}, "error", "permissions", "may not call UNLINK, ZADD"),
+        ({"EVAL": tried(ZADD=FORBIDDEN_BY_7_0)}, "error", "permissions", "may not call ZADD"),
+        (
+            {"EVAL": tried(ZADD=CLOSED_BY_7_0)},
+            "error",
+            "permissions",
+            "no access to the keys that begin with 'vs:': ZADD",
+        ),
+        (
+            {"EVAL": tried(SET="READONLY You can't write", ZADD="READONLY You can't write")},
+            "error",
+            "commands",
+            "SET, ZADD",
+        ),
+        ({"EVAL": redis.exceptions.ResponseError("BUSY Redis is busy")}, "error", "commands", "refuses EVAL: BUSY"),
+        ({"CONFIG_GET_lazyfree__lazy__expire": {b"": b"no"}}, "warning", "lazyfree-lazy-expire", "all clients wait"),
+        ({"clock": 1.5}, "warning", "clock", "1.5 s apart"),
+        ({"clock": -3600}, "warning", "clock", "3600.0 s apart"),
+        ({"INFO": info(maxmemory_policy=None)}, "info", "untold", "INFO does not tell maxmemory_policy"),
+        ({"INFO": REFUSED}, "info", "untold", "redis_version, role, connected_slaves, maxmemory, maxmemory_policy"),
+        ({"CONFIG_GET_save": REFUSED}, "info", "untold", "CONFIG GET does not tell save: User till"),
+        ({"CONFIG_GET_lazyfree__lazy__expire": {}}, "info", "untold", "CONFIG GET does not tell lazyfree-lazy-expire"),
+    ],
+)
+def test_what_is_not_well_is_told_with_a_remedy(said: dict[str, Any], severity: str, subject: str, words: str) -> None:
+    findings = [each for each in found(**said) if each.subject != "untold" or severity == "info"]
+    assert [(each.node, each.severity, each.subject) for each in findings] == [("", severity, subject)]
+    assert words in findings[0].problem
+    assert findings[0].remedy
+
+
+def test_the_gravest_comes_first() -> None:
+    findings = found(INFO=info(redis_version="4.0.0", connected_slaves=0), CONFIG_GET_save=REFUSED)
+    assert [each.severity for each in findings] == ["error", "warning", "info"]
+
+
+def test_a_forbidden_clock_is_a_forbidden_command() -> None:
+    (finding,) = found(TIME=REFUSED, EVAL=tried(TIME=FORBIDDEN))
+    assert (finding.subject, finding.remedy) == ("permissions", "ACL SETUSER <user> +time")
+
+
+@pytest.mark.parametrize("clock", [0, -1.1])
+def test_a_slow_answer_is_no_wrong_clock(clock: float) -> None:
+    """The server read its clock at some moment of the 1.2 s that the answer took."""
+    assert found(clock=clock, slowness=1.2) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        redis.exceptions.ConnectionError("gone"),
+        redis.exceptions.TimeoutError("gone"),
+        redis.exceptions.AuthenticationError("WRONGPASS"),
+        redis.exceptions.BusyLoadingError("loading"),
+    ],
+)
+def test_a_server_that_does_not_answer_raises_the_clients_error(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        found(INFO=error)
+
+
+@pytest.mark.parametrize("answers", [{"EVAL": [b"tried"]}, {"TIME": 5}, {"TIME": {}}])
+def test_an_answer_of_nonsense_is_corrupt_state(answers: dict[str, Any]) -> None:
+    with pytest.raises(CorruptState):
+        found(**answers)
+
+
+def test_a_finding_is_a_result_like_the_others() -> None:
+    (finding,) = found(INFO=info(connected_slaves=0))
+    assert finding.model_dump(mode="json") == {
+        "node": "",
+        "severity": "warning",
+        "subject": "replicas",
+        "problem": finding.problem,
+        "remedy": finding.remedy,
+    }
+
+
+# --- Real servers -------------------------------------------------------------------------------------------------
+
+
+def test_it_is_asked_in_every_protocol_and_changes_nothing(engine: VoucherSessions, backend: Backend) -> None:
+    engine.put_voucher(Voucher(code="A"))
+    before = backend.contents()
+    subjects = [each.subject for each in engine.check_server()]
+    if backend.name == "fakeredis":
+        assert subjects == ["untold", "untold"], "it has no INFO and no CONFIG, and the scripts can do all they do"
+    else:
+        told = ["lazyfree-lazy-expire"] if backend.name != "valkey" else []
+        assert subjects == ["persistence", "replicas", *told]
+    assert backend.contents() == before
+
+
+def test_an_engine_of_a_fake_cannot_have_durability() -> None:
+    with VoucherSessions.from_url("memory://", durability=FSYNC) as engine:
+        first = engine.check_server()[0]
+    assert (first.severity, first.subject) == ("error", "durability")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module", params=list(BINARIES))
+def well(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A primary that nothing is wrong with, and its replica."""
+    port = str(free_port())
+    options = {"appendonly": "yes", "appendfsync": "always", "lazyfree_lazy_expire": "yes"}
+    with (
+        running(request.param, port=port, bind="127.0.0.1", repl_diskless_sync_delay="0", **options) as primary,
+        running(request.param, replicaof=f"127.0.0.1 {port}"),
+        primary.client() as admin,
+    ):
+        deadline = time.monotonic() + 20
+        while admin.info("replication")["connected_slaves"] == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield primary
+
+
+TILL = {"username": "till", "password": "secret"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("maxmemory-policy", "allkeys-lru"),
+        ("maxmemory-policy", "volatile-ttl"),
+        ("appendfsync", "everysec"),
+        ("appendfsync", "no"),
+        ("appendonly", "no"),
+        ("lazyfree-lazy-expire", "no"),
+    ],
+)
+def test_the_remedy_of_a_setting_mends_it(
+    well: Server, engine_on: Callable[..., Any], setting: str, value: str
+) -> None:
+    engine = engine_on(well)
+    assert engine.check_server() == []
+    with well.client() as admin:
+        admin.config_set(setting, value)
+        (finding,) = engine.check_server()
+        command, setting, value, *_ = finding.remedy.replace(":", "").replace(",", "").removeprefix("CONFIG ").split()
+        assert command == "SET"
+        admin.config_set(setting, value)
+    assert engine.check_server() == []
+
+
+def test_what_durability_asks_for_is_looked_for(well: Server, engine_on: Callable[..., Any]) -> None:
+    with well.client() as admin:
+        lacks_waitaof = admin.info("server")["redis_version"].startswith("7.0.")
+    told = [each.problem for each in engine_on(well, durability=Durability(replicas=2)).check_server()]
+    assert told == ["durability asks for 2 replicas and there are 1: every change raises NotDurable"]
+    told = [
+        each.problem.partition(",")[0]
+        for each in engine_on(well, durability=Durability(replicas=1, fsync=True)).check_server()
+    ]
+    assert told == (["durability needs WAITAOF"] if lacks_waitaof else [])
+
+
+@pytest.mark.parametrize("command", ["EVALSHA", "EVAL", "WAIT", *scripts.COMMANDS])
+def test_a_permission_that_is_missing_is_named_and_its_remedy_grants_it(
+    well: Server, engine_on: Callable[..., Any], command: str
+) -> None:
+    with well.client() as admin:
+        admin.execute_command("ACL", "SETUSER", "till", "reset", "on", ">secret", "~vs:*", "+@all", f"-{command}")
+        engine = engine_on(well, TILL, durability=Durability(replicas=1))
+        (finding,) = engine.check_server()
+        assert (finding.severity, finding.subject) == ("error", "permissions")
+        assert finding.problem == f"the user may not call {command}"
+        assert admin.keys() == []
+        admin.execute_command(*finding.remedy.replace("<user>", "till").split())
+        assert engine.check_server() == []
+
+
+def test_what_is_tried_leaves_nothing_behind_even_where_nothing_can_be_removed(
+    well: Server, engine_on: Callable[..., Any]
+) -> None:
+    removing = ["-zrem", "-zremrangebyrank", "-unlink", "-pexpireat"]
+    with well.client() as admin:
+        admin.execute_command("ACL", "SETUSER", "till", "reset", "on", ">secret", "~vs:*", "+@all", *removing)
+        (finding,) = engine_on(well, TILL).check_server()
+        assert finding.problem == "the user may not call PEXPIREAT, UNLINK, ZREM, ZREMRANGEBYRANK"
+        assert admin.keys() == []
+
+
+def test_keys_that_are_not_the_users_are_told(well: Server, engine_on: Callable[..., Any]) -> None:
+    with well.client() as admin:
+        for keys in ("~other:*", "%R~vs:*"):
+            admin.execute_command("ACL", "SETUSER", "till", "reset", "on", ">secret", keys, "+@all")
+            (finding,) = engine_on(well, TILL).check_server()
+            assert finding.subject == "permissions"
+            assert "no access to the keys that begin with 'vs:'" in finding.problem
+            admin.execute_command(*finding.remedy.replace("<user>", "till").split())
+            assert engine_on(well, TILL).check_server() == []
+
+
+def test_a_user_who_may_not_look_is_told_so(well: Server, engine_on: Callable[..., Any]) -> None:
+    with well.client() as admin:
+        admin.execute_command("ACL", "SETUSER", "till", "reset", "on", ">secret", "~vs:*", "+@all", "-info", "-config")
+    told = engine_on(well, TILL).check_server()
+    assert [(each.severity, each.subject) for each in told] == [("info", "untold")] * 2
+
+
+def test_a_server_that_is_gone_raises_the_clients_error(engine_on: Callable[..., Any]) -> None:
+    with running("valkey") as gone:
+        engine = engine_on(gone, {"retry": None})
+        engine.check_server()
+    with pytest.raises(redis.exceptions.ConnectionError):
+        engine.check_server()
+
+
+# --- Where the primaries are --------------------------------------------------------------------------------------
+
+
+def test_each_command_of_the_scripts_has_a_trial_of_its_own() -> None:
+    assert tuple(trial.split()[0] for trial in server_check.TRIALS.split(",")) == scripts.COMMANDS
+    assert sorted(server_check._TRIALS) == list(scripts.COMMANDS), "and there are no others"
+    assert "ZADD" in scripts.COMMANDS, "found in the scripts"
+
+
+def test_every_primary_of_a_cluster_is_asked_at_a_slot_of_its_own() -> None:
+    client = redis.asyncio.RedisCluster(host="127.0.0.1", port=1)
+    lone, rest, replica = (ClusterNode("127.0.0.1", port) for port in (7003, 7002, 7001))
+    slots = {slot: [rest, replica] for slot in range(8000)} | {9000: [lone]}
+    client.nodes_manager.slots_cache = slots
+    found = clients.primaries(client)
+    assert [each.address for each in found] == ["127.0.0.1:7002", "127.0.0.1:7003"]
+    assert [each.options for each in found] == [{"target_nodes": rest}, {"target_nodes": lone}]
+    assert [slots[key_slot(b"vs:probe{%s}" % each.tag.encode())][0] for each in found] == [rest, lone]
+
+
+def test_the_primaries_of_a_cluster_are_known_before_its_first_command(loop: asyncio.AbstractEventLoop) -> None:
+    port, bus = free_port(), free_port()
+    options = {"port": str(port), "bind": "127.0.0.1", "cluster_enabled": "yes", "cluster_port": str(bus)}
+    with running("valkey", **options) as node, node.client() as admin:
+        admin.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        while admin.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
+            time.sleep(0.01)
+        told = [(f"127.0.0.1:{port}", "persistence"), (f"127.0.0.1:{port}", "replicas")]
+        with VoucherSessions.from_url(f"redis+cluster://127.0.0.1:{port}") as engine:
+            assert [(each.node, each.subject) for each in engine.check_server()] == told
+        waiting = AsyncVoucherSessions.from_url(f"redis+cluster://127.0.0.1:{port}")
+        found = loop.run_until_complete(waiting.check_server())
+        loop.run_until_complete(waiting.aclose())
+        assert [(each.node, each.subject) for each in found] == told
+        assert admin.keys() == []
+
+
+def test_of_one_server_there_is_one_primary() -> None:
+    with redis.Redis() as client:
+        assert clients.primaries(client) == [clients.Primary("", {}, "0")]

@@ -1,0 +1,179 @@
+"""One call of one caller, whose replies are lost, and then what must hold."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from support.model import Books
+from support.servers import Server
+
+from faults.kinds_of_caller import FIRST, Act, Caller, Model, act, changes, made_anew
+from faults.proxy import Fault, Proxy
+from voucher_sessions import OutcomeUnknown, Validation, VoucherSessions
+from voucher_sessions._core import scripts
+
+Plan = Iterable[Fault | None]
+Meanwhile = Callable[[], object] | None
+
+CALLERS = [Caller(*each) for each in itertools.product(("sync", "async"), (10, 0), (2, 3))]
+SILENT: tuple[Fault, ...] = ("late", "swallow", "delay")  # nothing but its timeout tells the client
+BRIEF, PATIENT = 0.05, 20.0  # socket_timeout in seconds
+PREFIXES = (f"t{at}" for at in itertools.count())
+SEED = "seed"  # the prefix under which each server has the books after FIRST
+
+
+class Begun(NamedTuple):
+    """A server with the books after FIRST, which every trial copies, and with all scripts loaded."""
+
+    server: Server
+    client: redis.Redis
+    keys: list[str]
+    books: Books
+
+
+def begin(server: Server, client: redis.Redis) -> Begun:
+    client.flushall()
+    load_scripts(client)
+    model = Model()
+    for each in FIRST:
+        model.agrees(each, each.outcome(VoucherSessions(client, prefix=SEED)))
+    return Begun(server, client, [key.decode() for key in client.scan_iter()], model.books)
+
+
+def load_scripts(client: redis.Redis) -> None:
+    for script in scripts.ALL:
+        client.script_load(script.text)
+
+
+class Place(NamedTuple):
+    """A kind of caller, at a server, with a proxy of its own before it."""
+
+    caller: Caller
+    begun: Begun
+    proxy: Proxy
+
+
+class Trial:
+    """The books of one call, in a key space of their own, and the model beside them."""
+
+    def __init__(self, made: Act, place: Place) -> None:
+        self.made = made
+        self.caller, begun, self.proxy = place
+        self.prefix = next(PREFIXES)
+        self.direct = VoucherSessions(begun.client, prefix=self.prefix)
+        self.model = Model(begun.books.copy())
+        with begun.client.pipeline(transaction=False) as copies:
+            for key in begun.keys:
+                copies.copy(key, self.prefix + key.removeprefix(SEED))
+            copies.execute()
+
+    def lose(self, plan: Plan, timeout: float, meanwhile: Meanwhile = None, after: Meanwhile = None) -> Any:
+        """What the caller is told; then the server has answered all that reached it.
+
+        ``meanwhile`` happens between a script's run and the loss of its reply, ``after`` when the caller was answered.
+        """
+        with self.caller.engine(self.proxy.port, timeout, self.prefix) as engine:
+            calls = self.proxy.calls
+            self.proxy.meanwhile = meanwhile
+            self.proxy.follow(plan)
+            outcome = self.made.outcome(engine)
+            if after is not None:
+                after()
+            self.proxy.let_go()
+            self.proxy.settle(calls + 1)
+            self.proxy.follow(())
+        assert self.proxy.meanwhile is None
+        return outcome
+
+    def is_unknown(self, outcome: Any) -> Act:
+        """The error is the right one, and tells all that its caller needs: the call as it can be repeated."""
+        assert isinstance(outcome, RedisConnectionError | RedisTimeoutError), repr(outcome)
+        if not changes(self.made):
+            assert not isinstance(outcome, OutcomeUnknown)
+            return self.made
+        assert isinstance(outcome, OutcomeUnknown), repr(outcome)
+        assert outcome.verb == self.made.verb.removesuffix("_stack")
+        named = self.made.named(outcome.session_key, outcome.redemption_id)
+        op, _ = Model().told(named)
+        assert list(outcome.codes) == op.codes
+        assert (outcome.session_key, outcome.redemption_id) == (op.args.get("key"), op.args.get("id"))
+        for told, beginning in ((outcome.session_key, "ssn_"), (outcome.redemption_id, "rdm_")):
+            assert told is None or told in str(self.made) or re.fullmatch(beginning + "[A-Za-z0-9]{32}", told)
+        return named
+
+    def check(self, redemption_id: str | None) -> None:
+        """The server's books of these vouchers are the model's: a script can reach no others."""
+        op, _ = Model().told(self.made)
+        reads = [act(verb, code) for code in op.codes for verb in ("get_voucher", "list_sessions")]
+        reads += [
+            act("get_redemption", code, id_) for code in op.codes for id_ in {"paid", "both", redemption_id} if id_
+        ]
+        for each in reads:
+            self.model.agrees(each, each.outcome(self.direct))
+
+    def answered(self, outcome: Any) -> None:
+        """The client has repeated the call by itself: its result is the first's, and so is its effect."""
+        self.model.agrees(self.made, outcome)
+        self.check(made_anew(self.made, outcome))
+
+    def unanswered(self, outcome: Any, *, ran: bool) -> None:
+        """The caller is told that the outcome is unknown, asks, and repeats the call as it was."""
+        named = self.is_unknown(outcome)
+        if ran:
+            self.model.told(named)
+        redemption_id = named.options.get("redemption_id")
+        self.check(redemption_id)
+        self.model.agrees(named, named.outcome(self.direct))
+        self.check(redemption_id)
+
+
+def answered_in_the_end(made: Act, place: Place, plan: Plan, timeout: float, meanwhile: Meanwhile = None) -> None:
+    trial = Trial(made, place)
+    trial.answered(trial.lose(plan, timeout, meanwhile))
+
+
+def never_answered(made: Act, place: Place, plan: Plan, timeout: float, *, ran: bool) -> None:
+    trial = Trial(made, place)
+    trial.unanswered(trial.lose(plan, timeout), ran=ran)
+
+
+def overtaken(made: Act, place: Place, fault: Fault, timeout: float, others: Sequence[Act]) -> None:
+    """Others come between the call's run and its repetition; with ``late``, between its answer and its first copy."""
+    trial = Trial(made, place)
+    seen: list[Any] = []
+
+    def overtake() -> None:
+        seen.extend(each.outcome(trial.direct) for each in others)
+
+    if fault == "late":
+        outcome = trial.lose([fault], timeout, after=overtake)
+    else:
+        outcome = trial.lose([fault], timeout, meanwhile=overtake)
+    if isinstance(outcome, Validation) and outcome.reason == "not_found" and act("delete_voucher", "A") in others:
+        trial.model.told(made)  # it did lock, but nothing is left of that to tell
+    else:
+        trial.model.agrees(made, outcome)
+    for each, told in zip(others, seen, strict=True):
+        trial.model.agrees(each, told)
+    trial.check(made_anew(made, outcome))
+
+
+def everywhere(places: Iterable[Place], run: Callable[[Place], None]) -> None:
+    """At all places at a time, since what takes long is to wait."""
+
+    def at(place: Place) -> None:
+        try:
+            run(place)
+        except BaseException as error:
+            error.add_note(f"for {place.caller} at {place.begun.server.folder}")
+            raise
+
+    with ThreadPoolExecutor(len(CALLERS)) as threads:
+        list(threads.map(at, places))

@@ -1,0 +1,163 @@
+"""What the model of the books answers to a recorded call, in the form in which the recorder keeps what was told."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from support.model import REASONS, UNLIMITED, Amounts, Book, Books, Lock, Refused
+
+from faults.history import Op
+
+FOREVER = 2**62  # later than all that a history tells
+
+
+# What leaves the receipts as they are, and whether they are of a voucher's life.
+WITHOUT_RECEIPTS = {"validate", "release", "get_voucher", "list_sessions", "get_redemption"}
+
+
+def agrees(op: Op, told: Any, seen: Any) -> bool:
+    """Whether the caller was told what the books say."""
+    if isinstance(told, dict) and "error" in told:
+        return isinstance(seen, dict) and bool(told.items() <= seen.items())
+    if op.verb == "list_sessions" and isinstance(seen, dict) and "error" not in seen:
+        return len(seen) == min(len(told), op.args["limit"]) and bool(seen.items() <= told.items())
+    if op.verb == "validate" and locks(op, told) and isinstance(seen, list):
+        # Of a voucher that was deleted since, its client's repetition tells that it is gone.
+        told = [gone if gone["reason"] == "not_found" else each for each, gone in zip(told, seen, strict=True)]
+        return _without(told, "available") == _without(seen, "available")
+    same: bool = essence(op, told) == essence(op, seen)
+    return same
+
+
+def locks(op: Op, told: Any) -> bool:
+    """Whether a validation locks, by what it tells."""
+    return op.args["key"] is not None and all(each["reason"] is None for each in told)
+
+
+def idle(op: Op) -> bool:
+    """Whether a call that was told this has changed nothing, whenever it was."""
+    if isinstance(op.seen, dict) and "error" in op.seen:
+        return True
+    match op.verb:
+        case "put_voucher":
+            return False
+        case "delete_voucher":
+            return not op.seen
+        case "validate":
+            # Told that a voucher is gone, it may have locked it before.
+            return op.args["key"] is None or any(each["reason"] not in (None, "not_found") for each in op.seen)
+        case "release":
+            return not any(op.seen)
+        case "redeem" | "rollback":
+            return all(each[-1] for each in op.seen)
+        case _:
+            return True
+
+
+def essence(op: Op, seen: Any) -> Any:
+    """What was told without the figures that a changing call tells beside what it did.
+
+    Where a client has repeated the call by itself, they are those of the repetition, after whatever came in between.
+    """
+    if isinstance(seen, dict):  # an error
+        return seen
+    if op.verb == "put_voucher":
+        return None
+    if op.verb == "validate" and locks(op, seen):
+        return _without(seen, "available")
+    if op.verb == "redeem":  # somebody may have rolled back what it has redeemed
+        return [each if each[-1] else [*each[:4], each[-1]] for each in seen]
+    return seen
+
+
+def _without(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [{other: fact for other, fact in row.items() if other != name} for row in rows]
+
+
+def answer(books: Books, op: Op, now: int) -> Any:
+    """What the books answer, in the form of ``history.observed``; they are changed by it."""
+    try:
+        return _answer(books, op, now)
+    except Refused as refused:
+        facts = {name: list(fact) if isinstance(fact, tuple) else fact for name, fact in refused.facts.items()}
+        facts.pop("retry_after_ms", None)
+        return {"error": refused.name, **facts}
+
+
+def _answer(books: Books, op: Op, now: int) -> Any:
+    args = op.args
+    match op.verb:
+        case "put_voucher":
+            (code,), (quantity, credits, points), used = args["codes"], args["limit"], args["used"]
+            limit = Amounts(UNLIMITED if quantity is None else quantity, credits, points)
+            books.put(code, limit, quantity is None, Amounts(*used) if used else None, now)
+            return _state(books.book(code), now)
+        case "get_voucher":
+            return _state(books.book(args["codes"][0]), now)
+        case "delete_voucher":
+            return books.delete(args["codes"][0])
+        case "validate":
+            session = None if args["key"] is None else (args["key"], FOREVER)
+            answers = books.validate_stack(args["needs"], session, args["release"], now)
+            codes = [code for code, _, _ in args["needs"]]
+            return [_validation(books.vouchers.get(code), *each) for code, each in zip(codes, answers, strict=True)]
+        case "redeem":
+            done = books.redeem_stack(args["needs"], args["key"], args["id"], args["if_missing"], now)
+            return [[*each.taken, each.session_key, each.rolled_back, replayed] for each, replayed in done]
+        case "release":
+            return [books.release(code, args["key"], now) for code in args["codes"]]
+        case "rollback":
+            return [[*each.taken, replayed] for each, replayed in books.rollback_stack(args["codes"], args["id"])]
+        case "list_sessions":
+            live = books.book(args["codes"][0]).live(now)
+            return {key: [lock.amounts.credits, lock.amounts.points] for key, lock in live.items()}
+        case _:
+            receipt = books.receipt(args["codes"][0], args["id"])
+            return [*receipt.taken, receipt.session_key, receipt.rolled_back]
+
+
+def _state(book: Book, now: int) -> list[list[int | None]]:
+    limit: list[int | None] = [None if book.without_limit else book.limit.quantity, *book.limit[1:]]
+    return [list(each) for each in zip(limit, book.used, book.locked(now), strict=True)]
+
+
+def _validation(book: Book | None, verdict: Any, lock: Lock | None) -> dict[str, Any]:
+    if book is None or verdict is None:
+        return {"reason": "not_found", "held": False, "available": [0, 0, 0], "lock": None}
+    quantity, credits, points = verdict.left
+    return {
+        "reason": None if verdict.short is None else REASONS[verdict.short][0],
+        "held": verdict.held,
+        "available": [None if book.without_limit else quantity, credits, points],
+        "lock": [*lock.amounts[1:]] if lock else None,
+    }
+
+
+class State(NamedTuple):
+    """What the books hold at a moment, to be compared, and when its locks expire at the latest."""
+
+    vouchers: frozenset[Any]
+    receipts: frozenset[Any]
+    expiries: frozenset[Any]
+
+    def agrees(self, other: State) -> bool:
+        """Whether the books hold the same, whenever their locks expire."""
+        return self[:2] == other[:2]
+
+
+def state(books: Books, now: int, receipts: frozenset[Any] | None = None) -> State:
+    """Where no receipt has changed, ``receipts`` of the state before save time."""
+    vouchers, expiries = [], []
+    for code, book in books.vouchers.items():
+        live = book.live(now)
+        locks = frozenset((key, lock.amounts) for key, lock in live.items())
+        expiries += [(code, key, lock.expires_at) for key, lock in live.items()]
+        vouchers.append((code, book.limit, book.without_limit, book.used, locks))
+    if receipts is None:
+        lives = {code: book.life for code, book in books.vouchers.items()}
+        receipts = frozenset(
+            # Of a life that has ended it is of no matter which it was.
+            (name, receipt.life == lives.get(name[0]), receipt.session_key, receipt.taken, receipt.rolled_back)
+            for name, receipt in books.receipts.items()
+        )
+    return State(frozenset(vouchers), receipts, frozenset(expiries))

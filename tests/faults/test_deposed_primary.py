@@ -1,0 +1,212 @@
+"""What a primary says that has been deposed and does not know it, by situations made by hand.
+
+Without ``durability`` it takes back what it has acknowledged, and grants again what the new primary has granted; these
+tests show it. With ``durability`` it cannot have that confirmed. A confirmation is worth as much as the replicas that
+give it: one of those must be the new primary, or the most advanced of those that can become it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+from redis.exceptions import ResponseError
+from support.servers import Server
+
+from faults.replicas import Trio, replication, trio
+from faults.waiting import until
+from faults.workers_over_failovers import Crew, Desk, Place
+from voucher_sessions import (
+    Durability,
+    NotDurable,
+    RedemptionNotFound,
+    SessionNotFound,
+    Voucher,
+    VoucherSessions,
+)
+
+SERVER = "valkey"
+LAST = [f"LAST-{at}" for at in range(10)]  # of each there is one
+ORDERS = range(20)
+# Of those that cannot be confirmed, and of those that will be.
+ONE, BOTH = (Durability(replicas=replicas, timeout_ms=50) for replicas in (1, 2))
+SURE, SURE_OF_BOTH = (Durability(replicas=replicas, timeout_ms=20_000) for replicas in (1, 2))
+
+guarded = pytest.mark.parametrize("durability", [None, ONE], ids=["without durability", "with durability"])
+
+
+def stocked(servers: Trio) -> None:
+    """The vouchers, known to both replicas."""
+    with VoucherSessions.from_url(servers.primary.url, durability=SURE_OF_BOTH, socket_timeout=30) as engine:
+        for code in LAST:
+            engine.put_voucher(Voucher(code=code, quantity=1))
+        engine.put_voucher(Voucher(code="CARD", credits=10**6))
+
+
+def locked(engine: Any, code: str, key: str) -> bool:
+    """Whether the caller was told that it has the lock."""
+    try:
+        valid: bool = engine.validate(code, session={"type": "LOCK", "key": key}).valid
+    except NotDurable:
+        return False
+    return valid
+
+
+@contextmanager
+def desks(url: str, durability: Durability | None, number: int = 2) -> Iterator[list[Desk]]:
+    """Sync and asyncio by turns."""
+    opened = [Desk(Place(url), durability, asynchronous=at % 2 == 1) for at in range(number)]
+    with ExitStack() as closing:
+        for desk in opened:
+            closing.callback(desk.close)
+        yield opened
+
+
+@guarded
+def test_a_primary_that_is_cut_off(durability: Durability | None) -> None:
+    with trio(SERVER) as servers, desks(servers.primary.url, durability) as inside:
+        stocked(servers)
+        servers.cut_off()
+        acknowledged = [order for order in ORDERS if redeemed(inside[order % 2](), order)]
+        granted = sum(locked(inside[at % 2](), code, "inside") for at, code in enumerate(LAST))
+        new = servers.promote()
+        with VoucherSessions.from_url(new.url, durability=durability and SURE, socket_timeout=30) as outside:
+            granted_again = sum(locked(outside, code, "outside") for code in LAST)
+            lost = [order for order in acknowledged if not has_receipt(outside, order)]
+            if durability is None:
+                assert len(acknowledged) == len(lost) == len(ORDERS)
+                assert granted == granted_again == len(LAST)
+                return
+            assert (len(acknowledged), granted, granted_again) == (0, 0, len(LAST))
+            assert all(redeemed(outside, order) for order in ORDERS), "repeated where it can be confirmed"
+            assert outside.get_voucher("CARD").credits.used == len(ORDERS)
+
+
+def redeemed(engine: Any, order: int) -> bool:
+    try:
+        return not engine.redeem("CARD", credits=1, redemption_id=str(order)).replayed
+    except NotDurable:
+        return False
+
+
+def has_receipt(engine: Any, order: int) -> bool:
+    try:
+        return bool(engine.get_redemption("CARD", str(order)))
+    except RedemptionNotFound:
+        return False
+
+
+@pytest.mark.parametrize("links", ["open", "cut"])
+@guarded
+def test_a_primary_that_wakes_up_with_calls_in_flight(durability: Durability | None, links: str) -> None:
+    """With links cut it has not heard that its replicas left, and min-replicas-to-write is counted once a second."""
+    told: dict[str, bool] = {}
+    with (
+        trio(SERVER, min_replicas_to_write="1" if links == "cut" else "0", min_replicas_max_lag="1") as servers,
+        desks(servers.street.url, durability, len(LAST)) as inside,
+    ):
+        stocked(servers)
+        for desk in inside:
+            desk().list_sessions("CARD")  # their connections stand
+        sent, crew = servers.street.calls, Crew()
+        os.kill(servers.primary.process.pid, signal.SIGSTOP)
+        try:
+            for code, desk in zip(LAST, inside, strict=True):
+                crew.start(lambda code, desk: told.update({code: locked(desk(), code, "inside")}), code, desk)
+            until(lambda: servers.street.calls == sent + len(LAST))
+            if links == "cut":
+                for link in servers.links:
+                    link.cut()
+            new = servers.promote()
+            with VoucherSessions.from_url(new.url, durability=durability and SURE, socket_timeout=30) as outside:
+                assert all(locked(outside, code, "outside") for code in LAST)
+        finally:
+            os.kill(servers.primary.process.pid, signal.SIGCONT)
+        crew.join()
+    assert sum(told.values()) == (len(LAST) if durability is None else 0)
+
+
+@pytest.mark.parametrize(("asked", "granted"), [(ONE, len(LAST)), (BOTH, 0)], ids=["one", "both"])
+def test_a_replica_that_stays_with_the_deposed_primary_confirms(asked: Durability, granted: int) -> None:
+    """The other one is promoted: only who asks for the confirmation of both is safe."""
+    with trio(SERVER) as servers:
+        stocked(servers)
+        _, leaves = servers.replicas
+        with (
+            VoucherSessions.from_url(servers.primary.url, durability=asked) as inside,
+            VoucherSessions.from_url(leaves.url) as outside,
+        ):
+            servers.promote(leaves)
+            assert sum(locked(inside, code, "inside") for code in LAST) == granted
+            assert all(locked(outside, code, "outside") for code in LAST)
+
+
+def follows(replica: Server, primary: Server) -> bool:
+    """Whether it is in step with what the primary is since its start."""
+    its, of = replication(replica), replication(primary)
+    return bool(its["master_link_status"] == "up" and its["master_replid"] == of["master_replid"])
+
+
+@pytest.mark.parametrize("appendonly", ["no", "yes"])
+def test_a_primary_that_comes_back_empty_empties_its_replicas(appendonly: str) -> None:
+    """Faster than anybody promoted one of them. So a primary that starts by itself needs an append-only file."""
+    with trio(SERVER, appendonly=appendonly) as servers:
+        stocked(servers)
+        replica = servers.replicas[0]
+        with (
+            VoucherSessions.from_url(servers.primary.url, durability=SURE_OF_BOTH, socket_timeout=30) as engine,
+            VoucherSessions.from_url(replica.url) as on_replica,
+        ):
+            assert redeemed(engine, 1), "both replicas have confirmed it"
+            servers.primary.kill()
+            servers.primary.start()
+            until(lambda: follows(replica, servers.primary))
+            assert has_receipt(on_replica, 1) == has_receipt(engine, 1) == (appendonly == "yes")
+
+
+def test_min_replicas_to_write_bounds_what_is_lost_and_does_not_prevent_it() -> None:
+    """A primary that is cut off goes on acknowledging until its replicas have been silent for min-replicas-max-lag."""
+    with trio(SERVER, min_replicas_to_write="1", min_replicas_max_lag="1") as servers:
+        stocked(servers)
+        with VoucherSessions.from_url(servers.primary.url) as inside:
+            servers.cut_off()
+            acknowledged = redeemed_until_refused(inside)
+        with VoucherSessions.from_url(servers.promote().url) as outside:
+            lost = [order for order in range(acknowledged) if not has_receipt(outside, order)]
+        print(f"{len(lost)} of {acknowledged} acknowledged redemptions lost before the server refused more")
+        assert len(lost) == acknowledged > 0
+
+
+def redeemed_until_refused(engine: VoucherSessions) -> int:
+    """How many redemptions it acknowledged before."""
+    for acknowledged in itertools.count():
+        try:
+            redeemed(engine, acknowledged)
+        except ResponseError as refused:
+            if "NOREPLICAS" not in str(refused):
+                raise
+            break
+    return acknowledged
+
+
+def test_refusals_and_reads_are_not_confirmed() -> None:
+    """They change nothing and wait for nobody, so a deposed primary gives them from its old books."""
+    with trio(SERVER) as servers:
+        stocked(servers)
+        servers.cut_off()
+        new = servers.promote()
+        with (
+            VoucherSessions.from_url(servers.primary.url, durability=ONE) as inside,
+            VoucherSessions.from_url(new.url, durability=SURE, socket_timeout=30) as outside,
+        ):
+            outside.validate("CARD", credits=7, session={"type": "LOCK", "key": "cart"})
+            assert inside.list_sessions("CARD") == []
+            assert inside.get_voucher("CARD").credits.locked == 0
+            with pytest.raises(SessionNotFound):
+                inside.redeem("CARD", session="cart")
+            assert outside.redeem("CARD", session="cart").credits == 7

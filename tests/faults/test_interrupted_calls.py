@@ -1,0 +1,142 @@
+"""Signals whose handlers raise, wherever they come: no later call is given the reply that the interrupted one left."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from typing import Any
+
+import pytest
+import redis
+from support.servers import Server
+
+from faults.test_shared_engine import CLIENTS, PATIENCE, credits_of, filled
+from voucher_sessions import VoucherSessions
+
+
+@pytest.fixture
+def server(server_of: Callable[[str], Server]) -> Server:
+    return filled(server_of("valkey"))
+
+
+class Late(redis.UnixDomainSocketConnection):
+    """A connection of which nobody can tell that a reply is still to come: as if it were on its way yet."""
+
+    def can_read(self, timeout: float = 0) -> bool:
+        return False
+
+
+def interrupted(at: int, error: type[BaseException], run: Callable[[], object]) -> str:
+    """Which function of redis-py or of ours it was whose beginning raised: there Python runs signal handlers."""
+    numbers, entered = count(), [""]
+
+    def profile(frame: Any, event: str, _: Any) -> None:
+        ours = any(each in frame.f_code.co_filename for each in ("/redis/", "/voucher_sessions/"))
+        if ours and event == "call" and not in_a_finalizer(frame) and next(numbers) == at:
+            sys.setprofile(None)
+            entered[0] = frame.f_code.co_qualname
+            raise error
+
+    sys.setprofile(profile)
+    try:
+        run()
+    except error:
+        assert entered != [""]
+    finally:
+        sys.setprofile(None)
+    return entered[0]
+
+
+def in_a_finalizer(frame: Any) -> bool:
+    """There Python itself swallows what is raised."""
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
+
+
+class TimeLimit(Exception):
+    """What a worker's signal handler may raise: an ordinary error for those that catch them."""
+
+
+def one_by_one(engine: VoucherSessions) -> object:
+    return engine.get_voucher("A")
+
+
+def in_a_batch(engine: VoucherSessions) -> object:
+    return engine.pipeline().get_voucher("A").execute()
+
+
+@pytest.mark.parametrize("call", [one_by_one, in_a_batch])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, TimeLimit])
+@pytest.mark.parametrize("options", CLIENTS[:2], ids=str)
+def test_a_call_interrupted_anywhere_leaves_no_reply_behind(
+    server: Server, options: dict[str, Any], error: type[BaseException], call: Callable[[VoucherSessions], object]
+) -> None:
+    for at in count():
+        pool = redis.ConnectionPool(connection_class=Late, path=server.socket)
+        with redis.Redis(connection_pool=pool, **options) as client:
+            engine = VoucherSessions(client)
+            assert credits_of(engine, "B") == 222
+            call(engine)  # so that all is connected
+            entered = interrupted(at, error, partial(call, engine))
+            assert [credits_of(engine, "B"), credits_of(engine, "A")] == [222, 111], entered
+        pool.disconnect()
+        if not entered:
+            assert at > 20, "too few places to show anything"
+            return
+
+
+def test_a_redemption_interrupted_anywhere_is_there_once_when_it_is_repeated(server: Server) -> None:
+    with server.client() as admin:
+        books = VoucherSessions(admin)
+        for at in count():
+            order = f"order-{at}"
+            with server.client() as client:
+                engine = VoucherSessions(client)
+                assert credits_of(engine, "B") == 222
+                redeem = partial(engine.redeem, "A", redemption_id=order)
+                entered = interrupted(at, KeyboardInterrupt, redeem)
+            books.redeem("A", redemption_id=order)
+            assert books.get_voucher("A").quantity.used == at + 1, entered
+            if not entered:
+                return
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeLimit])
+def test_a_signal_while_the_server_takes_its_time(server: Server, error: type[BaseException]) -> None:
+    def interrupt(*_: object) -> None:
+        raise error
+
+    with server.client() as admin, server.client() as client:
+        engine = VoucherSessions(client)
+        assert credits_of(engine, "A") == 111
+        before = signal.signal(signal.SIGUSR1, interrupt)
+        admin.execute_command("CLIENT", "PAUSE", 1000 * PATIENCE, "WRITE")
+        try:
+            other = threading.Thread(target=signal_when_held, args=(admin, threading.get_ident()))
+            other.start()
+            with pytest.raises(error):
+                engine.redeem("A", redemption_id="order")
+            other.join(PATIENCE)
+        finally:
+            admin.execute_command("CLIENT", "UNPAUSE")
+            signal.signal(signal.SIGUSR1, before)
+        assert credits_of(engine, "B") == 222
+        assert engine.redeem("A", redemption_id="order").id == "order"
+        assert engine.get_voucher("A").quantity.used == 1
+
+
+def signal_when_held(admin: redis.Redis, thread: int) -> None:
+    """As soon as somebody's command is held by the server."""
+    deadline = time.monotonic() + PATIENCE
+    while not any("b" in each["flags"] for each in admin.client_list()):
+        assert time.monotonic() < deadline, "nobody waits"
+        time.sleep(0.002)
+    signal.pthread_kill(thread, signal.SIGUSR1)

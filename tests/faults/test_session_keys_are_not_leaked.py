@@ -1,0 +1,116 @@
+"""No error shows a session key, and neither does anything that stands behind an error."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import pytest
+import redis
+from pydantic import BaseModel, ValidationError
+
+from faults.recorded_replies import ACTS, KEY, Act
+from faults.silent_clients import assert_discreet
+from faults.test_hostile_replies import Answering, all_near, on_both, outcome
+from voucher_sessions import (
+    NotDurable,
+    OutcomeUnknown,
+    Release,
+    Session,
+    SessionNotFound,
+    VoucherSessions,
+    VoucherSessionsError,
+)
+from voucher_sessions._core.keys import Keys
+from voucher_sessions._core.verbs import Verbs
+
+
+@pytest.mark.parametrize("act", ACTS, ids=repr)
+def test_no_error_about_a_bent_reply_shows_a_key(act: Act) -> None:
+    """Not the error of ours, and nothing that stands behind it."""
+    for answers in all_near(act):
+        error = outcome(lambda answers=answers: act.call(VoucherSessions(Answering(*answers))))  # type: ignore[arg-type, misc]  # a stand-in
+        if isinstance(error, VoucherSessionsError):
+            assert_discreet(error)
+
+
+@pytest.mark.parametrize("act", ACTS, ids=repr)
+@pytest.mark.parametrize(
+    "error",
+    [
+        redis.exceptions.ConnectionError("gone"),
+        redis.exceptions.TimeoutError("late"),
+        redis.exceptions.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"),
+        redis.exceptions.ResponseError("CORRUPT vs:{A}"),
+        redis.exceptions.OutOfMemoryError("OOM"),
+        redis.exceptions.TryAgainError("TRYAGAIN"),
+    ],
+    ids=repr,
+)
+def test_no_error_about_a_failed_command_shows_a_key(act: Act, error: Exception) -> None:
+    for told in on_both(act, error):
+        assert_discreet(told)
+
+
+ERRORS: Final[list[VoucherSessionsError]] = [
+    SessionNotFound("A", "B", session_key=KEY),
+    OutcomeUnknown("validate", ("A",), session_key=KEY, redemption_id="order"),
+    NotDurable("release", "no replica", Release(code="A", session_key=KEY, released=True)),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_errors_that_carry_a_key_do_not_show_it(error: VoucherSessionsError) -> None:
+    assert_discreet(error)
+    assert KEY in str(vars(error)) or error.__dict__["result"].session_key == KEY
+
+
+TOO_LONG: Final = KEY * 8
+BAD_SESSIONS: Final[list[Any]] = [
+    {"type": "LOCK", "key": TOO_LONG},
+    {"type": "LOCK", "key": KEY + "\ud800"},
+    {"type": "LOCK", "key": KEY.encode()},
+    {"type": "LOCK", "key": [KEY]},
+    {"type": "LOCK", "key": {"key": KEY}},
+    {"type": "LOCK", "key": KEY, "ttl": 5},
+    {"type": "LOCK", "key": KEY, "ttl": KEY, "ttl_unit": "DAYS"},
+    {"type": "LOCK", "key": KEY, "ttl": 5, "ttl_unit": KEY},
+    {"type": KEY},
+    {"type": "LOCK", "session_key": KEY},
+    {"key": KEY, "type": 5},
+    [KEY],
+    KEY.encode(),
+]
+
+
+@pytest.mark.parametrize("session", [*BAD_SESSIONS, KEY])
+def test_no_refusal_of_a_session_shows_a_key(session: Any) -> None:
+    calls = Verbs(Keys("vs"), None)
+    with pytest.raises(VoucherSessionsError) as refused:
+        calls.validate("A", 0, 0, session)
+    assert_discreet(refused.value)
+    with pytest.raises(ValueError, match="Session") as refused_model:
+        Session.model_validate(session)
+    assert_discreet(refused_model.value)
+
+
+@pytest.mark.parametrize("key", [TOO_LONG, KEY + "\ud800", KEY.encode(), [KEY]])
+def test_no_refusal_of_a_bare_key_shows_it(key: Any) -> None:
+    calls = Verbs(Keys("vs"), None)
+    for refuse in (
+        lambda: calls.redeem("A", None, None, key, None, "raise"),
+        lambda: calls.release("A", key),
+        lambda: calls.release_stack(["A"], key),
+    ):
+        with pytest.raises(VoucherSessionsError) as refused:
+            refuse()
+        assert_discreet(refused.value)
+
+
+@pytest.mark.parametrize("wrong", [{"ttl": 5}, {"ttl": 0, "ttl_unit": "DAYS"}, {"ttl_unit": "WEEKS"}, {"type": "HOLD"}])
+def test_a_hosts_own_model_does_not_show_the_key_beside_what_is_wrong(wrong: dict[str, Any]) -> None:
+    class Body(BaseModel):
+        session: Session
+
+    with pytest.raises(ValidationError) as refused:
+        Body.model_validate({"session": {"type": "LOCK", "key": KEY} | wrong})
+    assert_discreet(refused.value)

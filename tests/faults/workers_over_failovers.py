@@ -1,0 +1,141 @@
+"""Shops: tills in threads that go on while their primary is replaced. Each asks its place where to call, every time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis.asyncio.retry
+from conftest import Awaited
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from faults.history import Op, Recorder
+from faults.redemption_workers import CODES, HOUR_MS, Till, limits
+from faults.waiting import until
+from voucher_sessions import AsyncVoucherSessions, Durability, NotDurable, VoucherSessions
+
+
+@dataclass
+class Place:
+    """Where the primary is, as far as those who ask here have heard. None: they wait for the news.
+
+    ``patience``: for how many seconds they wait for a reply.
+    """
+
+    url: str | None = None
+    patience: float = 60
+
+
+class Desk:
+    """The engine of one thread for the primary of the moment, sync or asyncio.
+
+    Its client repeats nothing by itself.
+    """
+
+    def __init__(self, place: Place, durability: Durability | None, *, asynchronous: bool = False) -> None:
+        self.place, self._durability = place, durability
+        self._loop = asyncio.new_event_loop() if asynchronous else None
+        self._engines: dict[str, Any] = {}
+
+    def __call__(self) -> Any:
+        until(lambda: self.place.url is not None)
+        url = str(self.place.url)
+        if url not in self._engines:
+            self._engines[url] = self._open(url)
+        return self._engines[url]
+
+    def _open(self, url: str) -> Any:
+        options: dict[str, Any] = {"durability": self._durability, "socket_timeout": self.place.patience}
+        if self._loop is None:
+            return VoucherSessions.from_url(url, retry=Retry(NoBackoff(), 0), **options)
+        retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
+        return Awaited(AsyncVoucherSessions.from_url(url, retry=retry, **options), self._loop)
+
+    def close(self) -> None:
+        for engine in self._engines.values():
+            engine.aclose() if self._loop else engine.close()
+        if self._loop:
+            self._loop.close()
+
+
+class Crew:
+    """Threads whose errors are not lost."""
+
+    def __init__(self) -> None:
+        self._threads: list[threading.Thread] = []
+        self._errors: list[BaseException] = []
+
+    def start(self, work: Callable[..., object], *args: object) -> None:
+        def run() -> None:
+            try:
+                work(*args)
+            except BaseException as error:
+                self._errors.append(error)
+
+        self._threads.append(threading.Thread(target=run))
+        self._threads[-1].start()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(60)
+            assert not thread.is_alive()
+        if self._errors:
+            raise self._errors[0]
+
+
+@dataclass
+class Shop:
+    recorders: list[Recorder] = field(default_factory=list)
+    over: bool = False
+
+    @property
+    def history(self) -> list[Op]:
+        return [op for each in self.recorders for op in each.history]
+
+    def sell(self, changes: int = 60) -> None:
+        """Until so many more changes were acknowledged."""
+        before = self._sold()
+        until(lambda: self._sold() >= before + changes)
+
+    def _sold(self) -> int:
+        return sum(op.end is not None and op.changes for op in self.history)
+
+    def waits_for_replies(self, *tills: int) -> bool:
+        """Whether these tills have sent what nobody answers."""
+        histories = [self.recorders[1 + till].history for till in tills]
+        return all(history and history[-1].end is None for history in histories)
+
+
+def _put(shop: Shop, engine: VoucherSessions, code: str) -> bool:
+    """Whether it was confirmed."""
+    try:
+        shop.recorders[0].call(engine, "put_voucher", limits(code))
+    except NotDurable:
+        return False
+    return True
+
+
+@contextmanager
+def selling(durability: Durability, *places: Place) -> Iterator[Shop]:
+    """A till for each place, sync and asyncio by turns; the first place has the vouchers."""
+    shop, crew = Shop([Recorder("manager")]), Crew()
+    with ExitStack() as desks:
+        with VoucherSessions.from_url(str(places[0].url), durability=durability) as engine:
+            for code in CODES:
+                until(lambda code=code: _put(shop, engine, code))  # type: ignore[misc]  # mypy forgets the default
+        for at, place in enumerate(places):
+            desk = Desk(place, durability, asynchronous=at % 2 == 1)
+            desks.callback(desk.close)
+            shop.recorders.append(Recorder(f"t{at}"))
+            till = Till(desk, shop.recorders[-1], f"t{at}", at, HOUR_MS)
+            crew.start(till.sell, lambda: shop.over)
+        try:
+            yield shop
+        finally:
+            shop.over = True
+            crew.join()

@@ -1,0 +1,335 @@
+"""Mutation runs: does a test go red when a guard is taken out of a script or a call?
+
+    python -m mutation.run                                all of them, some hours of two cores
+    python -m mutation.run    --files lua/redeem.lua      of these files
+    python -m mutation.run    --sample 40                 so many, evenly spread
+    python -m mutation.run    --files lua/book.lua --list no run, a list
+    python -m mutation.run    --jobs 8                    so many at a time; by default one a core
+
+Each mutant is the project with one small defect (``mutations.py``), in a copy of its own: the checkout stays as it is. It
+is tried by the quickest tests that are about its file, and, while it survives, by more and more of them; the first red
+test kills it, and so does one that does not come to an end. A test that is red without any defect is left out, and
+told. In the end the survivors are listed: file, line, what stood there and what stands there now. Each of them is
+either a defect that no test sees, or none at all, which a reader must decide.
+
+The same files give the same mutants in the same order. It is no test itself: its exit code is 0 whatever survives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import lupa
+from lua_tools import lint as lua_lint
+
+from mutation.defects import Mutant, mutants
+
+ROOT: Final = Path(__file__).parents[2]
+FILES: Final = [
+    *sorted(f"lua/{path.name}" for path in (ROOT / "lua").iterdir()),
+    *(
+        f"src/voucher_sessions/_core/{name}.py"
+        for name in ("verbs", "call", "confirmation", "failures", "replies", "keys", "requests")
+    ),
+    *(
+        f"src/voucher_sessions/{name}.py"
+        for name in ("_core/audit", "_core/batch", "_transport/sync", "_transport/aio")
+    ),
+]
+COPIED: Final = ("lua", "src", "tests", "docs", "README.md", "pyproject.toml")
+
+
+class Selection(NamedTuple):
+    """Some tests: files, what pytest's -k takes, and how many seconds they may take."""
+
+    files: tuple[str, ...]
+    expression: str
+    seconds: int
+
+    @property
+    def arguments(self) -> list[str]:
+        return [*(f"tests/{name}.py" for name in self.files), "-k", self.expression]
+
+
+_BEHAVIOUR: Final = (
+    *(
+        f"behaviour/{name}"
+        for name in ("test_semantics", "test_stacks", "test_repeated_calls", "test_audit", "test_pipelines")
+    ),
+    "core/test_meaning_of_failures",
+)
+# From the quickest to the widest, each for one server and few variants: a survivor is tried by all of them.
+LUA: Final = (
+    Selection(_BEHAVIOUR, "valkey and sync-bytes-resp3", 60),
+    Selection(
+        ("behaviour/test_state_machine", "scripts/test_command_counts"), "valkey and not text and not async", 120
+    ),
+    Selection(_BEHAVIOUR, "valkey and sync-repeated", 60),
+    Selection(
+        ("faults/test_damaged_keys", "faults/test_lost_replies", "core/test_server_check"),
+        "valkey and not async and not text or test_overtaken and close",
+        180,
+    ),
+)
+PYTHON: Final = (
+    Selection(
+        ("behaviour/test_bad_input", "public/test_models_and_errors", "core/test_patience"),
+        "not redis7 and not redis8 and not text",
+        60,
+    ),
+    Selection(
+        _BEHAVIOUR,
+        "valkey and (sync-bytes-resp3 or async-text-resp3) or not (valkey or redis8 or redis7 or fakeredis)",
+        120,
+    ),
+    Selection(
+        (
+            "behaviour/test_durability",
+            "core/test_server_check",
+            "transport/test_urls_and_clients",
+            "transport/test_signals_and_forks",
+        ),
+        "not redis7 and not redis8",
+        180,
+    ),
+    Selection(
+        (
+            "faults/test_cancelled_calls",
+            "faults/test_damaged_keys",
+            "faults/test_hostile_input",
+            "faults/test_hostile_replies",
+        ),
+        "not redis7 and not redis8 and not any_answers",
+        180,
+    ),
+)
+
+
+def selections(path: str) -> tuple[Selection, ...]:
+    return LUA if path.endswith(".lua") else PYTHON
+
+
+@dataclass
+class Outcome:
+    """What became of a mutant, or of the project without one. ``red``: the tests that failed."""
+
+    verdict: str
+    red: list[str] = field(default_factory=list)
+
+
+# --- One run of some tests, in a process of its own -----------------------------------------------------------------
+
+
+class _Red:
+    """A plugin of pytest that keeps the names of what fails."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            self.names.append(report.nodeid)
+
+    def pytest_collectreport(self, report: Any) -> None:
+        if report.failed:
+            self.names.append(report.nodeid)
+
+
+def _import_what_never_changes() -> None:
+    """So that each run, which is a fork, has it already. Nothing of the project's own."""
+    used = "asyncio fakeredis.aioredis hypothesis.stateful pydantic pytest redis.asyncio.sentinel time_machine trustme"
+    for name in used.split():
+        import_module(name)
+
+
+def _run(copy: Path, selection: Selection, ignored: Iterable[str], *, all_of_them: bool) -> Outcome:
+    """The tests in a fork, which is ended when it takes too long."""
+    told = copy / "outcome.json"
+    told.unlink(missing_ok=True)
+    pid = os.fork()
+    if pid == 0:
+        _be_tested(copy, selection, list(ignored), told, all_of_them=all_of_them)
+    deadline = time.monotonic() + selection.seconds * (10 if all_of_them else 1)
+    while os.waitpid(pid, os.WNOHANG) == (0, 0):
+        if time.monotonic() > deadline:
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return Outcome("does not end")
+        time.sleep(0.01)
+    if not told.exists():
+        return Outcome("crashed")
+    code, red = json.loads(told.read_text("utf-8"))
+    return Outcome("survived" if code == 0 else "killed", red)
+
+
+def _be_tested(copy: Path, selection: Selection, ignored: list[str], told: Path, *, all_of_them: bool) -> None:
+    """Never returns: what fails here is the fork's alone."""
+    try:
+        os.setsid()
+        _tell(copy, selection, ignored, told, all_of_them=all_of_them)
+    finally:
+        os._exit(0)
+
+
+def _tell(copy: Path, selection: Selection, ignored: list[str], told: Path, *, all_of_them: bool) -> None:
+    """Write what became of the tests; nothing where not even that works, which counts as a crash."""
+    import pytest
+
+    os.chdir(copy)
+    sys.path[:] = [str(copy / "src"), *(path for path in sys.path if not path.startswith(str(ROOT)))]
+    for name in [name for name in sys.modules if name in {"lua_lint", "mutations"}]:
+        del sys.modules[name]  # the copy has its own
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nowhere, stream)
+    red = _Red()
+    options = ["-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    options += [] if all_of_them else ["-x"]
+    options += [word for name in ignored for word in ("--deselect", name)]
+    code = pytest.main([*selection.arguments, *options], plugins=[red])
+    import voucher_sessions
+
+    assert Path(voucher_sessions.__file__).is_relative_to(copy), "not the copy is tested"
+    told.write_text(json.dumps([int(code), red.names]), "utf-8")
+
+
+# --- Copies --------------------------------------------------------------------------------------------------------
+
+
+def _copied(into: Path) -> Path:
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, into / name, ignore=shutil.ignore_patterns("__pycache__", ".hypothesis"))
+        else:
+            shutil.copy(source, into / name)
+    return into
+
+
+class _Place:
+    """Where one worker process keeps its copy."""
+
+    folder: tempfile.TemporaryDirectory[str]
+    copy: Path
+
+    @classmethod
+    def prepare(cls) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the tool itself ends its workers
+        cls.folder = tempfile.TemporaryDirectory(prefix="mutants-")
+        cls.copy = _copied(Path(cls.folder.name).resolve())
+
+
+def tried(mutant: Mutant, ignored: dict[Selection, list[str]]) -> tuple[Mutant, Outcome]:
+    """What becomes of one mutant, in the worker's copy."""
+    file = _Place.copy / mutant.path
+    original = file.read_text("utf-8")
+    try:
+        _written(file, mutant.mutation.applied(original))
+        outcome = Outcome("survived")
+        for selection in selections(mutant.path):
+            outcome = _run(_Place.copy, selection, ignored[selection], all_of_them=False)
+            if outcome.verdict != "survived":
+                break
+        return mutant, outcome
+    finally:
+        _written(file, original)
+
+
+def _written(file: Path, text: str) -> None:
+    """Python would take a compiled file for the source's if size and second are the same."""
+    file.write_text(text, "utf-8")
+    for compiled in (file.parent / "__pycache__").glob(f"{file.stem}.*"):
+        compiled.unlink()
+
+
+def red_without_a_mutant(selection: Selection) -> tuple[Selection, list[str]]:
+    return selection, _run(_Place.copy, selection, (), all_of_them=True).red
+
+
+# --- The whole run -------------------------------------------------------------------------------------------------
+
+
+def compiles(mutant: Mutant) -> bool:
+    """Whether a script is one still, in all that include it."""
+    if not mutant.path.endswith(".lua"):
+        return True
+    stem = Path(mutant.path).stem
+    original = lua_lint.source
+    changed = mutant.mutation.applied(original(stem))
+
+    def source(name: str) -> str:
+        return changed if name == stem else original(name)
+
+    lua_lint.source = source
+    try:
+        for path in lua_lint.FOLDER.iterdir():
+            if path.stem != "book" and stem in ("book", path.stem):
+                lua_lint.compiled(lua_lint.text_of(lua_lint.assembled(path.stem)))
+    except lupa.LuaError:
+        return False
+    finally:
+        lua_lint.source = original
+    return True
+
+
+def chosen(files: list[str], sample: int | None) -> list[Mutant]:
+    found = [mutant for path in files for mutant in mutants(ROOT, path) if compiles(mutant)]
+    if sample is None or sample >= len(found):
+        return found
+    return [found[at * len(found) // sample] for at in range(sample)]
+
+
+def run(to_try: list[Mutant], jobs: int) -> list[Mutant]:
+    """The survivors. Tells of each mutant what became of it."""
+    _import_what_never_changes()
+    found: list[tuple[Mutant, Outcome]] = []
+    with multiprocessing.get_context("fork").Pool(jobs, _Place.prepare) as pool:
+        needed = list(dict.fromkeys(each for mutant in to_try for each in selections(mutant.path)))
+        print(f"{len(to_try)} mutants; first the tests without any …", flush=True)
+        ignored = dict(pool.imap_unordered(red_without_a_mutant, needed))
+        for name in sorted({name for names in ignored.values() for name in names}):
+            print(f"left out, since it is red anyway: {name}")
+        begin = time.monotonic()
+        for done, (mutant, outcome) in enumerate(pool.imap_unordered(partial(tried, ignored=ignored), to_try), 1):
+            found.append((mutant, outcome))
+            by = f" by {outcome.red[0]}" if outcome.red else ""
+            seconds = time.monotonic() - begin
+            print(f"[{done}/{len(to_try)}, {seconds:.0f} s] {outcome.verdict}{by}: {mutant}", flush=True)
+    told = Counter((mutant.path, outcome.verdict) for mutant, outcome in found)
+    print("\n" + "\n".join(f"{path}: {count} {verdict}" for (path, verdict), count in sorted(told.items())))
+    return sorted(mutant for mutant, outcome in found if outcome.verdict == "survived")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", nargs="+", default=FILES, help="paths from the root of the project")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many at a time")
+    parser.add_argument("--sample", type=int, help="how many, evenly spread over all")
+    parser.add_argument("--list", action="store_true", help="list them and run nothing")
+    asked = parser.parse_args()
+    to_try = chosen(asked.files, asked.sample)
+    if asked.list:
+        print("\n".join(map(str, to_try)))
+        return
+    survivors = run(to_try, asked.jobs)
+    print(f"\n{len(survivors)} of {len(to_try)} survived")
+    print("\n".join(map(str, survivors)))
+
+
+if __name__ == "__main__":
+    main()

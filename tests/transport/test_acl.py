@@ -1,0 +1,214 @@
+"""The ACL rule in docs/server.md: with it everything works, without any one of its commands one is told."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from support.servers import BINARIES, Server, running
+
+from voucher_sessions import Durability, NotDurable, Redeemable, ServerRefused, Voucher
+from voucher_sessions._core import scripts
+
+DOCS = (Path(__file__).parents[2] / "docs" / "server.md").read_text("utf-8")
+RULE: list[str] = DOCS.partition("```text\nACL SETUSER till")[2].partition("```")[0].split()
+EXTRAS: dict[str, list[str]] = {
+    for_: words.replace("\\|", "|").split()
+    for for_, words in re.findall(r"^\| (.+) \| `(\+.+)` \|$", DOCS, re.MULTILINE)
+}
+COMMANDS = [word for word in RULE if word.startswith("+")]
+
+
+def extra(words: str) -> list[str]:
+    """The row of the table that is for this."""
+    (row,) = [added for for_, added in EXTRAS.items() if words in for_]
+    return row
+
+
+def lacks(admin: redis.Redis, added: list[str]) -> bool:
+    """Whether the server is older than one of these commands; only 7.0 is, as the docs say."""
+    known: Any = admin.execute_command("COMMAND INFO", *[word[1:] for word in added])
+    version = admin.info("server")["redis_version"]
+    assert None not in known or version.startswith("7.0."), known
+    return None in known
+
+
+def lock(key: str, ms: int = 60_000) -> dict[str, Any]:
+    return {"type": "LOCK", "key": key, "ttl": ms, "ttl_unit": "MILLISECONDS"}
+
+
+def everything(engine: Any) -> None:
+    """Every verb, on every path that calls a command of its own."""
+    engine.put_voucher(Voucher(code="A", quantity=9, credits=500))
+    engine.put_voucher(Voucher(code="B", quantity=9))
+    assert engine.validate("A", credits=5, session=lock("passing", 1)).valid
+    time.sleep(0.01)
+    assert engine.validate("A", credits=5, session=lock("cart")).valid, "the index has expired as a whole"
+    assert engine.validate("A", credits=5, session=lock("passing", 1)).valid
+    time.sleep(0.01)
+    assert engine.get_voucher("A").credits.locked == 5, "an expired lock beside a live one"
+    assert engine.validate("A", credits=7, session=lock("cart", 30_000)).valid
+    assert engine.validate("A", credits=500, session=lock("late")).locked_by_others
+    assert [each.credits for each in engine.list_sessions("A")] == [7]
+    assert engine.redeem("A", session="cart", redemption_id="order").credits == 7
+    assert engine.get_redemption("A", "order").credits == 7
+    assert engine.rollback("A", "order").credits == 7
+    cart = [Redeemable(code="A", credits=3), Redeemable(code="B")]
+    assert engine.validate_stack(cart, session=lock("cart")).valid
+    assert engine.validate_stack(cart[:1], session=lock("cart"), release=["B"]).valid
+    assert [each.released for each in engine.release_stack(["A", "B"], "cart")] == [True, False]
+    assert engine.redeem_stack(cart, redemption_id="stack").redemptions[0].credits == 3
+    assert len(engine.rollback_stack(["A", "B"], "stack")) == 2
+    assert engine.validate("B", session=lock("other")).valid
+    assert engine.release("B", "other").released
+    assert engine.audit("A") == engine.repair("A")
+    assert engine.delete_voucher("A")
+    assert engine.delete_voucher("B")
+
+
+@pytest.fixture(scope="module", params=list(BINARIES))
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with running(request.param, appendonly="yes", appendfsync="always") as server:
+        yield server
+
+
+@pytest.fixture
+def admin(server: Server) -> Iterator[redis.Redis]:
+    with server.client() as admin:
+        admin.flushall()
+        admin.acl_log_reset()
+        yield admin
+
+
+@pytest.fixture
+def engine_as(server: Server, admin: redis.Redis, engine_on: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes an engine over the client of a user who may do just this."""
+
+    def make(*allowed: str, durability: Durability | None = None, receipt_ttl: int | None = None, **client: Any) -> Any:
+        admin.execute_command("ACL", "DELUSER", "till")
+        admin.execute_command("ACL", "SETUSER", "till", *allowed)
+        user = {"username": "till", "password": "secret"}
+        return engine_on(server, client | user, durability=durability, receipt_ttl=receipt_ttl)
+
+    return make
+
+
+def denied(admin: redis.Redis) -> set[str]:
+    return {str(each["object"]) for each in admin.acl_log()} - {"client|setinfo"}
+
+
+def test_the_rule_is_what_the_scripts_call_and_what_runs_them() -> None:
+    assert sorted(COMMANDS) == sorted(f"+{name.lower()}" for name in ("EVAL", "EVALSHA", *scripts.COMMANDS))
+    assert len(EXTRAS) == 8
+
+
+def test_with_the_rule_everything_works(engine_as: Callable[..., Any], admin: redis.Redis) -> None:
+    admin.config_resetstat()
+    everything(engine_as(*RULE))
+    everything(engine_as(*RULE, receipt_ttl=60))
+    assert denied(admin) == set()
+    called = {name.removeprefix("cmdstat_").upper() for name in admin.info("commandstats")}
+    assert {*scripts.COMMANDS} <= called, "nothing in the rule that is not needed"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_without_one_of_its_commands_it_is_told_which(
+    engine_as: Callable[..., Any], admin: redis.Redis, command: str
+) -> None:
+    name = command[1:]
+    admin.script_flush()
+    engine = engine_as(*[word for word in RULE if word != command])
+    with pytest.raises(ServerRefused) as refused:
+        everything(engine)
+    if f"'{name}'" not in str(refused.value):
+        assert "The user executing the script can't run this command" in str(refused.value), "Redis 7.0"
+    (finding,) = [each for each in engine.check_server() if each.subject == "permissions"]
+    assert finding.problem == f"the user may not call {name.upper()}"
+    assert name in denied(admin)
+
+
+def test_without_the_keys_it_is_told(engine_as: Callable[..., Any], admin: redis.Redis) -> None:
+    with pytest.raises(ServerRefused, match=r"[Nn]o permissions to access"):
+        everything(engine_as(*["~other:*" if word == "~vs:*" else word for word in RULE]))
+    assert admin.keys() == []
+
+
+def without_each(added: list[str]) -> list[tuple[str, list[str]]]:
+    """Each word, and the rule with the others."""
+    return [(word[1:], RULE + [other for other in added if other != word]) for word in added]
+
+
+@pytest.mark.parametrize(
+    ("row", "durability"),
+    [("with replicas alone", Durability(replicas=1, timeout_ms=1)), ("with `fsync`", Durability(fsync=True))],
+)
+def test_durability_needs_its_row(
+    engine_as: Callable[..., Any], admin: redis.Redis, row: str, durability: Durability
+) -> None:
+    if lacks(admin, extra(row)):
+        with pytest.raises(NotDurable, match="unknown command"):
+            everything(engine_as(*RULE, durability=durability))
+        return
+    engine = engine_as(*RULE, *extra(row), durability=durability)
+    if durability.fsync:
+        everything(engine)
+    else:
+        with pytest.raises(NotDurable, match="0 of 1 replicas"):
+            everything(engine)
+    assert denied(admin) == set()
+    for name, rule in without_each(extra(row)):
+        engine = engine_as(*rule, durability=durability)
+        with pytest.raises(NotDurable, match=f"'{name}'"):
+            everything(engine)
+        assert [each.problem for each in engine.check_server() if each.subject == "permissions"] == [
+            f"the user may not call {name.upper()}"
+        ]
+
+
+def test_check_server_needs_its_row(engine_as: Callable[..., Any], admin: redis.Redis) -> None:
+    added = extra("`check_server`")
+    assert "untold" not in [each.subject for each in engine_as(*RULE, *added).check_server()]
+    assert denied(admin) == set()
+    for name, rule in without_each(added):
+        (untold,) = [each for each in engine_as(*rule).check_server() if each.subject == "untold"]
+        assert name.partition("|")[0].upper() in untold.problem
+
+
+def test_health_checks_need_their_row(engine_as: Callable[..., Any], admin: redis.Redis) -> None:
+    """Not so often that redis-py pings in the midst of connecting, where it takes other replies for those to its pings."""
+    row = extra("`health_check_interval`")
+    checked(engine_as(*RULE, *row, health_check_interval=0.3))
+    assert denied(admin) == set()
+    for name, rule in without_each(row):
+        with pytest.raises(redis.RedisError, match=f"'{name}'"):
+            checked(engine_as(*rule, health_check_interval=0.3))
+        assert denied(admin) == {name}
+
+
+def checked(engine: Any) -> None:
+    """Used again after the interval."""
+    engine.validate("A")
+    time.sleep(0.31)
+    engine.validate("A")
+
+
+def test_another_database_needs_its_row(engine_as: Callable[..., Any], admin: redis.Redis) -> None:
+    row = extra("another database")
+    everything(engine_as(*RULE, *row, db=1))
+    assert denied(admin) == set()
+    for name, rule in without_each(row):
+        with pytest.raises(redis.RedisError):  # "Invalid Database"
+            everything(engine_as(*rule, db=1))
+        assert denied(admin) == {name}
+
+
+def test_the_name_in_the_client_list_is_a_luxury(engine_as: Callable[..., Any], admin: redis.Redis) -> None:
+    """Of a server that does not know it, nothing is denied either."""
+    row = extra("`CLIENT LIST`")
+    everything(engine_as(*RULE, *([] if lacks(admin, row) else row)))
+    assert admin.acl_log() == []

@@ -1,0 +1,119 @@
+"""Signals in the middle of calls, and forks: no call reads a reply, or uses a connection, that is somebody else's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Any
+
+import fakeredis
+import pytest
+import redis.exceptions
+
+from voucher_sessions import AsyncVoucherSessions, InvalidRequest, OutcomeUnknown, VoucherSessions
+from voucher_sessions._transport import clients
+
+
+class Connection:
+    """Knows whether it was closed."""
+
+    closed = False
+
+    def disconnect(self, inuse_connections: bool | None = None) -> None:
+        assert inuse_connections in (None, False)
+        self.closed = True
+
+
+class Interrupted:
+    """A client in which a signal comes."""
+
+    connection: Connection | None = None
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+        self.connection_pool = Connection()
+
+    def execute_command(self, *words: Any, **options: Any) -> Any:
+        raise self.error
+
+    def pipeline(self, *, transaction: bool) -> Any:
+        raise self.error
+
+
+class OneConnection(Interrupted):
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.connection = Connection()
+
+
+def one_by_one(engine: VoucherSessions) -> object:
+    return engine.redeem("A")
+
+
+def in_a_batch(engine: VoucherSessions) -> object:
+    return engine.pipeline().redeem("A").execute()
+
+
+@pytest.mark.parametrize("call", [one_by_one, in_a_batch])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(), ValueError("raised by a signal's handler")])
+def test_a_connection_on_which_a_call_was_interrupted_is_closed(
+    call: Callable[[VoucherSessions], object], error: BaseException
+) -> None:
+    client: Any = Interrupted(error)
+    with pytest.raises(type(error)):
+        call(VoucherSessions(client))
+    assert client.connection_pool.closed
+
+
+@pytest.mark.parametrize("call", [one_by_one, in_a_batch])
+def test_one_whose_call_failed_is_not(call: Callable[[VoucherSessions], object]) -> None:
+    client: Any = Interrupted(redis.exceptions.ConnectionError("gone"))
+    with pytest.raises(OutcomeUnknown):
+        call(VoucherSessions(client))
+    assert not client.connection_pool.closed
+
+
+def test_what_can_be_closed_of_each_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    single: Any = OneConnection(KeyboardInterrupt())
+    clients.disconnect(single)
+    assert single.connection.closed
+    clients.disconnect(object())  # a stand-in has none
+    with fakeredis.FakeRedis() as pooled:
+        pooled.ping()
+        clients.disconnect(pooled)
+        assert pooled.ping()
+
+    class Node:
+        def __init__(self, client: Any) -> None:
+            self.redis_connection = client
+
+    class Cluster:
+        def get_nodes(self) -> list[Node]:
+            return [Node(None), Node(node)]
+
+    node: Any = Interrupted(KeyboardInterrupt())
+    monkeypatch.setattr(clients, "is_cluster", lambda client: isinstance(client, Cluster))
+    clients.disconnect(Cluster())
+    assert node.connection_pool.closed
+
+
+def test_connections_of_the_parent_are_not_used_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    single: Any = OneConnection(KeyboardInterrupt())
+    engine = VoucherSessions(single)
+    with fakeredis.FakeRedis() as pooled:
+        pooled_engine = VoucherSessions(pooled)
+        used, unused = (AsyncVoucherSessions(fakeredis.FakeAsyncRedis()) for _ in range(2))
+        assert asyncio.run(used.validate("A")).reason == "not_found"
+        child = os.getpid() + 1
+        monkeypatch.setattr(os, "getpid", lambda: child)
+        with pytest.raises(InvalidRequest, match="client: has one connection"):
+            engine.get_voucher("A")
+        with pytest.raises(InvalidRequest, match="client: has one connection"):
+            engine.pipeline().get_voucher("A").execute()
+        with pytest.raises(InvalidRequest, match="client: has connections of the parent's"):
+            asyncio.run(used.validate("A"))
+        assert asyncio.run(unused.validate("A")).reason == "not_found"
+        assert pooled_engine.validate("A").reason == "not_found", "redis-py's pools know of forks"
+        for each in (used, unused):
+            asyncio.run(each.client.aclose())

