@@ -338,6 +338,12 @@ def test_python_m_runs_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert capsys.readouterr().out.startswith("usage: python -m voucher_sessions demo")
 
 
+def test_a_worker_process_that_imports_the_main_module_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """multiprocessing imports it under another name in each process that it spawns."""
+    monkeypatch.setattr(sys, "argv", ["voucher_sessions", "demo", "--help"])
+    assert runpy.run_module("voucher_sessions", run_name="__mp_main__")["main"] is main
+
+
 # The carts and their checkout.
 
 
