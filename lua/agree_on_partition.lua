@@ -1,13 +1,13 @@
--- Remembers how the engines of a prefix map codes to slots, or tells how the first of them did.
+-- Stores how the engine maps codes to slots, or returns the mapping that an earlier engine of the prefix has stored.
 -- KEYS
 --   vs:partition  STRING  the fingerprint of the mapping
 -- ARGV
---   fingerprint   of this engine's mapping
+--   fingerprint   the fingerprint of this engine's mapping
 -- Status
---   partition     the fingerprint that is remembered
-local remembered = redis.call('GET', KEYS[1])
-if not remembered then
-  remembered = ARGV[1]
-  redis.call('SET', KEYS[1], remembered)
+--   partition     the fingerprint that is stored
+local stored = redis.call('GET', KEYS[1])
+if not stored then
+  stored = ARGV[1]
+  redis.call('SET', KEYS[1], stored)
 end
-return {'partition', remembered}
+return {'partition', stored}

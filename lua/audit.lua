@@ -1,15 +1,16 @@
--- Adds up a part of a voucher's locks, to be compared with the totals in its book.
+-- Adds up a part of a voucher's locks, for a comparison with the totals in its book.
 -- KEYS
 --   vs:{CODE}        STRING  the book
 --   vs:{CODE}:locks  ZSET    its live locks
 -- ARGV
 --   from             the rank of the first lock of this part
---   most             how many at most
+--   most             how many locks at most
 -- Status
---   again            expired locks were reclaimed and more are left: call again
---   voucher_missing  there is no such voucher
---   counted          the book as it stands; locked (quantity, credits, points), as recorded there, and as counted in
---                    this part; 1 where the index expires as the book says, else 0; the rank of the next part, -1: none
+--   again            some expired locks were reclaimed, and more are left: call again
+--   voucher_missing  1: there is no such voucher
+--   counted          the value of the book's key; locked (quantity, credits, points each) by the book, and as counted
+--                    in this part; 1 if all locks expire between the book's next_expiry and locked_until, else 0;
+--                    the rank of the first lock of the next part, or -1 if there is none
 -- include: constants
 local book_key, locks_key = KEYS[1], KEYS[2]
 local from, most = ARGV[1] + 0, ARGV[2] + 0

@@ -1,19 +1,19 @@
--- Tries commands on a key that is nobody's, each in a form that writes nothing, and tells which are refused.
+-- Tries commands on a key that does not exist, each in a form that writes nothing, and returns which are refused.
 -- KEYS
---   vs:probe{TAG}  NONE  never there; the tag decides the slot
+--   vs:probe{TAG}  NONE  never created; the tag decides the slot
 -- ARGV
---   trials         commands, a comma between; '@' stands for the key
+--   trials         commands with their arguments, separated by commas; '@' is replaced by the key
 -- Status
---   tried          for each trial why it was refused, or ''
+--   tried          for each trial the error of the refusal, or ''
 local key, trials = KEYS[1], ARGV[1]
 
 local reply = {'tried'}
 for trial in string.gmatch(trials, '[^,]+') do
-  local words = {}
-  for word in string.gmatch(trial, '%S+') do
-    words[#words + 1] = word == '@' and key or word
+  local command = {}
+  for part in string.gmatch(trial, '%S+') do
+    command[#command + 1] = part == '@' and key or part
   end
-  local answer = redis.pcall(unpack(words))
+  local answer = redis.pcall(unpack(command))
   reply[#reply + 1] = type(answer) == 'table' and answer.err or ''
 end
 return reply

@@ -1,24 +1,24 @@
--- Deletes a voucher with its locks. Its sessions end with its life, wherever their keys still stand.
+-- Deletes a voucher with its locks. Session keys that remain have its life, and no later voucher has the same life.
 -- KEYS
 --   vs:{CODE}        STRING  the book
 --   vs:{CODE}:locks  ZSET    its live locks
 -- ARGV
---   call             random, of this call: tells what its first try has deleted
+--   call_id          the call id: on a retry, shows that an earlier try has deleted the voucher
 -- Status
---   deleted          1, or 0 when there was no such voucher
+--   deleted          1, or 0 if there was no such voucher
 -- include: constants
 local book_key, locks_key = KEYS[1], KEYS[2]
-local call = ARGV[1]
+local call_id = ARGV[1]
 
 local text = redis.call('GET', book_key)
 -- include: open
-local calls = book and book[CALLS] or calls_until_deleted
-local repeated = string.find(calls, call, 1, true)
+local call_ids = book and book[CALL_IDS] or tombstone_call_ids
+local repeated = string.find(call_ids, call_id, 1, true)
 if not book or repeated then
   return {'deleted', repeated and 1 or 0}
 end
-local tombstone = '["deleted","' .. string.sub(calls, -REMEMBERED) .. ' ' .. call .. '"]'
--- UNLINK frees a million locks without holding the server, which allows it, and what follows it, with its memory full.
+local tombstone = '["deleted","' .. string.sub(call_ids, -REMEMBERED) .. ' ' .. call_id .. '"]'
+-- UNLINK frees even a million locks in the background. A server that is out of memory executes it, and then the SET.
 redis.call('UNLINK', locks_key)
 redis.call('SET', book_key, tombstone, 'PX', TOMBSTONE_MS)
 return {'deleted', 1}

@@ -3,8 +3,8 @@
 --   vs:{CODE}:redemption:<id>  STRING  the receipt
 -- ARGV
 -- Status
---   receipts                   its receipt
---   redemption_missing         the voucher that has no such receipt
+--   receipts                   the receipt
+--   redemption_missing         1: there is no such receipt
 local receipt = redis.call('GET', KEYS[1])
 if not receipt then
   return {'redemption_missing', 1}

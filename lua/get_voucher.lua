@@ -1,11 +1,11 @@
--- Tells how a voucher stands.
+-- Reads the limits of a voucher, and how much of it is used and locked.
 -- KEYS
 --   vs:{CODE}        STRING  the book
 --   vs:{CODE}:locks  ZSET    its live locks
 -- ARGV
 -- Status
---   again            expired locks were reclaimed and more are left: call again
---   voucher_missing  there is no such voucher
+--   again            some expired locks were reclaimed, and more are left: call again
+--   voucher_missing  1: there is no such voucher
 --   state            limits, used, locked (quantity, credits, points each)
 -- include: constants
 local book_key, locks_key = KEYS[1], KEYS[2]

@@ -1,12 +1,12 @@
--- Lists the live sessions of a voucher, soonest to expire first.
+-- Lists the live sessions of a voucher, the soonest to expire first.
 -- KEYS
 --   vs:{CODE}        STRING  the book
 --   vs:{CODE}:locks  ZSET    its live locks
 -- ARGV
---   limit            how many at most
+--   limit            how many sessions at most
 -- Status
---   voucher_missing  there is no such voucher
---   sessions         now_ms; for each: '<credits> <points> <session key>', expires_at_ms
+--   voucher_missing  1: there is no such voucher
+--   sessions         now_ms; for each session: '<credits> <points> <session key>', expires_at_ms
 -- include: constants
 local book_key, locks_key = KEYS[1], KEYS[2]
 local limit = ARGV[1]
@@ -18,7 +18,8 @@ end
 -- include: clock
 local reply = {}
 if book[SOLE] == '' then
-  reply = redis.call('ZRANGEBYSCORE', locks_key, '(' .. string.format('%d', now), '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
+  reply = redis.call('ZRANGEBYSCORE', locks_key, '(' .. string.format('%d', now), '+inf',
+    'WITHSCORES', 'LIMIT', 0, limit)
 elseif now < book[LOCKED_UNTIL] then
   -- include: sole
   reply = {sole, book[LOCKED_UNTIL]}

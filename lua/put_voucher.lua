@@ -1,29 +1,29 @@
--- Creates a voucher or changes its limits. Locks stay; used stays too unless figures are brought.
+-- Creates a voucher or changes its limits. It keeps locked, and used unless the call sets it.
 -- KEYS
 --   vs:{CODE}        STRING  the book
 --   vs:{CODE}:locks  ZSET    its live locks
 -- ARGV
---   call             random, of this call: tells what its first try has written; the life of a voucher that is new
---   quantity         limit, -1 for none
+--   call_id          the call id: on a retry, shows that an earlier try has written; also the life of a new voucher
+--   quantity         limit; -1 is without limit
 --   credits          limit
 --   points           limit
---   used             'keep', or 'bring' for the three figures that follow
+--   used             'keep', or 'set': to the three values that follow
 --   used_quantity
 --   used_credits
 --   used_points
 -- Status
---   again            expired locks were reclaimed and more are left: call again
+--   again            some expired locks were reclaimed, and more are left: call again
 --   state            limits, used, locked (quantity, credits, points each)
 -- include: constants
 local book_key, locks_key = KEYS[1], KEYS[2]
-local call, used = ARGV[1], ARGV[5]
+local call_id, used = ARGV[1], ARGV[5]
 local again = false
 
 local text = redis.call('GET', book_key)
 -- include: open
 local is_new = not book
 if is_new then
-  book = {call, calls_until_deleted, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ''}
+  book = {call_id, tombstone_call_ids, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ''}
 end
 -- include: clock
 -- include: reclaim
@@ -31,17 +31,18 @@ if again then
   return {'again'}
 end
 
-local repeated = string.find(book[CALLS], call, 1, true)
+local repeated = string.find(book[CALL_IDS], call_id, 1, true)
 if is_new or not repeated then
-  book[CALLS] = string.sub(book[CALLS], -REMEMBERED) .. ' ' .. call
+  book[CALL_IDS] = string.sub(book[CALL_IDS], -REMEMBERED) .. ' ' .. call_id
   book[QUANTITY_LIMIT], book[CREDITS_LIMIT], book[POINTS_LIMIT] = ARGV[2] + 0, ARGV[3] + 0, ARGV[4] + 0
-  if used == 'bring' then
+  if used == 'set' then
     book[QUANTITY_USED], book[CREDITS_USED], book[POINTS_USED] = ARGV[6] + 0, ARGV[7] + 0, ARGV[8] + 0
   end
-  if not repeated then -- else it has been deleted since, and is answered as it was
+  -- A retry whose voucher has been deleted since gets the first answer again, and writes nothing.
+  if not repeated then
     -- include: save
     if is_new then
-      -- An index without its book is a stranger's: its locks must never be taken out of this voucher's totals.
+      -- An index without a book was not written for this voucher: its locks must not be taken out of these totals.
       redis.call('UNLINK', locks_key)
     end
   end

@@ -1,33 +1,33 @@
--- Redeems vouchers for good, all or none, and removes the session that held them. A redemption id that has its
--- receipts already is answered with them, before anything else is looked at.
+-- Redeems vouchers permanently, all or none, and ends the session that locked them. If the redemption id has receipts
+-- already, the script returns them before it checks anything else.
 -- KEYS, for each voucher
 --   vs:{CODE}                  STRING  the book
 --   vs:{CODE}:session:<key>    STRING  the session's lock
 --   vs:{CODE}:locks            ZSET    its live locks
 --   vs:{CODE}:redemption:<id>  STRING  the receipt
 -- ARGV
---   call                       random, of this call: tells its own receipt, found on a retry, from an earlier call's
---   session_key                '' for none
+--   call_id                    the call id: stored in the receipt, shows on a retry that this call has written it
+--   session_key                '': without a session
 --   if_session_missing         'raise' or 'redeem'
---   receipt_ttl_ms             '' for good
+--   receipt_ttl_ms             '': receipts do not expire
 -- ARGV, for each voucher
---   credits                    '-': what the session locked
---   points                     '-': what the session locked
+--   credits                    '-': as many as the session has locked
+--   points                     '-': as many as the session has locked
 -- Status
---   again                      expired locks were reclaimed and more are left: call again
---   receipts                   for each voucher its receipt
---   conflict                   the voucher that has a receipt of this id, while others of the stack have none
+--   again                      some expired locks were reclaimed, and more are left: call again
+--   receipts                   for each voucher the receipt
+--   conflict                   the first voucher that has a receipt of this id, while others of the stack have none
 --   voucher_missing            the vouchers that do not exist
 --   session_missing            the vouchers on which the session is not live
---   refused                    for each voucher: credits, points asked for; reason ('': it fits), locked_by_others,
+--   refused                    for each voucher: credits, points requested; reason ('': it fits), locked_by_others,
 --                              retry_after_ms, quantity (-1: without limit), credits, points available to the caller
 -- include: constants
-local call, session_key, if_session_missing, receipt_ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local call_id, session_key, if_session_missing, receipt_ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local vouchers = #KEYS / 4
 
 local receipts, receipt_at = {'receipts', false}, nil
 for i = 1, vouchers do
-  -- GET, since MGET would show a key of another type as absent, and what is absent is redeemed.
+  -- GET, since MGET returns nil for a key of another type, as for a receipt that is absent.
   local receipt = redis.call('GET', KEYS[4 * i])
   if receipt then
     receipts[i + 1], receipt_at = receipt, receipt_at or i
@@ -42,8 +42,8 @@ elseif receipt_at then
 end
 
 -- include: clock
-local texts = redis.call('MGET', unpack(KEYS, 1, #KEYS - 2)) -- the last are an index, and a receipt that is absent
-local reply = {'refused', 0, 0, '', 0, 0, 0, 0, 0} -- room for one voucher: to grow a table takes time
+local texts = redis.call('MGET', unpack(KEYS, 1, #KEYS - 2)) -- not the last two: an index, and an absent receipt
+local reply = {'refused', 0, 0, '', 0, 0, 0, 0, 0} -- preallocated: growing a table takes time
 local books, again, fits = {}, false, true
 local missing = {'voucher_missing'}
 local not_live = {'session_missing'}
@@ -67,7 +67,7 @@ for i = 1, vouchers do
     missing[#missing + 1] = i
   end
   if vouchers > 1 and not again then
-    redis.call('ZCARD', locks_key) -- refused by a key of another type, before the first voucher is written
+    redis.call('ZCARD', locks_key) -- raises an error for a key of another type, before anything is written
   end
 end
 if missing[2] then
@@ -86,7 +86,7 @@ for i = 1, vouchers do
   if book[SESSION_TEXT] then
     -- include: unlock
   end
-  local receipt = string.format('%s 1 %d %d %d %s - ', book[LIFE], credits, points, now, call) .. session_key
+  local receipt = string.format('%s 1 %d %d %d %s - ', book[LIFE], credits, points, now, call_id) .. session_key
   if receipt_ttl_ms == '' then
     redis.call('SET', KEYS[4 * i], receipt)
   else

@@ -1,18 +1,18 @@
--- Releases a session's locks; what was redeemed stays.
+-- Releases the locks of a session; used stays.
 -- KEYS, for each voucher
 --   vs:{CODE}                STRING  the book
 --   vs:{CODE}:session:<key>  STRING  the session's lock
 --   vs:{CODE}:locks          ZSET    its live locks
 -- ARGV
---   call                     random, of this call: tells what its first try has released
+--   call_id                  the call id: on a retry, shows that an earlier try has released the lock
 --   session_key
 -- Status
---   released                 for each voucher 1, or 0 when the session was not live
+--   released                 for each voucher 1, or 0 if the session was not live
 -- include: constants
-local call, session_key = ARGV[1], ARGV[2]
+local call_id, session_key = ARGV[1], ARGV[2]
 -- include: clock
 
-local texts = redis.call('MGET', unpack(KEYS, 1, #KEYS - 1)) -- the last is an index
+local texts = redis.call('MGET', unpack(KEYS, 1, #KEYS - 1)) -- not the last: an index
 local reply, books = {'released'}, {}
 for i = 1, #KEYS / 3 do
   local book_key, locks_key, text, session_text = KEYS[3 * i - 2], KEYS[3 * i], texts[3 * i - 2], texts[3 * i - 1]
@@ -20,16 +20,16 @@ for i = 1, #KEYS / 3 do
   books[i], reply[i + 1] = book or false, 0
   if book then
     -- include: session
-    if calls and string.find(calls, call, 1, true) then
-      reply[i + 1], books[i] = 1, false -- and a lock that came after stays
+    if call_ids and string.find(call_ids, call_id, 1, true) then
+      reply[i + 1], books[i] = 1, false -- a retry: a lock that was set since then stays
     else
       reply[i + 1] = own_quantity
     end
-  elseif session_text and string.find(session_text, call, 1, true) then
-    reply[i + 1] = 1 -- and then the voucher was deleted
+  elseif session_text and string.find(session_text, call_id, 1, true) then
+    reply[i + 1] = 1 -- a retry: the voucher was deleted since then
   end
   if #KEYS > 3 then
-    redis.call('ZCARD', locks_key) -- refused by a key of another type, before the first voucher is written
+    redis.call('ZCARD', locks_key) -- raises an error for a key of another type, before anything is written
   end
 end
 

@@ -1,14 +1,14 @@
--- Sets the totals of a voucher's locks to what an audit has counted, unless the voucher has changed since.
+-- Sets the totals of a voucher's locks to what an audit has counted, unless the book has changed since the audit.
 -- KEYS
 --   vs:{CODE}        STRING  the book
 --   vs:{CODE}:locks  ZSET    its live locks
 -- ARGV
---   audited          the book as it stood at the audit
+--   audited          the value of the book's key at the audit
 --   quantity         counted
 --   credits          counted
 --   points           counted
 -- Status
---   repaired         1, or 0 when the voucher has changed since
+--   repaired         1, or 0 if the book has changed since the audit
 -- include: constants
 local book_key, locks_key = KEYS[1], KEYS[2]
 local audited = ARGV[1]

@@ -1,14 +1,14 @@
--- Gives back what redemptions took, all or none, each once.
+-- Gives back what redemptions have taken, all or none, and each only once.
 -- KEYS, for each voucher
 --   vs:{CODE}                  STRING  the book
 --   vs:{CODE}:redemption:<id>  STRING  the receipt
 -- ARGV
---   call                       random, of this call: tells its own mark, found on a retry, from an earlier call's
+--   call_id                    the call id: stored in the receipt, shows on a retry that this call has rolled it back
 -- Status
---   receipts                   for each voucher its receipt
+--   receipts                   for each voucher the receipt
 --   redemption_missing         the vouchers that have no such receipt
 -- include: constants
-local call = ARGV[1]
+local call_id = ARGV[1]
 local RECEIPT = '^((%w+) (%d+) (%d+) (%d+) %d+ %w+) (%S+) (.*)$'
 
 local texts = redis.call('MGET', unpack(KEYS))
@@ -33,9 +33,9 @@ for i, book in ipairs(books) do
   local book_key = KEYS[2 * i - 1]
   local taken, life, quantity, credits, points, rolled_back_by, session_key = string.match(texts[2 * i], RECEIPT)
   if rolled_back_by == '-' then
-    reply[i + 1] = taken .. ' ' .. call .. ' ' .. session_key
+    reply[i + 1] = taken .. ' ' .. call_id .. ' ' .. session_key
     redis.call('SET', KEYS[2 * i], reply[i + 1], 'KEEPTTL')
-    -- A voucher that was deleted and put again never gave what this redemption took.
+    -- The redemption took nothing from a voucher that was put again after a deletion.
     if book and book[LIFE] == life then
       book[QUANTITY_USED] = math.max(0, book[QUANTITY_USED] - quantity)
       book[CREDITS_USED] = math.max(0, book[CREDITS_USED] - credits)

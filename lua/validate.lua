@@ -1,28 +1,28 @@
--- Judges whether vouchers can be redeemed, and locks them all for a session, or none. Vouchers without amounts, after
--- the others, are released by the same session if the others are locked.
+-- Checks whether vouchers can be redeemed and, for a session, locks all of them or none. KEYS may end with vouchers
+-- that have no amounts in ARGV: if the others are locked, the session's locks on these are released.
 -- KEYS, for each voucher
 --   vs:{CODE}                STRING  the book
 --   vs:{CODE}:session:<key>  STRING  the session's lock
 --   vs:{CODE}:locks          ZSET    its live locks
 -- ARGV
---   call                     random, of this call: tells a lock that its first try has set
---   session_key              '' to lock nothing
---   ttl_ms                   of the locks
+--   call_id                  the call id: on a retry, shows that an earlier try has set the lock
+--   session_key              '': lock nothing
+--   ttl_ms                   the time to live of the locks
 -- ARGV, for each voucher
 --   credits
 --   points
 -- Status
---   again                    expired locks were reclaimed and more are left: call again
+--   again                    some expired locks were reclaimed, and more are left: call again
 --   answered                 now_ms; for each voucher: reason ('': it fits), locked_by_others, retry_after_ms,
 --                            quantity (-1: without limit), credits, points available to the caller; expires_at_ms,
---                            credits, points of the caller's live lock (0 0 0: none)
+--                            credits, points of the caller's live lock (0, 0, 0: none)
 -- include: constants
-local call, session_key, ttl_ms = ARGV[1], ARGV[2], ARGV[3]
+local call_id, session_key, ttl_ms = ARGV[1], ARGV[2], ARGV[3]
 local vouchers = (#ARGV - 3) / 2
 -- include: clock
 
-local texts = redis.call('MGET', unpack(KEYS, 1, #KEYS - 1)) -- the last is an index
-local reply = {'answered', now, '', 0, 0, 0, 0, 0, 0, 0, 0} -- room for one voucher: to grow a table takes time
+local texts = redis.call('MGET', unpack(KEYS, 1, #KEYS - 1)) -- not the last: an index
+local reply = {'answered', now, '', 0, 0, 0, 0, 0, 0, 0, 0} -- preallocated: growing a table takes time
 local books, again, fits, repeated = {}, false, true, false
 for i = 1, #KEYS / 3 do
   local book_key, locks_key, text, session_text = KEYS[3 * i - 2], KEYS[3 * i], texts[3 * i - 2], texts[3 * i - 1]
@@ -34,7 +34,7 @@ for i = 1, #KEYS / 3 do
       -- include: reclaim
       local credits, points, n = ARGV[2 * i + 2] + 0, ARGV[2 * i + 3] + 0, 9 * i - 7
       -- include: judge
-      if calls and string.find(calls, call, 1, true) then
+      if call_ids and string.find(call_ids, call_id, 1, true) then
         repeated = true
         reply[n + 1], reply[n + 2], reply[n + 3] = '', 0, 0
         own_expires_at, own_credits, own_points = expires_at_text + 0, credits, points
@@ -50,7 +50,7 @@ for i = 1, #KEYS / 3 do
     end
   end
   if #KEYS > 3 and session_key ~= '' and not again then
-    redis.call('ZCARD', locks_key) -- refused by a key of another type, before the first voucher is written
+    redis.call('ZCARD', locks_key) -- raises an error for a key of another type, before anything is written
   end
 end
 if again then

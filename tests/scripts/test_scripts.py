@@ -233,7 +233,7 @@ forgetful: Final = Verbs(Keys("vs"), 60)
 
 def _redemption(session_key: bytes, if_session_missing: str, receipt_ttl_ms: object) -> dict[str, object]:
     return {
-        "call": RANDOM,
+        "call_id": RANDOM,
         "session_key": session_key,
         "if_session_missing": if_session_missing,
         "receipt_ttl_ms": receipt_ttl_ms,
@@ -243,24 +243,26 @@ def _redemption(session_key: bytes, if_session_missing: str, receipt_ttl_ms: obj
 EXAMPLES: Final = [
     Example(
         calls.put_voucher(Voucher(code="CODE", quantity=3, credits=400, points=50), None),
-        {"call": RANDOM, "quantity": 3, "credits": 400, "points": 50, "used": "keep"}
+        {"call_id": RANDOM, "quantity": 3, "credits": 400, "points": 50, "used": "keep"}
         | {"used_quantity": 0, "used_credits": 0, "used_points": 0},
     ),
     Example(
         calls.put_voucher(
             Voucher(code="OTHER", quantity=None, credits=400, points=50), Used(quantity=1, credits=20, points=30)
         ),
-        {"call": RANDOM, "quantity": -1, "credits": 400, "points": 50, "used": "bring"}
+        {"call_id": RANDOM, "quantity": -1, "credits": 400, "points": 50, "used": "set"}
         | {"used_quantity": 1, "used_credits": 20, "used_points": 30},
     ),
     Example(calls.get_voucher("CODE")),
     Example(
-        calls.validate("CODE", 50, 6, None), {"call": "", "session_key": b"", "ttl_ms": 0}, EACH[:1], session_key=""
+        calls.validate("CODE", 50, 6, None), {"call_id": "", "session_key": b"", "ttl_ms": 0}, EACH[:1], session_key=""
     ),
     Example(
-        calls.validate("CODE", 50, 6, SESSION), {"call": RANDOM, "session_key": b"<key>", "ttl_ms": 9000}, EACH[:1]
+        calls.validate("CODE", 50, 6, SESSION), {"call_id": RANDOM, "session_key": b"<key>", "ttl_ms": 9000}, EACH[:1]
     ),
-    Example(calls.validate_stack(STACK, SESSION, ()), {"call": RANDOM, "session_key": b"<key>", "ttl_ms": 9000}, EACH),
+    Example(
+        calls.validate_stack(STACK, SESSION, ()), {"call_id": RANDOM, "session_key": b"<key>", "ttl_ms": 9000}, EACH
+    ),
     Example(
         forgetful.redeem("CODE", 50, None, None, "<id>", "redeem"),
         _redemption(b"", "redeem", 60_000),
@@ -275,21 +277,21 @@ EXAMPLES: Final = [
         [{"credits": 7, "points": 8}, {"credits": "-", "points": "-"}],
     ),
     Example(
-        calls.validate("OTHER", 50, 6, SESSION), {"call": RANDOM, "session_key": b"<key>", "ttl_ms": 9000}, EACH[:1]
+        calls.validate("OTHER", 50, 6, SESSION), {"call_id": RANDOM, "session_key": b"<key>", "ttl_ms": 9000}, EACH[:1]
     ),
     Example(
         calls.validate("CODE", 50, 6, BESIDE),
-        {"call": RANDOM, "session_key": b"<another>", "ttl_ms": 9000},
+        {"call_id": RANDOM, "session_key": b"<another>", "ttl_ms": 9000},
         EACH[:1],
         session_key="<another>",
     ),
     Example(calls.list_sessions("CODE", 10), {"limit": 10}),
     Example(calls.get_redemption("CODE", "<id>")),
-    Example(calls.rollback("CODE", "<id>"), {"call": RANDOM}, [{}]),
-    Example(calls.rollback_stack(["CODE", "OTHER"], "<id>"), {"call": RANDOM}, [{}, {}]),
-    Example(calls.release("CODE", "<key>"), {"call": RANDOM, "session_key": b"<key>"}, [{}]),
-    Example(calls.release_stack(["OTHER", "CODE"], "<key>"), {"call": RANDOM, "session_key": b"<key>"}, [{}, {}]),
-    Example(calls.delete_voucher("CODE"), {"call": RANDOM}),
+    Example(calls.rollback("CODE", "<id>"), {"call_id": RANDOM}, [{}]),
+    Example(calls.rollback_stack(["CODE", "OTHER"], "<id>"), {"call_id": RANDOM}, [{}, {}]),
+    Example(calls.release("CODE", "<key>"), {"call_id": RANDOM, "session_key": b"<key>"}, [{}]),
+    Example(calls.release_stack(["OTHER", "CODE"], "<key>"), {"call_id": RANDOM, "session_key": b"<key>"}, [{}, {}]),
+    Example(calls.delete_voucher("CODE"), {"call_id": RANDOM}),
     Example(next(calls.audit("CODE")), {"from": 0, "most": 250}),
     Example(
         audit._repair(Keys("vs"), "CODE", b"book", Locked(quantity=1, credits=2, points=3)),

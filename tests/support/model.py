@@ -15,7 +15,7 @@ from lua_tools import lint as lua_lint
 
 def constants(names: str) -> list[int]:
     """What lua/book.lua says in one line."""
-    values = lua_lint.source("book").partition(f"local {names} = ")[2].partition(" --")[0]
+    values = lua_lint.source("book").partition(f"local {names} = ")[2].partition("\n")[0].partition(" --")[0]
     return [int(value) for value in values.split(",")]
 
 

@@ -88,7 +88,7 @@ class Verbs:
         voucher = checked_model("voucher", Voucher, voucher)
         used = None if used is None else checked_model("used", Used, used)
         quantity = -1 if voucher.quantity is None else voucher.quantity
-        brought: list[Arg] = ["keep", 0, 0, 0] if used is None else ["bring", used.quantity, used.credits, used.points]
+        brought: list[Arg] = ["keep", 0, 0, 0] if used is None else ["set", used.quantity, used.credits, used.points]
         return Call(
             verb="put_voucher",
             codes=(voucher.code,),
