@@ -13,7 +13,7 @@ from voucher_sessions._core.audit import Steps
 from voucher_sessions._core.keys import Keys
 from voucher_sessions._core.requests import SessionLike
 from voucher_sessions._core.verbs import Verbs
-from voucher_sessions._transport import clients
+from voucher_sessions._transport import clients, urls
 from voucher_sessions._transport.aio import AsyncTransport
 from voucher_sessions.models import Durability, IfSessionMissing, Redeemable, Used, Voucher
 from voucher_sessions.pipelines import AsyncPipeline
@@ -56,7 +56,7 @@ class AsyncVoucherSessions:
         self._durability = confirmation.checked(durability, clients.reply_timeout_ms(client))
         self._verbs = Verbs(Keys(prefix, partition, clustered=clustered), receipt_ttl)
         self._transport = AsyncTransport(self._client, self._durability, self._verbs.agree_on_partition())
-        self._opened: clients.AsyncOpened | None = None
+        self._opened: urls.AsyncOpened | None = None
 
     @classmethod
     def from_url(
@@ -72,7 +72,7 @@ class AsyncVoucherSessions:
         """See ``VoucherSessions.from_url``. Not awaited; ``embedded://`` waits here until its server has started."""
         confirmation.checked(durability)
         Verbs(Keys(prefix, partition), receipt_ttl)  # bad input is told before a server is started for it
-        opened = clients.open_url_async(url, client_options, partial(confirmation.checked, durability))
+        opened = urls.open_url_async(url, client_options, partial(confirmation.checked, durability))
         engine = cls(opened.client, prefix=prefix, partition=partition, durability=durability, receipt_ttl=receipt_ttl)
         engine._opened = opened
         return engine

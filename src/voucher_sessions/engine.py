@@ -13,7 +13,7 @@ from voucher_sessions._core.audit import Steps
 from voucher_sessions._core.keys import Keys
 from voucher_sessions._core.requests import SessionLike
 from voucher_sessions._core.verbs import Verbs
-from voucher_sessions._transport import clients
+from voucher_sessions._transport import clients, urls
 from voucher_sessions._transport.sync import SyncTransport
 from voucher_sessions.models import Durability, IfSessionMissing, Redeemable, Used, Voucher
 from voucher_sessions.pipelines import Pipeline
@@ -66,7 +66,7 @@ class VoucherSessions:
         self._durability = confirmation.checked(durability, clients.reply_timeout_ms(client))
         self._verbs = Verbs(Keys(prefix, partition, clustered=clustered), receipt_ttl)
         self._transport = SyncTransport(self._client, self._durability, self._verbs.agree_on_partition())
-        self._opened: clients.Opened | None = None
+        self._opened: urls.Opened | None = None
 
     @classmethod
     def from_url(
@@ -88,7 +88,7 @@ class VoucherSessions:
         """
         confirmation.checked(durability)
         Verbs(Keys(prefix, partition), receipt_ttl)  # bad input is told before a server is started for it
-        opened = clients.open_url(url, client_options, partial(confirmation.checked, durability))
+        opened = urls.open_url(url, client_options, partial(confirmation.checked, durability))
         engine = cls(opened.client, prefix=prefix, partition=partition, durability=durability, receipt_ttl=receipt_ttl)
         engine._opened = opened
         return engine

@@ -346,7 +346,7 @@ def on_clusters(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
 
     def run(queue: Callable[[Any], object], *answers: Any, **options: Any) -> list[Any]:
         monkeypatch.setattr(clients, "is_cluster", lambda client: True)
-        monkeypatch.setattr(clients, "patience_seconds", lambda client: 0)
+        monkeypatch.setattr(clients, "retry_period_seconds", lambda client: 0)
         sync: Any = Clustered(Node(Batch(list(answers))) if answers else None)
         waiting: Any = AsyncClustered(Node(AsyncBatch(list(answers))) if answers else None)
         pipe = VoucherSessions(sync, **options).pipeline()
@@ -380,7 +380,7 @@ def test_on_a_cluster_a_slot_that_nobody_serves_is_waited_for_alone(on_clusters:
 
 def test_on_a_cluster_each_change_is_confirmed_by_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clients, "is_cluster", lambda client: True)
-    monkeypatch.setattr(clients, "patience_seconds", lambda client: 0)
+    monkeypatch.setattr(clients, "retry_period_seconds", lambda client: 0)
     durability = Durability(replicas=1)
     for replicas in (0, 1):
         sync: Any = Clustered(Node(Batch([STATE, True, replicas])))

@@ -14,7 +14,7 @@ from conftest import Backend, Clock
 
 from cluster.topology import Cluster, Sentinels, running_cluster, running_sentinels
 from voucher_sessions import VoucherSessions
-from voucher_sessions._transport import clients
+from voucher_sessions._transport import urls
 
 
 @pytest.fixture(scope="session")
@@ -40,16 +40,16 @@ class Elsewhere(Backend):
         self.admin = admin
         self.admin.flushall()
         self.clock = Clock(self.admin, None)
-        self.opened: list[clients.Opened] = []
-        self.opened_async: list[clients.AsyncOpened] = []
+        self.opened: list[urls.Opened] = []
+        self.opened_async: list[urls.AsyncOpened] = []
 
     def client(self, **options: Any) -> redis.Redis:
-        self.opened.append(clients.open_url(self.url, options))
+        self.opened.append(urls.open_url(self.url, options))
         client: redis.Redis = self.opened[-1].client
         return client
 
     def async_client(self, **options: Any) -> redis.asyncio.Redis:
-        self.opened_async.append(clients.open_url_async(self.url, options))
+        self.opened_async.append(urls.open_url_async(self.url, options))
         client: redis.asyncio.Redis = self.opened_async[-1].client
         return client
 

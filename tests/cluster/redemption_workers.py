@@ -28,7 +28,7 @@ from voucher_sessions import (
     Voucher,
     VoucherSessions,
 )
-from voucher_sessions._transport import clients
+from voucher_sessions._transport import urls
 
 spawn = multiprocessing.get_context("spawn")
 
@@ -219,12 +219,12 @@ async def _sell(url: str, kind: str, retries: bool) -> Told:
     single: Any
     stack: Any
     if kind == "sync":
-        opened: Any = clients.open_url(url, {} if retries else {"retry": Retry(NoBackoff(), 0)})
+        opened: Any = urls.open_url(url, {} if retries else {"retry": Retry(NoBackoff(), 0)})
         client = _counted(opened.client, told.below)
         single = VoucherSessions(client)
         stack = VoucherSessions(client, prefix=STACK_PREFIX, partition=customer)
     else:
-        opened = clients.open_url_async(url, {} if retries else {"retry": redis.asyncio.retry.Retry(NoBackoff(), 0)})
+        opened = urls.open_url_async(url, {} if retries else {"retry": redis.asyncio.retry.Retry(NoBackoff(), 0)})
         client = _counted(opened.client, told.below)
         single = AsyncVoucherSessions(client)
         stack = AsyncVoucherSessions(client, prefix=STACK_PREFIX, partition=customer)

@@ -47,7 +47,7 @@ def using(
     request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., None]:
     """Does something with an engine of its own for this URL, one that does not wait for what never comes."""
-    monkeypatch.setattr(clients, "patience_seconds", lambda _: 0)
+    monkeypatch.setattr(clients, "retry_period_seconds", lambda _: 0)
 
     def use(url: str, do: Callable[[Any], object], **options: Any) -> None:
         if request.param == "sync":

@@ -70,7 +70,7 @@ def verb_of(act: methodcaller) -> str:
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 50 ms, with pauses of 1 ms."""
-    monkeypatch.setattr(clients, "patience_seconds", lambda client: 0.05)
+    monkeypatch.setattr(clients, "retry_period_seconds", lambda client: 0.05)
     monkeypatch.setattr(call, "uniform", lambda shortest, longest: 0.001)
 
 
@@ -128,8 +128,8 @@ def test_a_connection_closed_by_another_task_is_a_lost_one(patience: None) -> No
 
 
 def test_only_clients_that_know_of_a_failover_wait_for_one() -> None:
-    assert clients.patience_seconds(redis.Redis()) == 0
-    assert clients.patience_seconds(redis.asyncio.Redis()) == 0
-    assert clients.patience_seconds(Sentinel([("127.0.0.1", 1)]).master_for("till")) > 0
-    assert clients.patience_seconds(AsyncSentinel([("127.0.0.1", 1)]).master_for("till")) > 0
-    assert clients.patience_seconds(redis.asyncio.RedisCluster(host="127.0.0.1", port=1)) > 0
+    assert clients.retry_period_seconds(redis.Redis()) == 0
+    assert clients.retry_period_seconds(redis.asyncio.Redis()) == 0
+    assert clients.retry_period_seconds(Sentinel([("127.0.0.1", 1)]).master_for("till")) > 0
+    assert clients.retry_period_seconds(AsyncSentinel([("127.0.0.1", 1)]).master_for("till")) > 0
+    assert clients.retry_period_seconds(redis.asyncio.RedisCluster(host="127.0.0.1", port=1)) > 0

@@ -159,7 +159,7 @@ def plain_args(verb: str, args: tuple[Any, ...], options: dict[str, Any], anew: 
             return {"codes": [voucher.code], "limit": limit, "used": brought}
         case "validate":
             session = given["session"]
-            lock = None if session is None else requests.lock(session)
+            lock = None if session is None else requests.session_request(session)
             has_key = session is not None and (session.get("key") if isinstance(session, dict) else session.key)
             key = lock.key if has_key and lock else anew
             release = list(given.get("release", ()))

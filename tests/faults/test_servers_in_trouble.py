@@ -481,7 +481,7 @@ def test_a_cluster_that_is_down_is_waited_for_and_then_told(
         admin.flushall()
         url = f"redis+cluster://127.0.0.1:{admin.config_get('port')['port']}"
         for patience in (0.2, 20):
-            monkeypatch.setattr(clients, "patience_seconds", lambda _, patience=patience: patience)
+            monkeypatch.setattr(clients, "retry_period_seconds", lambda _, patience=patience: patience)
             with engine_of(kind, url, loop) as engine:
                 engine.put_voucher(Voucher(code="A", quantity=9, credits=100))
                 engine.validate("A", credits=10, session=lock("cart"))

@@ -43,7 +43,7 @@ KEY: Final = re.compile(rb"vs:(?:\{([^{}]*)\})?\{([^{}]*)\}(|:locks|:fence|:sess
 
 def engine_of(client: Any, partition: str) -> VoucherSessions:
     engine = VoucherSessions(client, partition=PARTITIONS[partition], durability=Durability(replicas=1))
-    engine._transport._agreement = None  # its key is tried by itself, below
+    engine._transport._first_call = None  # its key is tried by itself, below
     return engine
 
 

@@ -205,7 +205,7 @@ def test_the_quick_way_to_a_lock_and_the_slow_one_agree(session: dict[str, Any])
 
     def told(session: Any) -> object:
         try:
-            lock = requests.lock(session)
+            lock = requests.session_request(session)
         except InvalidRequest as error:
             return error.field, error.problem
         return lock._replace(key=session.get("key") or lock.key[:4]), *map(type, lock)
@@ -215,17 +215,17 @@ def test_the_quick_way_to_a_lock_and_the_slow_one_agree(session: dict[str, Any])
         made = Session(**session)
         assert told(session) == told(MappingProxyType(session))
         if made.type:
-            assert requests.lock(made)[1:] == requests.lock(session)[1:]
+            assert requests.session_request(made)[1:] == requests.session_request(session)[1:]
 
 
 def test_the_quick_way_to_a_lock_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     plain: dict[str, Any] = {"type": "LOCK", "key": "cart", "ttl": 5, "ttl_unit": "HOURS"}
-    expected = requests.Lock("cart", 5, TtlUnit.HOURS, 5 * 3_600_000)
-    assert requests.lock(MappingProxyType(plain)) == expected
+    expected = requests.SessionRequest("cart", 5, TtlUnit.HOURS, 5 * 3_600_000)
+    assert requests.session_request(MappingProxyType(plain)) == expected
     sessions: list[Any] = [plain, Session(**plain)]
-    requests.lock(plain)
+    requests.session_request(plain)
     monkeypatch.setattr(requests, "_session", None)  # the slow way
-    assert [requests.lock(session) for session in sessions] == [expected, expected]
+    assert [requests.session_request(session) for session in sessions] == [expected, expected]
 
 
 def test_a_call_shows_its_vouchers_and_no_key() -> None:
@@ -276,7 +276,7 @@ FIGURES = st.sampled_from([0, 1, 5, -1, 2**53 - 1, 2**53, b"", b"quantity_exceed
 @example([b"answered", 7], [b"", 0, 0, 0, 0, 0, 2**53 - 1, 0, 0], True)  # a time after the year 9999
 def test_one_vouchers_answer_is_read_like_a_stacks(begin: list[Any], row: list[Any], with_lock: bool) -> None:
     """The short way, and the way of a list."""
-    lock = requests.lock({"type": "LOCK", "key": "k"}) if with_lock else None
+    lock = requests.session_request({"type": "LOCK", "key": "k"}) if with_lock else None
 
     def outcome(read: Callable[..., Any]) -> Any:
         try:

@@ -172,11 +172,11 @@ def test_durability_needs_its_row(
 
 def test_check_server_needs_its_row(engine_as: Callable[..., Any], admin: redis.Redis) -> None:
     added = extra("`check_server`")
-    assert "untold" not in [each.subject for each in engine_as(*RULE, *added).check_server()]
+    assert "unreadable" not in [each.subject for each in engine_as(*RULE, *added).check_server()]
     assert denied(admin) == set()
     for name, rule in without_each(added):
-        (untold,) = [each for each in engine_as(*rule).check_server() if each.subject == "untold"]
-        assert name.partition("|")[0].upper() in untold.problem
+        (unreadable,) = [each for each in engine_as(*rule).check_server() if each.subject == "unreadable"]
+        assert name.partition("|")[0].upper() in unreadable.problem
 
 
 def test_health_checks_need_their_row(engine_as: Callable[..., Any], admin: redis.Redis) -> None:

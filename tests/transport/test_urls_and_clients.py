@@ -23,7 +23,7 @@ from support import tls
 from support.servers import BINARIES, Server, running
 
 from voucher_sessions import AsyncVoucherSessions, InvalidRequest, Voucher, VoucherSessions
-from voucher_sessions._transport import clients
+from voucher_sessions._transport import urls
 from voucher_sessions._transport.keeper import die_with
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class Kind:
     def opened(self, url: str, **options: object) -> Iterator[Any]:
         """The client; closed twice in the end, the second time without effect."""
         if not self.asynchronous:
-            client, close = clients.open_url(url, options)
+            client, close = urls.open_url(url, options)
             try:
                 yield client
             finally:
@@ -54,7 +54,7 @@ class Kind:
                 close()
             return
 
-        client, aclose = clients.open_url_async(url, options)
+        client, aclose = urls.open_url_async(url, options)
         try:
             yield client
         finally:

@@ -1,1 +1,1 @@
-"""The rules, without I/O: from arguments to a script with its keys and arguments, and from a reply to a result or an error."""
+"""Everything that needs no I/O: it turns a method's arguments into a script call, and the reply into a result or an error."""

@@ -1,8 +1,9 @@
-"""The audit of a voucher: its locks added up, part by part, and held against the totals in its book.
+"""The audit of a voucher: adds up its locks and compares the sums with the totals in its book.
 
-The totals follow the locks in every script, so they differ only where other hands reached in: a key that was deleted or
-evicted, a figure that was edited. An audit of many locks takes several calls; if the book changes between them, what
-was counted may be of no single moment, and the audit begins anew.
+Every script updates totals and locks together, so they differ only if something other than this library changed the
+keys: a key was deleted or evicted, or a value was edited. One call counts a limited number of locks, so an audit of
+many locks takes several calls. If the book changes between two of them, the sums may mix two states, and the audit
+starts again.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ from typing import Any, Final, NamedTuple, Self, TypeVar
 from voucher_sessions._core import scripts
 from voucher_sessions._core.call import Call
 from voucher_sessions._core.keys import Keys
-from voucher_sessions._core.replies import Reply, expect, yes
+from voucher_sessions._core.replies import Reply, as_bool, as_bytes, without_status
 from voucher_sessions.results import Audit, Locked
 
 T = TypeVar("T")
-# Calls to be sent one after the other, each answered before the next; then the result.
+# Yields calls, receives the result of each, and returns the result of the whole.
 Steps = Generator[Call[Any], Any, T]
 
-_LOCKS_A_CALL: Final = 250  # as many as a script reclaims at most: it bounds how long the server is busy
+_LOCKS_PER_CALL: Final = 250  # the same limit as for reclaiming: it limits how long one script blocks the server
 _TRIES: Final = 20
 
 
-class _Part(NamedTuple):
-    """The reply 'counted'."""
+class _PartialCount(NamedTuple):
+    """The reply 'counted': the sums of one part of the locks. ``next`` is where the next part starts, -1 after the last."""
 
     book: bytes
     recorded: Locked
@@ -35,11 +36,9 @@ class _Part(NamedTuple):
 
     @classmethod
     def read(cls, reply: Reply) -> Self:
-        book, *recorded_and_counted, agree, following = expect(reply, b"counted")
-        if not isinstance(book, bytes):
-            raise TypeError(f"bytes expected, not {book!r}")
-        figures = list(map(int, recorded_and_counted))
-        return cls(book, _locked(*figures[:3]), _locked(*figures[3:]), yes(agree), int(following))
+        book, *recorded_and_counted, agree, following = without_status(reply, b"counted")
+        amounts = list(map(int, recorded_and_counted))
+        return cls(as_bytes(book), _locked(*amounts[:3]), _locked(*amounts[3:]), as_bool(agree), int(following))
 
 
 def _locked(quantity: int, credits: int, points: int) -> Locked:
@@ -47,19 +46,19 @@ def _locked(quantity: int, credits: int, points: int) -> Locked:
 
 
 def audit(keys: Keys, code: str) -> Steps[Audit]:
-    """Held against the book of one moment; ``exact`` False where the voucher never stood still for long enough."""
+    """Compare locks and totals. ``exact`` is False if the book changed during each of 20 tries."""
     found, _ = yield from _walk(keys, code)
     return found
 
 
 def repair(keys: Keys, code: str) -> Steps[Audit]:
-    """The audit, and where the totals differ they are set to what it counted."""
+    """Audit, and set totals that differ to the sums that were counted."""
     before: Audit | None = None
     for _ in range(_TRIES):
         found, book = yield from _walk(keys, code)
         if not found.exact:
             break
-        if not found.differs:  # perhaps since a repair went through whose reply was lost
+        if not found.differs:  # a repair whose reply was lost may have succeeded
             return before or found
         if (yield _repair(keys, code, book, found.counted)):
             return found
@@ -68,12 +67,12 @@ def repair(keys: Keys, code: str) -> Steps[Audit]:
 
 
 def _walk(keys: Keys, code: str, tries: int = _TRIES) -> Steps[tuple[Audit, bytes]]:
-    """The audit, and the book that it is of."""
-    first: _Part = yield _count(keys, code, 0)
+    """The audit, and the text of the book that it belongs to."""
+    first: _PartialCount = yield _count(keys, code, 0)
     part, counted = first, first.counted
     while part.next >= 0 and part.book == first.book:
         part = yield _count(keys, code, part.next)
-        counted = _locked(*map(sum, zip(_figures(counted), _figures(part.counted), strict=True)))
+        counted = _locked(*map(sum, zip(_amounts(counted), _amounts(part.counted), strict=True)))
     exact = part.book == first.book
     if not exact and tries > 1:
         return (yield from _walk(keys, code, tries - 1))
@@ -89,18 +88,18 @@ def _walk(keys: Keys, code: str, tries: int = _TRIES) -> Steps[tuple[Audit, byte
     return found, first.book
 
 
-def _figures(locked: Locked) -> tuple[int, int, int]:
+def _amounts(locked: Locked) -> tuple[int, int, int]:
     return locked.quantity, locked.credits, locked.points
 
 
-def _count(keys: Keys, code: str, start: int) -> Call[_Part]:
+def _count(keys: Keys, code: str, start: int) -> Call[_PartialCount]:
     return Call(
         verb="audit",
         codes=(code,),
         script=scripts.AUDIT,
         keys=keys.voucher(code),
-        args=[start, _LOCKS_A_CALL],
-        read=_Part.read,
+        args=[start, _LOCKS_PER_CALL],
+        read=_PartialCount.read,
         changes=False,
     )
 
@@ -111,6 +110,6 @@ def _repair(keys: Keys, code: str, book: bytes, counted: Locked) -> Call[bool]:
         codes=(code,),
         script=scripts.REPAIR,
         keys=keys.voucher(code),
-        args=[book, *_figures(counted)],
-        read=lambda reply: yes(expect(reply, b"repaired")[0]),
+        args=[book, *_amounts(counted)],
+        read=lambda reply: as_bool(without_status(reply, b"repaired")[0]),
     )

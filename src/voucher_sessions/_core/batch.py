@@ -1,4 +1,4 @@
-"""Calls that travel together: the commands of a batch, and what its replies mean; no I/O."""
+"""Batches: the commands for several calls that are sent together, and the outcome of each call from the replies."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from voucher_sessions._core import confirmation, failures
-from voucher_sessions._core.call import Again, Arg, Call
+from voucher_sessions._core.call import Arg, Call, CallAgain
 from voucher_sessions.models import Durability
 
-# In the place of an outcome: this call has to be sent once more, by itself.
-ALONE: Final = object()
+# Takes the place of an outcome: the call must be sent again, outside the batch.
+SEND_ALONE: Final = object()
 
 
-def grouped(nodes: Iterable[str]) -> list[list[int]]:
-    """The places of what goes to the same node, in their order."""
-    places: dict[str, list[int]] = {}
+def group_by_node(nodes: Iterable[str]) -> list[list[int]]:
+    """The positions in ``nodes`` grouped by equal node name, in ascending order within each group."""
+    positions: dict[str, list[int]] = {}
     for at, node in enumerate(nodes):
-        places.setdefault(node, []).append(at)
-    return list(places.values())
+        positions.setdefault(node, []).append(at)
+    return list(positions.values())
 
 
 def commands(batch: Sequence[Call[Any]], durability: Durability | None) -> Iterator[tuple[Arg, ...]]:
-    """Each call by its script's name, but the first of each script with its text: a server may have lost them."""
+    """The first call of each script sends its text (EVAL), since the server may not have it; the others send its SHA1."""
     loaded: set[str] = set()
     for call in batch:
         script = call.script
@@ -34,18 +34,18 @@ def commands(batch: Sequence[Call[Any]], durability: Durability | None) -> Itera
         yield from confirmation.commands(durability, changing.keys[0])
 
 
-def settle(batch: Sequence[Call[Any]], replies: Sequence[Any], durability: Durability | None) -> list[Any]:
-    """The outcome of each call: its result, the exception that it raises, or ``ALONE``."""
+def outcomes(batch: Sequence[Call[Any]], replies: Sequence[Any], durability: Durability | None) -> list[Any]:
+    """The outcome of each call: its result, the exception that it raises, or ``SEND_ALONE``."""
     confirmations = list(replies[len(batch) :])
-    return [_settled(call, reply, confirmations, durability) for call, reply in zip(batch, replies, strict=False)]
+    return [_outcome(call, reply, confirmations, durability) for call, reply in zip(batch, replies, strict=False)]
 
 
-def _settled(call: Call[Any], reply: Any, confirmations: list[Any], durability: Durability | None) -> Any:
+def _outcome(call: Call[Any], reply: Any, confirmations: list[Any], durability: Durability | None) -> Any:
     if isinstance(reply, Exception):
-        return ALONE if failures.runs_when_sent_alone(reply) else call.meaning(reply)
+        return SEND_ALONE if failures.runs_when_sent_alone(reply) else call.error_for(reply)
     try:
         return confirmation.confirmed(durability, call, call.result(reply), confirmations)
-    except Again:
-        return ALONE
+    except CallAgain:
+        return SEND_ALONE
     except Exception as error:
         return error

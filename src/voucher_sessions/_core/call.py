@@ -1,4 +1,4 @@
-"""One call of one verb: what to send, and what its reply, or its failure, means."""
+"""One call of a verb: the script and arguments to send, and the result or error that its reply or failure stands for."""
 
 from __future__ import annotations
 
@@ -26,34 +26,37 @@ T = TypeVar("T")
 Arg = bytes | int | str
 
 
-_REPLY_TYPES: Final = frozenset((bytes, int))  # and no subclass: True is no figure
-_NO_RESULT: Final = frozenset((b"again", b"voucher_missing", b"session_missing", b"redemption_missing", b"conflict"))
+_REPLY_TYPES: Final = frozenset((bytes, int))  # exactly these types: bool is a subclass of int, and not valid here
+_STATUSES_WITHOUT_RESULT: Final = frozenset(
+    (b"again", b"voucher_missing", b"session_missing", b"redemption_missing", b"conflict")
+)
 
 
-class Patience:
-    """How long a call is sent again, counted from its first failure."""
+class RetryPeriod:
+    """The time for which a call that fails is sent again. It begins with the first failure."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._ends: float | None = None
 
     def is_over(self) -> bool:
-        """Whether the call must end now."""
+        """Whether the time has passed. The first call of this method starts it."""
         if self._ends is None:
             self._ends = monotonic() + self._seconds
         return monotonic() >= self._ends
 
 
-class Again(Exception):
-    """No error: more locks had expired than one script call reclaims, so the script asks to be called again."""
+class CallAgain(Exception):
+    """Not a failure: more locks had expired than one script call reclaims, so the same call must be sent again."""
 
 
-# Not frozen: that would cost as much as all the rest of it.
+# Not frozen: a frozen dataclass takes twice as long to make.
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Call(Generic[T]):
-    """Made ready by ``Verbs``, sent by the engines. It can be sent again: a second run has no second effect.
+    """Built by ``Verbs``, sent by a transport. It can be sent any number of times: only the first run has an effect.
 
-    ``changes``: it can have an effect, so a lost reply matters.
+    ``read`` turns the script's reply into the result. ``changes`` is False if the script only reads; a lost reply then
+    leaves nothing unknown.
     """
 
     verb: str
@@ -67,63 +70,72 @@ class Call(Generic[T]):
     redemption_id: str | None = None
 
     def __repr__(self) -> str:
-        """Without keys and arguments: a session key is a capability."""
+        """Without keys and arguments: they contain the session key, which must not appear in logs."""
         return f"<{self.verb} of {', '.join(map(repr, self.codes))}>"
 
     def result(self, reply: Reply) -> T:
-        """What the reply stands for; raises the domain's errors, ``Again``, or ``CorruptState``."""
+        """The result that the reply stands for.
+
+        Raises the error of a refusal (such as ``VoucherNotFound``), ``CallAgain``, or ``CorruptState`` for a reply that
+        the script cannot have given.
+        """
         try:
             if type(reply) is not list or not _REPLY_TYPES.issuperset(map(type, reply)):
                 raise TypeError("not a list of bytes and integers")
-            if reply[0] in _NO_RESULT:
-                raise self._no_result(reply)
+            if reply[0] in _STATUSES_WITHOUT_RESULT:
+                raise self._error_of_status(reply)
             return self.read(reply)
-        except InvalidRequest:  # a ValueError, but not one of the reply's
+        except InvalidRequest:  # a ValueError as well, but not about the form of the reply
             raise
         except (TypeError, ValueError, LookupError, ArithmeticError):
-            pass  # what it says may quote the reply, and with it a session key: it must not be this error's context
+            # Raised below, so that this error is not its __context__: its text may quote the reply and a session key.
+            pass
         raise CorruptState(f"{self.verb}: the server's reply is not one of {self.script.name}.lua")
 
-    def _no_result(self, reply: Reply) -> Exception:
+    def _error_of_status(self, reply: Reply) -> Exception:
         match reply[0]:
             case b"again":
-                return Again()
+                return CallAgain()
             case b"voucher_missing":
-                return VoucherNotFound(*self._told(reply))
+                return VoucherNotFound(*self._codes_in(reply))
             case b"session_missing":
-                return SessionNotFound(*self._told(reply), session_key=self.session_key or "")
+                return SessionNotFound(*self._codes_in(reply), session_key=self.session_key or "")
             case b"redemption_missing":
-                return RedemptionNotFound(self._told(reply)[0], self.redemption_id or "")
+                return RedemptionNotFound(self._codes_in(reply)[0], self.redemption_id or "")
             case _:
-                return RedemptionConflict(self._told(reply)[0], self.redemption_id or "")
+                return RedemptionConflict(self._codes_in(reply)[0], self.redemption_id or "")
 
-    def pause_after(self, error: Exception, patience: Patience) -> float:
-        """Seconds until the call is to be sent again; where that does not help, raises what its failure means."""
-        if failures.is_passing(error) and not failures.is_forbidden(error) and not patience.is_over():
+    def pause_before_retry(self, error: Exception, period: RetryPeriod) -> float:
+        """Seconds to wait before the call is sent again; raises the call's error if no retry can help."""
+        if failures.is_transient(error) and not failures.is_cluster_view_forbidden(error) and not period.is_over():
             return uniform(0.02, 0.08)
-        raise self.meaning(error)
+        raise self.error_for(error)
 
-    def meaning(self, error: Exception) -> Exception:
-        """What a failed command means for this call: an error of ours, or the client's own where that says it best."""
-        meant = error
-        # A client may have sent it several times: that the last try did not run says nothing of the first.
-        if failures.is_passing(error):
+    def error_for(self, error: Exception) -> Exception:
+        """The error that this call raises when the client raised ``error``.
+
+        A failure of the connection is ``OutcomeUnknown`` for a call that changes something, even if the server says
+        that the script did not run: the client may have sent it before, and that run may have succeeded. A refusal is
+        ``CorruptState`` or ``ServerRefused``. Any other error is returned as it is.
+        """
+        raised = error
+        if failures.is_transient(error):
             if self.changes:
-                meant = OutcomeUnknown(
+                raised = OutcomeUnknown(
                     self.verb, self.codes, session_key=self.session_key, redemption_id=self.redemption_id
                 )
         elif failures.is_refusal(error):
             if any(word in str(error) for word in ("CORRUPT ", "WRONGTYPE ")):
                 codes = ", ".join(map(repr, self.codes))
-                meant = CorruptState(f"{self.verb}: a key of {codes} holds what this library never wrote")
+                raised = CorruptState(f"{self.verb}: a key of {codes} holds what this library never wrote")
             else:
-                meant = ServerRefused(self.verb, self.codes, str(error), failures.remedy(error))
-        if meant is not error:
-            meant.__cause__ = error
-        return meant
+                raised = ServerRefused(self.verb, self.codes, str(error), failures.remedy(error))
+        if raised is not error:
+            raised.__cause__ = error
+        return raised
 
-    def _told(self, reply: Reply) -> list[str]:
-        """The vouchers that a status speaks of, which counts from 1."""
+    def _codes_in(self, reply: Reply) -> list[str]:
+        """The codes of the vouchers that follow a status. The script numbers them from 1."""
         numbers = list(map(int, reply[1:]))
         if min(numbers) < 1:
             raise LookupError(f"voucher {min(numbers)}")

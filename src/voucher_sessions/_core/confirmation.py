@@ -1,8 +1,8 @@
-"""Confirmation by replicas and disk: what Redis alone does not promise with its reply.
+"""Durability: has replicas or the disk confirm each change.
 
-A reply says that the primary has changed its memory. Whoever must not lose that when the primary is lost has each
-change followed by WAIT (replicas have it) or WAITAOF (it is on disk), on the same connection: a primary that has been
-deposed meanwhile cannot confirm it.
+A reply of Redis only says that the primary has changed its memory; if the primary fails, the change can be lost. With
+``durability=``, WAIT (replicas have the change) or WAITAOF (it is on disk) follows each change on the same connection.
+A primary that was replaced in a failover gets no such confirmation, so its change raises ``NotDurable``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ _FENCE_TTL_MS: Final = 1000
 
 
 def commands(durability: Durability, book: bytes) -> list[tuple[Arg, ...]]:
-    """What follows a change on its connection: a write of its own, and the wait.
+    """The commands that follow a change on the same connection: a write to the fence key, and the wait.
 
-    A repeated call may find all done and write nothing; what WAIT waits for is the last write of the connection.
+    WAIT waits for the last write of its connection. A repeated call may write nothing, because its first run did; the
+    write to the fence key then makes WAIT wait for that run too.
     """
     fence = ("SET", book + b":fence", "", "PX", _FENCE_TTL_MS)
     if durability.fsync:
@@ -30,7 +31,7 @@ def commands(durability: Durability, book: bytes) -> list[tuple[Arg, ...]]:
 
 
 def confirmed(durability: Durability | None, call: Call[T], result: T, answers: list[object]) -> T:
-    """The result of a call, if the server confirmed all that it must be, else ``NotDurable``."""
+    """The result of a call; raises ``NotDurable`` if the server did not confirm the change as ``durability`` asks."""
     if durability is not None and call.changes:
         _check(durability, call.verb, result, answers)
     return result
@@ -40,10 +41,10 @@ def _check(durability: Durability, verb: str, result: object, answers: list[obje
     for answer in answers:
         if isinstance(answer, Exception):
             raise NotDurable(verb, f"the server cannot confirm it: {answer}", result) from answer
-    figures: Any = answers[-1] if durability.fsync else [0, answers[-1]]  # its own disk's, and the replicas'
-    if type(figures) is not list or list(map(type, figures)) != [int, int]:  # True is no count of replicas
+    confirmations: Any = answers[-1] if durability.fsync else [0, answers[-1]]  # by the primary's disk, by replicas
+    if type(confirmations) is not list or list(map(type, confirmations)) != [int, int]:  # bool is not accepted
         raise NotDurable(verb, f"the server cannot confirm it: it answered {answers[-1]!r}", result)
-    local, replicas = figures
+    local, replicas = confirmations
     within = f"within {durability.timeout_ms} ms"
     if durability.fsync and local < 1:
         raise NotDurable(verb, f"not on disk {within}", result)
@@ -52,7 +53,7 @@ def _check(durability: Durability, verb: str, result: object, answers: list[obje
 
 
 def checked(durability: object, reply_timeout_ms: float | None = None) -> Durability | None:
-    """What the engine was given; ``reply_timeout_ms``: how long its client waits for a reply, None for ever."""
+    """The checked ``durability`` of an engine. ``reply_timeout_ms`` is the client's ``socket_timeout``; None: it has none."""
     if durability is None:
         return None
     durability = checked_model("durability", Durability, durability)

@@ -1,6 +1,6 @@
-"""What the errors of a client mean: whether the script ran, whether time helps, and what a reader should do.
+"""Classifies the exceptions of redis-py: whether the script may have run, whether a retry can help, and the remedy.
 
-The one module without I/O that knows redis-py's exceptions; all others ask it.
+No other module of ``_core`` imports the exceptions of redis-py.
 """
 
 from __future__ import annotations
@@ -23,60 +23,64 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-# The script did not run: its slot has moved or is about to, has no primary for now, or the server loads its data.
+# The script did not run: its slot moves or has moved, its slot has no primary at the moment, or the server is loading.
 _NOT_RUN: Final = (TryAgainError, ClusterError, SlotNotCoveredError, BusyLoadingError, AskError)
-# The reply did not come; before RedisClusterException, nor did the news of who is primary now.
-_LOST: Final = (RedisConnectionError, RedisTimeoutError, RedisClusterException)
-# redis-py counts a refused password among the failed connections, but nothing can have run then.
+# No reply was received. RedisClusterException: the client could not read the slot table either.
+_NO_REPLY: Final = (RedisConnectionError, RedisTimeoutError, RedisClusterException)
+# Subclasses of ConnectionError in redis-py, but after a refused login nothing can have run.
 _NO_ACCESS: Final = (AuthenticationError, AuthorizationError)
-# The script did not run, for a reason that goes away when it is sent by itself; MOVED is a kind of ASK to redis-py.
+# The script did not run in a batch, but will when it is sent alone: the client then follows redirections, or sends the
+# text. redis-py's MovedError is a subclass of AskError.
 _RUNS_WHEN_SENT_ALONE: Final = (AskError, NoScriptError, TryAgainError)
 
-# What an error of a server's is known by, its kind in redis-py or words of its own, and what helps.
+# The remedy for an error of the server, by the name of its class in redis-py or by parts of its text.
 _REMEDIES: Final = {
-    ("OutOfMemoryError", "OOM "): "Its memory is full: raise maxmemory, or delete what is not needed",
+    ("OutOfMemoryError", "OOM "): "Its memory is full: raise maxmemory, or delete keys that are not needed",
     ("ReadOnlyError", "READONLY "): "It is a replica: connect to the primary",
     ("NoPermissionError", "NOPERM ", "can't run this command", "permissions"): (
-        "The user lacks a permission: docs/server.md has the ACL rule, check_server() tells what is missing"
+        "The user lacks a permission: docs/server.md has the ACL rule, check_server() lists what is missing"
     ),
-    ("BUSY ",): "Another script keeps it busy: SCRIPT KILL ends that one",
-    ("MISCONF ",): "It cannot write to its disk: its log says why",
-    ("NOREPLICAS ",): "Too few replicas are in step for its min-replicas-to-write",
+    ("BUSY ",): "Another script blocks it: SCRIPT KILL ends that script",
+    ("MISCONF ",): "It cannot write to its disk: see the log of the server",
+    ("NOREPLICAS ",): "Fewer replicas are in sync than its min-replicas-to-write requires",
 }
 
 
-def is_passing(error: Exception) -> bool:
-    """Whether a failure is one of the moment: of a connection, of servers that change roles or places."""
-    if isinstance(error, _NO_ACCESS) or isinstance(error.__cause__, _NO_ACCESS):  # redis.asyncio wraps it in another
+def is_transient(error: Exception) -> bool:
+    """Whether a later try may succeed: the connection failed, a failover is under way, or a slot is moving."""
+    if isinstance(error, _NO_ACCESS) or isinstance(error.__cause__, _NO_ACCESS):  # redis.asyncio raises it as a cause
         return False
-    return isinstance(error, _LOST + _NOT_RUN)
+    return isinstance(error, _NO_REPLY + _NOT_RUN)
 
 
-def is_forbidden(error: BaseException) -> bool:
-    """Whether a cluster's client may not ask who serves what: no time helps, though the call's first try may have run."""
+def is_cluster_view_forbidden(error: BaseException) -> bool:
+    """Whether the user may not run CLUSTER SLOTS, which a cluster's client needs after a failure.
+
+    No retry can succeed then, although the first try of the call may have run.
+    """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, NoPermissionError):
-        cause = cause.__cause__ or cause.__context__  # redis.asyncio names no cause
+        cause = cause.__cause__ or cause.__context__  # redis.asyncio sets no __cause__
     return cause is not None
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether a server has answered that it would not run a command."""
+    """Whether the server answered with an error."""
     return isinstance(error, ResponseError)
 
 
 def is_unknown_script(error: object) -> bool:
-    """Whether a server does not have the script that EVALSHA named."""
+    """Whether the server does not have the script that EVALSHA names."""
     return isinstance(error, NoScriptError)
 
 
 def runs_when_sent_alone(error: Exception) -> bool:
-    """Whether a script did not run in a batch, for a reason that goes away when it is sent by itself."""
+    """Whether a script that did not run in a batch will run when it is sent alone."""
     return isinstance(error, _RUNS_WHEN_SENT_ALONE)
 
 
 def remedy(error: Exception) -> str:
-    """What helps against an error of a server."""
-    told = f"{type(error).__name__} {error}"
-    found = [remedy for signs, remedy in _REMEDIES.items() if any(sign in told for sign in signs)]
-    return found[0] if found else "check_server() tells what a server lacks"
+    """What the operator can do about an error of the server."""
+    description = f"{type(error).__name__} {error}"
+    found = [remedy for signs, remedy in _REMEDIES.items() if any(sign in description for sign in signs)]
+    return found[0] if found else "check_server() lists the problems of a server"

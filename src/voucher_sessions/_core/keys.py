@@ -1,19 +1,19 @@
 """The names of all keys, built in one place.
 
-    prefix:{CODE}                    STRING  the book: limits, used, the totals of the locks    stays
-    prefix:{CODE}:locks              ZSET    of two locks or more: amounts and session key,     expires with its last lock*
-                                             by expiry in ms
-    prefix:{CODE}:session:<key>      STRING  the lock of one session                            expires with it
-    prefix:{CODE}:redemption:<id>    STRING  the receipt of one redemption                      stays, or receipt_ttl
-    prefix:{CODE}:fence              STRING  what WAIT waits for, where there is a durability=          a second
-    prefix:partition                 STRING  the fingerprint of partition, on clusters          stays
-    prefix:probe{TAG}                        what check_server tries commands on                is never there
+    prefix:{CODE}                    STRING  the book: limits, used, totals of all locks        no TTL
+    prefix:{CODE}:locks              ZSET    the index, if there are two locks or more: amounts expires with its last lock*
+                                             and session key, by expiry in ms
+    prefix:{CODE}:session:<key>      STRING  the lock of one session                            expires with the lock
+    prefix:{CODE}:redemption:<id>    STRING  the receipt of one redemption                      no TTL, or receipt_ttl
+    prefix:{CODE}:fence              STRING  the write that WAIT waits for, with durability=    1 second
+    prefix:partition                 STRING  the fingerprint of the partition function          no TTL
+    prefix:probe{TAG}                        the key that check_server tries commands on        never exists
 
-(* a minute later if it is large, for a call to take it away without holding up the server.)
+(* A large index expires one minute later, so that a script can UNLINK it: Redis may block while it expires it.)
 
-The braces make a voucher one hash slot of a cluster; with a partition it is ``prefix:{PARTITION}{CODE}…``. Braces
-inside a code are escaped, so a code ends at its brace and what follows can be any text: no code, session key or
-redemption id reaches another voucher's keys.
+The braces put all keys of a voucher into one hash slot of a cluster. With a partition function, the keys are
+``prefix:{PARTITION}{CODE}…``. Braces inside a code are escaped, so the closing brace always ends the code, and the text
+after it can be anything: no code, session key or redemption id can form a key of another voucher.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from voucher_sessions.models import Checked, Text
 
 _check_text = Checked(Text)
 
-# Codes that tell apart what partitions are usually made of: a part up to a separator, a length, a case, digits.
-_PROBES: Final = (
+# Sample codes. Two partition functions that differ in the usual ways (the separator, the length, the case, digits) map
+# at least one of them to different values.
+_SAMPLE_CODES: Final = (
     *("A", "a", "7", "GIFT-50", "gift-50", "GIFT_50", "GIFT.50", "GIFT:50", "GIFT/50", "GIFT 50", "GIFT50", "50-GIFT"),
     *("ann-1-2", "1-2-ann", "ann@example.com", "ann|1", "ann#1", "2026-11-21", "00012345", "ÄÖÜ", "{A}-1", "x" * 256),
 )
@@ -41,15 +42,15 @@ def _escaped(text: str) -> bytes:
 
 
 class Keys:
-    """The keys of one prefix, the codes spread over slots by ``partition`` (by default each code for itself).
+    """The keys under one prefix. ``partition`` maps a code to the text that decides its slot; by default the code itself.
 
-    The methods give them as the scripts want them: for each voucher in turn, its book first.
+    The methods return keys in the order in which the scripts take them: voucher by voucher, each one's book first.
     """
 
     def __init__(self, prefix: str, partition: Callable[[str], str] | None = None, *, clustered: bool = False) -> None:
         prefix = _check_text("prefix", prefix)
         if "{" in prefix or "}" in prefix:
-            raise InvalidRequest("prefix", "must not contain braces: they mark what a cluster hashes")
+            raise InvalidRequest("prefix", "must not contain braces: a cluster hashes the text between them")
         if partition is not None and not callable(partition):
             raise InvalidRequest("partition", "must be a function from a code to a text")
         self._prefix = prefix.encode() + b":"
@@ -57,38 +58,40 @@ class Keys:
         self._clustered = clustered
 
     def partition(self) -> tuple[bytes, str] | None:
-        """Where the engines of a prefix agree on the slots, and what this one would have; None where it is all the same.
+        """The key that holds the fingerprint of the partition function, and this engine's fingerprint.
 
-        A function cannot be compared, but what it makes of some codes can.
+        All engines of a prefix must use the same function. Functions cannot be compared, so the fingerprint is a hash
+        of the keys that the function gives for some sample codes. None if no engine can disagree: one server, and no
+        partition function.
         """
         if self._partition is None and not self._clustered:
             return None
-        fingerprint = sha256(b"\n".join(map(self._probed, _PROBES))).hexdigest()
+        fingerprint = sha256(b"\n".join(map(self._sample_key, _SAMPLE_CODES))).hexdigest()
         return self._prefix + b"partition", fingerprint
 
-    def _probed(self, code: str) -> bytes:
+    def _sample_key(self, code: str) -> bytes:
         try:
             return self._book(code)
         except Exception as error:
-            # A partition may know its own codes alone; then all that agree with it fail alike.
+            # The function may reject codes that are not the host's. Then every equal function raises the same error.
             return type(error).__name__.encode()
 
     def probe(self, tag: str) -> bytes:
-        """What commands can be tried on: no voucher's key, in a slot that the tag decides."""
+        """A key for trying commands on. It belongs to no voucher; the tag decides its slot."""
         return self._prefix + b"probe{" + tag.encode() + b"}"
 
     def voucher(self, code: str) -> list[bytes]:
-        """Book and index of locks."""
+        """The book and the index of locks."""
         book = self._book(code)
         return [book, book + b":locks"]
 
     def sessions(self, codes: tuple[str, ...], session_key: str) -> list[bytes]:
-        """For each voucher book, the session's lock and index."""
+        """For each voucher: the book, the session's lock, the index of locks."""
         session = b":session:" + session_key.encode()
         return [key for book in self._books(codes) for key in (book, book + session, book + b":locks")]
 
     def sessions_and_redemptions(self, codes: tuple[str, ...], session_key: str, redemption_id: str) -> list[bytes]:
-        """For each voucher book, the session's lock, index and the redemption's receipt."""
+        """For each voucher: the book, the session's lock, the index of locks, the receipt."""
         session = b":session:" + session_key.encode()
         redemption = b":redemption:" + redemption_id.encode()
         return [
@@ -96,12 +99,12 @@ class Keys:
         ]
 
     def redemptions(self, codes: tuple[str, ...], redemption_id: str) -> list[bytes]:
-        """For each voucher book and receipt."""
+        """For each voucher: the book and the receipt."""
         redemption = b":redemption:" + redemption_id.encode()
         return [key for book in self._books(codes) for key in (book, book + redemption)]
 
     def redemption(self, code: str, redemption_id: str) -> bytes:
-        """The receipt."""
+        """The receipt of one redemption."""
         return self._book(code) + b":redemption:" + redemption_id.encode()
 
     def _books(self, codes: tuple[str, ...]) -> list[bytes]:

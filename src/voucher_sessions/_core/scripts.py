@@ -1,4 +1,4 @@
-"""The Lua scripts, read from ``lua/``: one file a verb, and the blocks of ``book.lua`` that they include."""
+"""The Lua scripts, read from ``lua/``: one file per verb, and ``book.lua`` with the blocks that the scripts share."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-# The installed package's, or, where it is installed editable, the checkout's: live, as its Python is.
+# The folder in the installed package; in an editable install, the folder of the checkout, so that edits take effect.
 _FOLDERS: Final = (files("voucher_sessions") / "lua", Path(__file__).parents[3] / "lua")
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script as it goes to the server. ``sha`` is the name under which the server keeps it."""
+    """The text of a script as it is sent. ``sha`` is its SHA1 digest, by which EVALSHA names it."""
 
     name: str
     text: str = field(repr=False)
     sha: str = field(init=False)
 
     def __post_init__(self) -> None:
-        # Not for security: EVALSHA names scripts so.
+        # Not for security: EVALSHA requires SHA1.
         object.__setattr__(self, "sha", sha1(self.text.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -32,7 +32,7 @@ def _source(name: str) -> str:
 
 
 def _blocks(source: str) -> dict[str, str]:
-    """The text of each block; what comes before the first is for readers."""
+    """The text of each block by its name. The text before the first block is documentation."""
     _, *parts = re.split(r"^-- block: (\w+)\n", source, flags=re.MULTILINE)
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
@@ -42,7 +42,7 @@ def _script(name: str) -> Script:
 
 
 def _with_blocks(text: str) -> str:
-    """The text with each ``-- include: name`` replaced by that block, as far indented."""
+    """The text with each ``-- include: name`` line replaced by that block, at the same indentation."""
 
     def block(include: re.Match[str]) -> str:
         return re.sub("^(?=.)", include[1], _with_blocks(_BLOCKS[include[2]]), flags=re.MULTILINE)
@@ -82,5 +82,5 @@ ALL: Final = (
     CHECK_PERMISSIONS,
 )
 
-# Every command that they call: a user of the server must be allowed each of them, and EVALSHA and EVAL.
+# Every command that the scripts call. The server's ACL must allow the user each of them, and EVALSHA and EVAL.
 COMMANDS: Final = tuple(sorted({name for script in ALL for name in re.findall(r"redis\.call\('(\w+)'", script.text)}))

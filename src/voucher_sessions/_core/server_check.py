@@ -1,8 +1,8 @@
-"""What a server must be like for the engine's promises to hold: what to ask it, and what its answers mean; no I/O.
+"""``check_server``: the commands that ask a server for its version, settings and permissions, and the rules that judge it.
 
-An engine puts the questions to each of its servers, one command each, and hands over the answers as they came. A
-question that a server refuses (a provider forbids CONFIG, say) is a finding too and never an error, so that
-``check_server`` tells all that can be told.
+An engine sends each command of ``questions`` to each of its servers and passes the answers to ``findings``. If a server
+refuses a command (some providers forbid CONFIG, for example), that is reported as a finding and raises no error, so
+that the other rules still apply.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from voucher_sessions.errors import CorruptState
 from voucher_sessions.models import Durability
 from voucher_sessions.results import Finding, Severity
 
-# SET with PXAT, which keeps a lock's expiry exact to the millisecond, came with 6.2; every Valkey has it.
+# SET with PXAT, which the scripts use for expiry to the millisecond, exists since 6.2, and in every Valkey.
 _OLDEST: Final = (6, 2)
 _MAX_CLOCK_SECONDS: Final = 1.0
 
-# What is wanted from INFO, and the settings that it does not tell.
+# The fields that are read from INFO, and the settings that INFO does not contain.
 _FIELDS: Final = ("redis_version", "role", "connected_slaves", "maxmemory", "maxmemory_policy", "aof_enabled")
 _SETTINGS: Final = ("save", "appendfsync", "lazyfree-lazy-expire")
 
-# What the engine sends, and what of it only where there is a durability=.
+# The commands that the engine sends itself; the confirming ones only with durability=.
 _CONFIRMING: Final = ("WAIT", "WAITAOF")
 _SENT: Final = ("EVALSHA", "EVAL", *_CONFIRMING)
 
-# Each command of the scripts in a form that is judged in full and yet writes nothing, whatever else is allowed.
+# Each command of the scripts with arguments for which the server checks all permissions and still writes nothing.
 _TRIALS: Final = {
     "GET": "GET @",
     "MGET": "MGET @",
@@ -45,22 +45,22 @@ _TRIALS: Final = {
     "ZREM": "ZREM @ 0",
     "ZREMRANGEBYRANK": "ZREMRANGEBYRANK @ 0 0",
 }
-TRIALS: Final = ",".join(_TRIALS[command] for command in scripts.COMMANDS)
+TRIAL_COMMANDS: Final = ",".join(_TRIALS[command] for command in scripts.COMMANDS)
 
 
 class Answer(NamedTuple):
-    """What a server said, or the error with which it refused; by the client's clock, when asked and when answered."""
+    """The reply of a server, or the error that it answered with; and the client's time before and after, in seconds."""
 
-    said: Any
+    reply: Any
     asked_at: float
     answered_at: float
 
 
 def questions(permissions: Call[dict[str, str]], durability: Durability | None) -> dict[str, tuple[Arg, ...]]:
-    """The commands to send to a server, none of which changes anything.
+    """The commands to send to a server, by name. None of them changes anything.
 
-    ``permissions`` is the call that tries what the scripts do. It is sent by EVALSHA and by EVAL, both of which the
-    engine needs.
+    ``permissions`` is the call that tries every command of the scripts. It is sent with EVALSHA and with EVAL, because
+    the engine needs both.
     """
     numbered = len(permissions.keys), *permissions.keys, *permissions.args
     asked: dict[str, tuple[Arg, ...]] = {
@@ -81,17 +81,17 @@ def findings(
     permissions: Call[dict[str, str]],
     durability: Durability | None,
 ) -> list[Finding]:
-    """What the answers of one server mean, the gravest first."""
-    facts = _Facts(answers, permissions, durability)
+    """The findings from the answers of one server, errors first."""
+    server = _ServerAnswers(answers, permissions, durability)
     try:
-        found = [Finding(node=node, **flaw._asdict()) for rule in _RULES for flaw in rule(facts)]
+        results = [Finding(node=node, **found._asdict()) for rule in _RULES for found in rule(server)]
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
-        raise CorruptState("check_server: the server's answers are not of the form that Redis gives them") from error
-    return sorted(found, key=lambda finding: get_args(Severity).index(finding.severity))
+        raise CorruptState("check_server: the server's answers do not have the form of answers of Redis") from error
+    return sorted(results, key=lambda finding: get_args(Severity).index(finding.severity))
 
 
-class _Flaw(NamedTuple):
-    """A finding before it is known of which server."""
+class _FindingWithoutNode(NamedTuple):
+    """What a rule returns; ``findings`` adds the server."""
 
     severity: Severity
     subject: str
@@ -100,40 +100,40 @@ class _Flaw(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Facts:
-    """The answers of one server. What it did not tell is None, and no rule judges by what it does not know."""
+class _ServerAnswers:
+    """The answers of one server. A value that could not be read is None; a rule that needs it reports nothing."""
 
     answers: Mapping[str, Answer]
     permissions: Call[dict[str, str]]
     durability: Durability | None
 
     def info(self, field: str) -> Any:
-        said = self.answers["INFO"].said
-        return said.get(field) if isinstance(said, Mapping) else None
+        fields = self.answers["INFO"].reply
+        return fields.get(field) if isinstance(fields, Mapping) else None
 
     def setting(self, name: str) -> str | None:
-        said = self.answers[f"CONFIG GET {name}"].said
-        value = next(iter(said.values()), None) if isinstance(said, Mapping) else None
+        settings = self.answers[f"CONFIG GET {name}"].reply
+        value = next(iter(settings.values()), None) if isinstance(settings, Mapping) else None
         return value.decode() if isinstance(value, bytes) else value
 
     def refusals(self) -> dict[str, str]:
-        """Why the server refuses commands that the engine sends or that its scripts call."""
-        sent = {name: self.answers[name].said for name in _SENT if name in self.answers}
+        """The error of each refused command, of those that the engine sends and those that its scripts call."""
+        replies = {name: self.answers[name].reply for name in _SENT if name in self.answers}
         refused = {
-            name: str(said)
-            for name, said in sent.items()
-            if isinstance(said, Exception) and not failures.is_unknown_script(said)
+            name: str(reply)
+            for name, reply in replies.items()
+            if isinstance(reply, Exception) and not failures.is_unknown_script(reply)
         }
-        if not isinstance(sent["EVAL"], Exception):
-            tried = self.permissions.result(sent["EVAL"])
+        if not isinstance(replies["EVAL"], Exception):
+            tried = self.permissions.result(replies["EVAL"])
             refused |= {name: refusal for name, refusal in tried.items() if refusal}
         return refused
 
 
-def _version(facts: _Facts) -> Iterator[_Flaw]:
-    version = facts.info("redis_version")
+def _version(server: _ServerAnswers) -> Iterator[_FindingWithoutNode]:
+    version = server.info("redis_version")
     if version is not None and tuple(map(int, re.findall(r"\d+", str(version))[:2])) < _OLDEST:
-        yield _Flaw(
+        yield _FindingWithoutNode(
             "error",
             "version",
             f"the server is, or is compatible with, Redis {version}; the scripts need 6.2, which has SET with PXAT",
@@ -141,24 +141,24 @@ def _version(facts: _Facts) -> Iterator[_Flaw]:
         )
 
 
-def _commands(facts: _Facts) -> Iterator[_Flaw]:
-    """The commands that are refused, together where it is for the same reason."""
-    refused = facts.refusals()
+def _refused_commands(server: _ServerAnswers) -> Iterator[_FindingWithoutNode]:
+    """The refused commands, one finding for each reason."""
+    refused = server.refusals()
     forbidden = [name for name, refusal in refused.items() if _is_forbidden(refusal) and "access" not in refusal]
     if forbidden:
-        yield _Flaw(
+        yield _FindingWithoutNode(
             "error",
             "permissions",
             f"the user may not call {', '.join(forbidden)}",
             f"ACL SETUSER <user> {' '.join(f'+{name.lower()}' for name in forbidden)}",
         )
-    closed = [name for name, refusal in refused.items() if _is_forbidden(refusal) and "access" in refusal]
-    if closed:
-        prefix = facts.permissions.keys[0].rpartition(b"probe{")[0].decode()
-        yield _Flaw(
+    without_keys = [name for name, refusal in refused.items() if _is_forbidden(refusal) and "access" in refusal]
+    if without_keys:
+        prefix = server.permissions.keys[0].rpartition(b"probe{")[0].decode()
+        yield _FindingWithoutNode(
             "error",
             "permissions",
-            f"the user has no access to the keys that begin with {prefix!r}: {', '.join(closed)}",
+            f"the user has no access to the keys that begin with {prefix!r}: {', '.join(without_keys)}",
             f"ACL SETUSER <user> ~{prefix}*",
         )
     others: dict[str, list[str]] = {}
@@ -166,125 +166,135 @@ def _commands(facts: _Facts) -> Iterator[_Flaw]:
         if not _is_forbidden(refusal) and name not in _CONFIRMING:
             others.setdefault(refusal, []).append(name)
     for refusal, names in others.items():
-        remedy = "see to what the server says: calls fail until then"
-        yield _Flaw("error", "commands", f"the server refuses {', '.join(names)}: {refusal}", remedy)
+        remedy = "solve the problem that the server reports: until then calls fail"
+        yield _FindingWithoutNode("error", "commands", f"the server refuses {', '.join(names)}: {refusal}", remedy)
 
 
 def _is_forbidden(refusal: str) -> bool:
-    """By the ACL; inside a script Redis 7.0 words it in another way than all others."""
+    """Whether the ACL is the reason. Redis 7.0 uses another text than all other versions for commands in a script."""
     return "permission" in refusal or "The user executing the script can't" in refusal
 
 
-def _role(facts: _Facts) -> Iterator[_Flaw]:
-    if facts.info("role") not in (None, "master"):
-        yield _Flaw(
+def _role(server: _ServerAnswers) -> Iterator[_FindingWithoutNode]:
+    if server.info("role") not in (None, "master"):
+        yield _FindingWithoutNode(
             "error",
             "role",
-            "the server is a replica: what is changed there is refused or lost",
-            "connect to the primary, which a client from Sentinel or of a cluster finds by itself",
+            "the server is a replica: it refuses changes, or loses them",
+            "connect to the primary; clients for Sentinel and for clusters find it themselves",
         )
 
 
-def _eviction(facts: _Facts) -> Iterator[_Flaw]:
-    policy, limit = facts.info("maxmemory_policy"), facts.info("maxmemory")
+def _eviction(server: _ServerAnswers) -> Iterator[_FindingWithoutNode]:
+    policy, limit = server.info("maxmemory_policy"), server.info("maxmemory")
     if policy in (None, "noeviction"):
         return
     lost = (
         "locks, and receipts that have a receipt_ttl" if policy.startswith("volatile-") else "vouchers, locks, receipts"
     )
     when = "once maxmemory is set and reached" if limit == 0 else "when it is full"
-    yield _Flaw(
+    yield _FindingWithoutNode(
         "warning" if limit == 0 else "error",
         "maxmemory-policy",
-        f"under {policy} the server throws away {lost} {when}",
-        "CONFIG SET maxmemory-policy noeviction: a full server then refuses what needs memory, and loses nothing",
+        f"under {policy} the server evicts {lost} {when}",
+        "CONFIG SET maxmemory-policy noeviction: a full server then refuses writes that need memory, and loses nothing",
     )
 
 
-def _persistence(facts: _Facts) -> Iterator[_Flaw]:
-    appending, save, fsync = facts.info("aof_enabled"), facts.setting("save"), facts.setting("appendfsync")
+def _persistence(server: _ServerAnswers) -> Iterator[_FindingWithoutNode]:
+    appending, save, fsync = server.info("aof_enabled"), server.setting("save"), server.setting("appendfsync")
     remedy = "CONFIG SET appendonly yes, and in the server's configuration file"
     if appending == 0 and save == "":
-        problem = "there is neither an append-only file nor a snapshot: a restart forgets all vouchers"
-        yield _Flaw("error", "persistence", problem, remedy)
+        problem = "there is neither an append-only file nor a snapshot: a restart loses all vouchers"
+        yield _FindingWithoutNode("error", "persistence", problem, remedy)
     elif appending == 0 and save is not None:
-        problem = "there are snapshots alone: a crash forgets what changed since the last one"
-        yield _Flaw("warning", "persistence", problem, remedy)
+        problem = "there are only snapshots: a crash loses all changes since the last one"
+        yield _FindingWithoutNode("warning", "persistence", problem, remedy)
     elif appending == 1 and fsync == "no":
-        problem = (
-            "the append-only file is flushed when the system sees fit: a machine that dies takes half a minute along"
-        )
-        yield _Flaw("warning", "appendfsync", problem, "CONFIG SET appendfsync always, or everysec")
-    elif appending == 1 and fsync == "everysec" and not (facts.durability and facts.durability.fsync):
-        problem = "the append-only file is flushed once a second: a machine that dies takes the last two seconds along"
+        problem = "the operating system decides when the append-only file is flushed: a machine failure loses up to 30 seconds of changes"
+        yield _FindingWithoutNode("warning", "appendfsync", problem, "CONFIG SET appendfsync always, or everysec")
+    elif appending == 1 and fsync == "everysec" and not (server.durability and server.durability.fsync):
+        problem = "the append-only file is flushed once a second: a machine failure loses up to 2 seconds of changes"
         remedy = "CONFIG SET appendfsync always, or have changes confirmed by Durability(fsync=True)"
-        yield _Flaw("warning", "appendfsync", problem, remedy)
+        yield _FindingWithoutNode("warning", "appendfsync", problem, remedy)
 
 
-def _replicas(facts: _Facts) -> Iterator[_Flaw]:
-    if facts.info("role") == "master" and facts.info("connected_slaves") == 0:
-        problem = "there is no replica: a machine that is lost takes the vouchers along, and nothing takes its place"
-        yield _Flaw("warning", "replicas", problem, "add a replica and Sentinel, or use a cluster")
+def _replicas(server: _ServerAnswers) -> Iterator[_FindingWithoutNode]:
+    if server.info("role") == "master" and server.info("connected_slaves") == 0:
+        problem = "there is no replica: if the machine is lost, so are the vouchers, and no other server can replace it"
+        yield _FindingWithoutNode("warning", "replicas", problem, "add a replica and Sentinel, or use a cluster")
 
 
-def _durability(facts: _Facts) -> Iterator[_Flaw]:
-    """What ``durability=`` asks for and this server cannot give."""
-    if facts.durability is None:
+def _durability(server: _ServerAnswers) -> Iterator[_FindingWithoutNode]:
+    """What ``durability=`` requires and this server does not have."""
+    if server.durability is None:
         return
-    for name, refusal in facts.refusals().items():
+    for name, refusal in server.refusals().items():
         if name in _CONFIRMING and not _is_forbidden(refusal):
             problem = (
                 f"durability needs {name}, which the server refuses ({refusal.strip()}): every change raises NotDurable"
             )
-            yield _Flaw("error", "durability", problem, "Redis has WAITAOF since 7.2; every Valkey has it")
-    wanted, replicas = facts.durability.replicas, facts.info("connected_slaves")
+            yield _FindingWithoutNode(
+                "error", "durability", problem, "Redis has WAITAOF since 7.2; every Valkey has it"
+            )
+    wanted, replicas = server.durability.replicas, server.info("connected_slaves")
     if replicas is not None and replicas < wanted:
         problem = f"durability asks for {wanted} replicas and there are {replicas}: every change raises NotDurable"
-        yield _Flaw("error", "durability", problem, "add replicas, or ask for fewer")
-    if facts.durability.fsync and facts.info("aof_enabled") == 0:
+        yield _FindingWithoutNode("error", "durability", problem, "add replicas, or ask for fewer")
+    if server.durability.fsync and server.info("aof_enabled") == 0:
         problem = "durability asks for fsync without an append-only file: every change raises NotDurable"
-        yield _Flaw("error", "durability", problem, "CONFIG SET appendonly yes")
+        yield _FindingWithoutNode("error", "durability", problem, "CONFIG SET appendonly yes")
 
 
-def _freeing(facts: _Facts) -> Iterator[_Flaw]:
-    if facts.setting("lazyfree-lazy-expire") == "no":
-        problem = "an index of a million locks that no call takes away in time is freed while all clients wait"
-        yield _Flaw("warning", "lazyfree-lazy-expire", problem, "CONFIG SET lazyfree-lazy-expire yes")
+def _blocking_expiry(server: _ServerAnswers) -> Iterator[_FindingWithoutNode]:
+    if server.setting("lazyfree-lazy-expire") == "no":
+        problem = "when a very large index of locks expires, the server blocks all clients while it frees the memory"
+        yield _FindingWithoutNode("warning", "lazyfree-lazy-expire", problem, "CONFIG SET lazyfree-lazy-expire yes")
 
 
-def _clock(facts: _Facts) -> Iterator[_Flaw]:
-    """How far the clocks are apart at least: the server read its own at some moment between question and answer."""
-    said, asked_at, answered_at = facts.answers["TIME"]
-    if isinstance(said, Exception):
+def _clock(server: _ServerAnswers) -> Iterator[_FindingWithoutNode]:
+    """The least possible difference of the clocks: the server read its clock at some time between question and answer."""
+    reply, asked_at, answered_at = server.answers["TIME"]
+    if isinstance(reply, Exception):
         return
-    server = said[0] + said[1] / 1_000_000
-    off = max(asked_at - server, server - answered_at)
-    if off > _MAX_CLOCK_SECONDS:
-        yield _Flaw(
+    server_time = reply[0] + reply[1] / 1_000_000
+    difference = max(asked_at - server_time, server_time - answered_at)
+    if difference > _MAX_CLOCK_SECONDS:
+        yield _FindingWithoutNode(
             "warning",
             "clock",
-            f"the server's clock and this machine's are {off:.1f} s apart: locks and redemptions show the server's times, "
-            "and a failover to a server whose clock differs moves expiries",
+            f"the server's clock and this machine's are {difference:.1f} s apart: locks and redemptions have the server's "
+            "times, and a failover to a server with another clock changes when locks expire",
             "run NTP on both",
         )
 
 
-def _untold(facts: _Facts) -> Iterator[_Flaw]:
-    """What no rule could judge."""
-    settings = f"CONFIG GET {_SETTINGS[0]}"
-    for command, question, wanted, told in (
-        ("INFO", "INFO", _FIELDS, facts.info),
-        ("CONFIG GET", settings, _SETTINGS, facts.setting),
+def _unreadable_settings(server: _ServerAnswers) -> Iterator[_FindingWithoutNode]:
+    """The settings that could not be read, so that no rule could judge them."""
+    for command, question, names, value in (
+        ("INFO", "INFO", _FIELDS, server.info),
+        ("CONFIG GET", f"CONFIG GET {_SETTINGS[0]}", _SETTINGS, server.setting),
     ):
-        if missing := [name for name in wanted if told(name) is None]:
-            said = facts.answers[question].said
-            why = f": {said}" if isinstance(said, Exception) else ""
-            yield _Flaw(
+        if missing := [name for name in names if value(name) is None]:
+            reply = server.answers[question].reply
+            why = f": {reply}" if isinstance(reply, Exception) else ""
+            yield _FindingWithoutNode(
                 "info",
-                "untold",
-                f"{command} does not tell {', '.join(missing)}{why}",
-                f"allow the user {command}, or see where the server is managed that they are as docs/server.md says",
+                "unreadable",
+                f"{command} does not return {', '.join(missing)}{why}",
+                f"allow the user {command}, or check in the settings of the server's provider that they are as docs/server.md says",
             )
 
 
-_RULES: Final = (_version, _commands, _role, _eviction, _persistence, _replicas, _durability, _freeing, _clock, _untold)
+_RULES: Final = (
+    _version,
+    _refused_commands,
+    _role,
+    _eviction,
+    _persistence,
+    _replicas,
+    _durability,
+    _blocking_expiry,
+    _clock,
+    _unreadable_settings,
+)

@@ -1,18 +1,44 @@
-"""The verbs, without I/O: arguments -> script, keys, arguments, and how to read the reply.
+"""The verbs: each method turns arguments into a ``Call``, which holds the script, its keys, its arguments and a reader.
 
-Theory of operation. A voucher is one book in Redis: its limits, what is used, and the totals of what live sessions
-have locked. A session of a voucher is in one of two states, live or not, and only these move it:
+Theory of operation
+===================
 
-    validate with a session   not live -> live, or live -> live with new amounts and a new expiry
-    release, redeem           live -> not live
-    its expiry                live -> not live, at that millisecond of the server's clock, with nobody's help
+Data. A voucher is one Redis key, the book: its limits, what is used, and the totals of what live sessions have locked.
+A session has a lock on each of its vouchers: quantity 1, credits, points, and an expiry. A redemption leaves a receipt. ``keys.py`` lists
+all keys.
+
+States of a session. On each voucher a session is either live or not live. Only these events change that:
+
+    validate with a session   not live -> live;  live -> live with the new amounts and expiry
+    release                   live -> not live;  so does validate_stack(release=[…]) on the vouchers it names
+    redeem with the session   live -> not live, and the amounts are used
+    expiry                    live -> not live, when the server's clock reaches the expiry; no process has to act
     delete_voucher            live -> not live, for all sessions of the voucher
 
-Each verb is one script, atomic in Redis: it reads, takes locks that have expired out of the totals (a bounded batch;
-if more are left it answers ``again`` and the engine calls again), checks, writes, replies. A script may run several
-times for one call, because client libraries repeat what got no reply; so every call that changes something carries a
-random word of its own, which it leaves beside what it did: run again, it finds its word, does nothing, and answers as it
-did the first time. All keys, ids and random words are made before anything is sent.
+A call that is refused changes no state. rollback reduces what is used; it does not make a session live again.
+
+Scripts. Each verb is one Lua script, which Redis runs atomically. It reads the keys, subtracts expired locks from the
+totals, checks the request, writes, and replies. It subtracts a limited number of expired locks in one run, so that it
+never blocks the server for long. If there are more, it may reply ``again``, and the transport sends the same call again.
+Redis does not undo the writes of a script that fails, so each script completes all checks before its first write for
+the request.
+
+Repeated runs. A client library sends a command again when no reply arrives, so a script may run several times for one
+call. To prevent a second effect, every call that changes something carries a call id, a random token that is generated
+before anything is sent. The script stores the call id with the change: in the book, in the session's key or in the
+receipt. When it runs again and finds its own call id there, it changes nothing and answers as the first run did. A
+session's key and a book keep the ids of the last few calls, so this works even if other calls ran in between. The
+session's key of a released or redeemed session, and the book of a deleted voucher, stay for 120 seconds for this
+purpose.
+
+The host repeats a call with a new call id. A redemption id that has a receipt already gives the first result, marked
+``replayed=True``; validate with the same session key sets the same lock again; release of a session that is not live
+answers ``released=False``.
+
+Lost replies. If the connection fails after a command was sent, the script may or may not have run. A call that only
+reads raises the client's error. A call that changes something raises ``OutcomeUnknown``, which carries the session key
+or the redemption id of the call, generated ones too. The host repeats the call with them: if the first call had its
+effect, the repeated one does not add a second.
 """
 
 from __future__ import annotations
@@ -22,13 +48,21 @@ from datetime import timedelta
 from functools import partial
 from typing import TypeVar
 
-from voucher_sessions._core import audit, replies, requests, scripts
+from voucher_sessions._core import audit, receipts, replies, requests, scripts
 from voucher_sessions._core.audit import Steps
 from voucher_sessions._core.call import Arg, Call
 from voucher_sessions._core.keys import Keys
 from voucher_sessions._core.replies import Reply
-from voucher_sessions._core.requests import Lock, Need, SessionLike, check_codes, check_text, random_text, random_word
-from voucher_sessions._core.server_check import TRIALS
+from voucher_sessions._core.requests import (
+    SessionLike,
+    SessionRequest,
+    VoucherRequest,
+    check_codes,
+    check_text,
+    new_call_id,
+    random_text,
+)
+from voucher_sessions._core.server_check import TRIAL_COMMANDS
 from voucher_sessions.errors import InvalidRequest
 from voucher_sessions.models import IfSessionMissing, Redeemable, Used, Voucher, checked_model
 from voucher_sessions.results import (
@@ -47,9 +81,9 @@ T = TypeVar("T")
 
 
 class Verbs:
-    """The calls of one engine: the verbs of its two shells, over one key space.
+    """Builds the calls of one engine, sync or asyncio, from the arguments of its methods.
 
-    A verb of one voucher is the same verb of a stack of one: the same script, and the first of its results.
+    A verb for one voucher runs the same script as the verb for a stack, and returns the only result.
     """
 
     def __init__(self, keys: Keys, receipt_ttl: float | timedelta | None) -> None:
@@ -57,29 +91,32 @@ class Verbs:
         self._receipt_ttl_ms = requests.duration_in_ms("receipt_ttl", receipt_ttl)
 
     def agree_on_partition(self) -> Call[None] | None:
-        """What an engine must ask before its first call, if anything (semantics 14)."""
-        agreed = self._keys.partition()
-        if agreed is None:
+        """The call that goes before all others: it checks that all engines of a prefix use the same ``partition``.
+
+        None if there is nothing to check.
+        """
+        partition = self._keys.partition()
+        if partition is None:
             return None
-        key, fingerprint = agreed
+        key, fingerprint = partition
         return Call(
             verb="agree_on_partition",
             codes=(),
             script=scripts.AGREE_ON_PARTITION,
             keys=[key],
             args=[fingerprint],
-            read=partial(replies.agreed, fingerprint),
+            read=partial(replies.check_partition, fingerprint),
             changes=False,
         )
 
     def check_permissions(self, tag: str) -> Call[dict[str, str]]:
-        """Why each of ``scripts.COMMANDS`` is refused, or ''."""
+        """For each of ``scripts.COMMANDS`` the error with which the server refuses it, or ''."""
         return Call(
             verb="check_permissions",
             codes=(),
             script=scripts.CHECK_PERMISSIONS,
             keys=[self._keys.probe(tag)],
-            args=[TRIALS],
+            args=[TRIAL_COMMANDS],
             read=partial(replies.refusals, scripts.COMMANDS),
             changes=False,
         )
@@ -88,13 +125,13 @@ class Verbs:
         voucher = checked_model("voucher", Voucher, voucher)
         used = None if used is None else checked_model("used", Used, used)
         quantity = -1 if voucher.quantity is None else voucher.quantity
-        brought: list[Arg] = ["keep", 0, 0, 0] if used is None else ["set", used.quantity, used.credits, used.points]
+        used_args: list[Arg] = ["keep", 0, 0, 0] if used is None else ["set", used.quantity, used.credits, used.points]
         return Call(
             verb="put_voucher",
             codes=(voucher.code,),
             script=scripts.PUT_VOUCHER,
             keys=self._keys.voucher(voucher.code),
-            args=[random_word(), quantity, voucher.credits, voucher.points, *brought],
+            args=[new_call_id(), quantity, voucher.credits, voucher.points, *used_args],
             read=partial(replies.voucher_state, voucher.code),
         )
 
@@ -117,51 +154,51 @@ class Verbs:
             codes=(code,),
             script=scripts.DELETE_VOUCHER,
             keys=self._keys.voucher(code),
-            args=[random_word()],
+            args=[new_call_id()],
             read=replies.deleted,
         )
 
     def validate(self, code: str, credits: int, points: int, session: SessionLike | None) -> Call[Validation]:
-        need = Need(
+        request = VoucherRequest(
             check_text("code", code),
             requests.check_amount("credits", credits),
             requests.check_amount("points", points),
         )
-        return self._validate([need], session, (), replies.only_validation)
+        return self._validate([request], session, (), replies.only_validation)
 
     def validate_stack(
         self, redeemables: Sequence[Redeemable], session: SessionLike | None, release: Sequence[str]
     ) -> Call[StackValidation]:
-        needs = requests.stack(redeemables)
+        requested = requests.stack_requests(redeemables)
         released = () if type(release) is tuple and not release else check_codes("release", release)
         if released and session is None:
             raise InvalidRequest("release", "needs the session whose locks it drops")
-        if not {need.code for need in needs}.isdisjoint(released):
+        if not {request.code for request in requested}.isdisjoint(released):
             raise InvalidRequest("release", "must not name a code that is to be validated")
-        return self._validate(needs, session, released, replies.stack_validation)
+        return self._validate(requested, session, released, replies.stack_validation)
 
     def _validate(
         self,
-        needs: Sequence[Need],
+        requested: Sequence[VoucherRequest],
         session: SessionLike | None,
         released: tuple[str, ...],
-        read: Callable[[tuple[str, ...], Lock | None, Reply], T],
+        read: Callable[[tuple[str, ...], SessionRequest | None, Reply], T],
     ) -> Call[T]:
-        lock = None if session is None else requests.lock(session)
-        key = lock.key if lock else ""
-        codes = tuple(need.code for need in needs)
-        args: list[Arg] = [random_word() if lock else "", key.encode(), lock.ttl_ms if lock else 0]
-        for need in needs:
-            args += need.credits or 0, need.points or 0
+        to_lock = None if session is None else requests.session_request(session)
+        key = to_lock.key if to_lock else ""
+        codes = tuple(request.code for request in requested)
+        args: list[Arg] = [new_call_id() if to_lock else "", key.encode(), to_lock.ttl_ms if to_lock else 0]
+        for request in requested:
+            args += request.credits or 0, request.points or 0
         return Call(
             verb="validate",
             codes=codes + released,
             script=scripts.VALIDATE,
             keys=self._keys.sessions(codes + released, key),
             args=args,
-            read=partial(read, codes, lock),
-            changes=lock is not None,
-            session_key=lock.key if lock else None,
+            read=partial(read, codes, to_lock),
+            changes=to_lock is not None,
+            session_key=to_lock.key if to_lock else None,
         )
 
     def redeem(
@@ -173,8 +210,8 @@ class Verbs:
         redemption_id: str | None,
         if_session_missing: IfSessionMissing,
     ) -> Call[Redemption]:
-        need = requests.need(code, credits, points)
-        return self._redeem([need], session, redemption_id, if_session_missing, lambda redeemed: redeemed[0])
+        request = requests.voucher_request(code, credits, points)
+        return self._redeem([request], session, redemption_id, if_session_missing, lambda redeemed: redeemed[0])
 
     def redeem_stack(
         self,
@@ -183,12 +220,12 @@ class Verbs:
         redemption_id: str | None,
         if_session_missing: IfSessionMissing,
     ) -> Call[StackRedemption]:
-        needs = requests.stack(redeemables)
-        return self._redeem(needs, session, redemption_id, if_session_missing, replies.stack_redemption)
+        requested = requests.stack_requests(redeemables)
+        return self._redeem(requested, session, redemption_id, if_session_missing, receipts.stack_redemption)
 
     def _redeem(
         self,
-        needs: Sequence[Need],
+        requested: Sequence[VoucherRequest],
         session: SessionLike | str | None,
         redemption_id: str | None,
         if_session_missing: IfSessionMissing,
@@ -197,19 +234,22 @@ class Verbs:
         if_session_missing = requests.check_if_session_missing("if_session_missing", if_session_missing)
         key = None if session is None else requests.session_key(session)
         id_ = "rdm_" + random_text(32) if redemption_id is None else check_text("redemption_id", redemption_id)
-        codes = tuple(need.code for need in needs)
-        call = random_word()
+        codes = tuple(request.code for request in requested)
+        call_id = new_call_id()
         receipt_ttl_ms = "" if self._receipt_ttl_ms is None else self._receipt_ttl_ms
-        args: list[Arg] = [call, (key or "").encode(), if_session_missing, receipt_ttl_ms]
-        for need in needs:
-            args += "-" if need.credits is None else need.credits, "-" if need.points is None else need.points
+        args: list[Arg] = [call_id, (key or "").encode(), if_session_missing, receipt_ttl_ms]
+        for request in requested:
+            args += (
+                "-" if request.credits is None else request.credits,
+                "-" if request.points is None else request.points,
+            )
         return Call(
             verb="redeem",
             codes=codes,
             script=scripts.REDEEM,
             keys=self._keys.sessions_and_redemptions(codes, key or "", id_),
             args=args,
-            read=lambda reply: result(replies.redemptions(needs, key, id_, call, reply)),
+            read=lambda reply: result(receipts.redemptions(requested, key, id_, call_id, reply)),
             session_key=key,
             redemption_id=id_,
         )
@@ -229,29 +269,29 @@ class Verbs:
             codes=codes,
             script=scripts.RELEASE,
             keys=self._keys.sessions(codes, session_key),
-            args=[random_word(), session_key.encode()],
+            args=[new_call_id(), session_key.encode()],
             read=partial(read, codes, session_key),
             session_key=session_key,
         )
 
     def rollback(self, code: str, redemption_id: str) -> Call[Rollback]:
-        return self._rollback((check_text("code", code),), redemption_id, lambda *reply: replies.rollbacks(*reply)[0])
+        return self._rollback((check_text("code", code),), redemption_id, lambda *reply: receipts.rollbacks(*reply)[0])
 
     def rollback_stack(self, codes: Sequence[str], redemption_id: str) -> Call[list[Rollback]]:
-        return self._rollback(check_codes("codes", codes), redemption_id, replies.rollbacks)
+        return self._rollback(check_codes("codes", codes), redemption_id, receipts.rollbacks)
 
     def _rollback(
         self, codes: tuple[str, ...], redemption_id: str, read: Callable[[tuple[str, ...], str, str, Reply], T]
     ) -> Call[T]:
         redemption_id = check_text("redemption_id", redemption_id)
-        call = random_word()
+        call_id = new_call_id()
         return Call(
             verb="rollback",
             codes=codes,
             script=scripts.ROLLBACK,
             keys=self._keys.redemptions(codes, redemption_id),
-            args=[call],
-            read=partial(read, codes, redemption_id, call),
+            args=[call_id],
+            read=partial(read, codes, redemption_id, call_id),
             redemption_id=redemption_id,
         )
 
@@ -276,7 +316,7 @@ class Verbs:
             script=scripts.GET_REDEMPTION,
             keys=[self._keys.redemption(code, redemption_id)],
             args=[],
-            read=partial(replies.redemption_of, code, redemption_id),
+            read=partial(receipts.only_redemption, code, redemption_id),
             changes=False,
             redemption_id=redemption_id,
         )

