@@ -1,4 +1,4 @@
-"""The engine for ordinary code: a thin shell around the calls."""
+"""The engine for code without asyncio. It passes each call from ``Verbs`` to the transport."""
 
 from __future__ import annotations
 
@@ -37,19 +37,31 @@ T = TypeVar("T")
 
 
 class VoucherSessions:
-    """Validates, redeems and releases vouchers in Redis, each call one atomic script and one round trip.
+    """Validates, redeems and releases vouchers in Redis. Each call runs one atomic script in one round trip.
 
-    ``client`` is any client of redis-py: ``Redis``, ``RedisCluster``, one that Sentinel gave, fakeredis; its settings
-    (decoding, protocol, pool, retries) stay the host's. ``prefix`` begins all keys. ``receipt_ttl`` (seconds or a
-    timedelta) forgets redemptions after that time; by default their receipts stay for good.
+    Use it as a context manager, or call ``close``; both close only what ``from_url`` opened. Threads can share an
+    engine if they can share its client.
 
-    ``durability`` has every change confirmed by replicas or disk, else ``NotDurable``, which is safe to repeat too.
+    Args:
+        client: A client of redis-py: ``Redis``, ``RedisCluster``, the client of a Sentinel, or fakeredis. Its
+            settings (decoding, protocol, pool, retries) stay as they are, and the engine does not close it.
+        prefix: The beginning of all keys in Redis. Engines with the same prefix share their vouchers.
+        partition: A function from a code to a text, for Redis Cluster: codes with the same text share a hash slot, so
+            that they can be used in one stack. All engines of a prefix must use the same function. None: each code has
+            its own slot.
+        durability: Replicas or disks that must confirm each change before the call returns. A change that is not
+            confirmed in time raises ``NotDurable``: it took effect, and the call is safe to repeat.
+        receipt_ttl: Seconds, or a timedelta, after which a redemption is forgotten, and with it the protection of its
+            id against a second redemption. None: never.
 
-    An engine can be shared by threads as far as its client can. Every verb raises ``InvalidRequest`` for bad input
-    before anything is sent, and ``CorruptState`` for keys that hold what this library never wrote. A verb that
-    changes something raises ``OutcomeUnknown`` when the connection fails before the reply came; it is safe to repeat
-    with the key or id that the error carries. ``ServerRefused`` says what helps a server that would not run a call
-    (memory full, a replica, no permission, …), which then changed nothing, as the error tells in more detail.
+    Every method can raise these errors:
+        ``InvalidRequest``: a parameter is wrong; nothing was sent.
+        ``ServerRefused``: the server did not run the call (memory full, a replica, no permission, ...). Nothing was
+        changed, but read that class for the one exception; ``remedy`` says what to do.
+        ``CorruptState``: the keys hold values that this library did not write.
+        ``OutcomeUnknown``: a call that changes something got no reply. The change may or may not have happened; the
+        call is safe to repeat with the key or id that the error carries.
+        ``redis.exceptions.ConnectionError`` and other errors of the client: a call that only reads got no reply.
     """
 
     def __init__(
@@ -79,15 +91,31 @@ class VoucherSessions:
         receipt_ttl: float | timedelta | None = None,
         **client_options: object,
     ) -> Self:
-        """An engine with a client of its own, which ``close`` closes.
+        """Create an engine with a client of its own. Closing the engine closes that client.
 
-        ``redis:// rediss:// unix://`` as redis-py reads them; ``redis+cluster://h:p,h:p`` and
-        ``redis+sentinel://h:p,h:p/service`` with one or more seeds; ``embedded:///some/dir`` starts a server that
-        keeps its data in that folder (``embedded://``: a temporary one); ``memory://`` is fakeredis, in this process
-        alone. ``client_options`` go to the client.
+        This method is not awaited, on the asyncio engine either: with ``embedded://`` it blocks until the server has
+        started.
+
+        Args:
+            url: Where the vouchers are:
+                ``redis://``, ``rediss://`` and ``unix://`` as in redis-py;
+                ``redis+cluster://host:port,host:port`` with one or more nodes of a cluster;
+                ``redis+sentinel://host:port,host:port/service`` with one or more Sentinels;
+                ``embedded:///some/folder`` starts a server that keeps its data in that folder (``embedded://`` uses a
+                temporary folder), which needs the extra ``embedded``;
+                ``memory://`` keeps the vouchers in this process, with fakeredis, which needs the extra ``memory``.
+            prefix: The beginning of all keys in Redis.
+            partition: On a cluster, chooses the hash slot of a code: codes with the same result share one.
+            durability: Replicas or disks that must confirm each change before the call returns.
+            receipt_ttl: Seconds, or a timedelta, after which a redemption is forgotten. None: never.
+            **client_options: Further arguments for the client, for example ``socket_timeout``.
+
+        Raises:
+            InvalidRequest: The URL or a parameter is wrong. Nothing was started or sent.
+            EmbeddedServerError: The server of ``embedded://`` cannot be started.
         """
         confirmation.checked(durability)
-        Verbs(Keys(prefix, partition), receipt_ttl)  # bad input is told before a server is started for it
+        Verbs(Keys(prefix, partition), receipt_ttl)  # bad input is refused before a server is started for it
         opened = urls.open_url(url, client_options, partial(confirmation.checked, durability))
         engine = cls(opened.client, prefix=prefix, partition=partition, durability=durability, receipt_ttl=receipt_ttl)
         engine._opened = opened
@@ -95,12 +123,12 @@ class VoucherSessions:
 
     @property
     def client(self) -> redis.Redis | redis.RedisCluster:
-        """The client in use: the one handed in, or the one that ``from_url`` opened."""
+        """The redis-py client in use: the one passed to the constructor, or the one that ``from_url`` opened."""
         found: redis.Redis | redis.RedisCluster = self._client
         return found
 
     def close(self) -> None:
-        """Close what ``from_url`` opened; a client that was handed in stays open."""
+        """Close what ``from_url`` opened. A client that was passed to the constructor stays open."""
         if self._opened is not None:
             self._opened.close()
 
@@ -113,32 +141,86 @@ class VoucherSessions:
         self.close()
 
     def put_voucher(self, voucher: Voucher, *, used: Used | None = None) -> VoucherState:
-        """Create a voucher, or change the limits of one (semantics 13).
+        """Create a voucher, or change the limits of an existing one.
 
-        Locks stay, and so does what is used, unless ``used`` brings the figures of another system. Limits may fall
-        below what is used and locked: nothing breaks, and nothing new is granted.
+        Sessions of an existing voucher stay, and so do its used figures, unless ``used`` is given. Limits may be set
+        below what is used and locked: nothing breaks, and nothing new is granted until enough is available again.
+
+        Args:
+            voucher: The code and the limits.
+            used: What was spent in another system before, to replace the used figures in Redis. None keeps them.
+
+        Returns:
+            The voucher with its limits, used, locked and available figures.
+
+        Raises:
+            InvalidRequest: A parameter is wrong. Nothing was sent.
+            OutcomeUnknown: The reply was lost. Repeating the call sets the same limits again. It also sets ``used``
+                again, so with ``used`` look at ``get_voucher`` first if the voucher may have been redeemed in between.
         """
         return self._transport.run(self._verbs.put_voucher(voucher, used))
 
     def get_voucher(self, code: str) -> VoucherState:
-        """How a voucher stands. Raises ``VoucherNotFound``."""
+        """Return a voucher's limits, used, locked and available figures.
+
+        Args:
+            code: The voucher's code.
+
+        Raises:
+            InvalidRequest: The code is wrong. Nothing was sent.
+            VoucherNotFound: There is no voucher with this code.
+        """
         return self._transport.run(self._verbs.get_voucher(code))
 
     def delete_voucher(self, code: str) -> bool:
-        """Delete a voucher with its sessions; True if there was one. Receipts are history and stay (semantics 16)."""
+        """Delete a voucher and all its sessions.
+
+        Receipts of its redemptions stay. A voucher that is put again under the same code starts with nothing used and
+        no sessions.
+
+        Args:
+            code: The voucher's code.
+
+        Returns:
+            True if there was such a voucher, False if there was none.
+
+        Raises:
+            InvalidRequest: The code is wrong. Nothing was sent.
+            OutcomeUnknown: The reply was lost. Repeat the call: it returns False if the first one deleted the voucher.
+        """
         return self._transport.run(self._verbs.delete_voucher(code))
 
     def validate(
         self, code: str, *, credits: int = 0, points: int = 0, session: SessionLike | None = None
     ) -> Validation:
-        """Whether the voucher can be redeemed once for these credits and points (minor units; semantics 1 to 6).
+        """Check whether a voucher can be redeemed once for these amounts and, with a session, lock them.
 
-        Without a session it answers and changes nothing. With one it locks quantity 1, the credits and the points
-        until the session expires, or nothing; the same key again overrides amounts and expiry, and a refused override
-        leaves the session as it was. An unknown code is an answer (``not_found``), not an error.
+        Without a session the call changes nothing. With a session it locks quantity 1, the credits and the points until
+        the session expires, or it locks nothing. Validating again with the same session key replaces the amounts and
+        the expiry; if that is refused, the session stays as it was. A session never stands in its own way: what it
+        holds counts as available to it.
 
-        ``session`` is a ``Session`` or the seed documents' mapping: ``{"type": "LOCK", "key": …, "ttl": 7,
-        "ttl_unit": "DAYS"}``; a key left out is generated before anything is sent.
+        A voucher that does not exist and amounts that are not available are no errors: the result says ``valid=False``
+        and the ``reason``.
+
+        Args:
+            code: The voucher's code.
+            credits: Gift card credits that are wanted, in minor units (cents).
+            points: Loyalty points that are wanted.
+            session: A ``Session``, or a dict with its fields, for example ``{"type": "LOCK", "key": "cart-1", "ttl": 7,
+                "ttl_unit": "DAYS"}``. ``type`` is required. Without ``key`` the engine generates one, before anything
+                is sent; ``Validation.session.key`` returns it. Without ``ttl`` and ``ttl_unit`` the session lives for 7
+                days. Type checkers find a misspelt field in a dict that is written in the call; they accept a
+                ``dict[str, Any]`` or ``dict[str, object]``, as JSON gives it, and its fields are checked when the call
+                is made. Other mappings work too: pass ``dict(mapping)`` to satisfy a type checker.
+
+        Returns:
+            Whether it is valid, the reason if not, what is available to this caller, and the caller's live session.
+
+        Raises:
+            InvalidRequest: A parameter is wrong. Nothing was sent.
+            OutcomeUnknown: The reply was lost, so the lock may or may not exist (only with a session). Repeat the call
+                with the ``session_key`` that the error carries: a lock that exists is replaced by itself.
         """
         return self._transport.run(self._verbs.validate(code, credits, points, session))
 
@@ -152,45 +234,132 @@ class VoucherSessions:
         redemption_id: str | None = None,
         if_session_missing: IfSessionMissing = "raise",
     ) -> Redemption:
-        """Redeem the voucher once, for good, and remove the session that held it (semantics 7 to 10).
+        """Redeem a voucher once, permanently, and end the session that held it, in one step.
 
-        ``credits`` and ``points`` (minor units) None: what the session locked, or 0 without a session.
-        ``redemption_id`` is the caller's, its order id say: the same id and request again answers the first result
-        with ``replayed=True``, however long after. Without one it is generated before anything is sent.
+        With a live session its own lock counts as available: it can redeem what it locked; less, and the rest becomes
+        available again; or more, if that is available. Without a session only what no session has locked can be
+        redeemed. A refused call changes nothing and keeps the lock.
 
-        Raises ``LimitExceeded`` (one of three), ``SessionNotFound`` unless ``if_session_missing="redeem"``,
-        ``VoucherNotFound``, ``RedemptionConflict`` when the id stands for another request. Then nothing was changed.
+        A redemption id makes the call happen once: the same id with the same request returns the first result with
+        ``replayed=True``, at any later time (until ``receipt_ttl``, if the engine has one).
+
+        Args:
+            code: The voucher's code.
+            credits: Gift card credits to redeem, in minor units (cents). None: what the session locked, or 0 without a
+                session.
+            points: Loyalty points to redeem. None: what the session locked, or 0 without a session.
+            session: The session's key, or a ``Session`` or dict with that ``key``. Its other fields are not used.
+            redemption_id: The caller's id of this redemption, for example an order number. None: the engine generates
+                one before anything is sent; ``Redemption.id`` returns it.
+            if_session_missing: What to do if the session is not live: ``"raise"`` raises ``SessionNotFound``,
+                ``"redeem"`` redeems as if no session had been given.
+
+        Returns:
+            What was redeemed.
+
+        Raises:
+            InvalidRequest: A parameter is wrong. Nothing was sent.
+            VoucherNotFound: There is no voucher with this code.
+            SessionNotFound: The session is not live: it expired, was released or redeemed, or never existed.
+            LimitExceeded: Not enough is available; one of ``QuantityExceeded``, ``GiftAmountExceeded`` and
+                ``LoyaltyPointsExceeded``.
+            RedemptionConflict: The id was used for another request: other amounts or another session.
+            OutcomeUnknown: The reply was lost, so the redemption may or may not have happened. Repeat the call with the
+                ``redemption_id`` that the error carries: if it did happen, the repeat returns its result with
+                ``replayed=True``.
         """
         return self._transport.run(
             self._verbs.redeem(code, credits, points, session, redemption_id, if_session_missing)
         )
 
     def release(self, code: str, session_key: str) -> Release:
-        """Release a session's lock before it expires; ``released=False`` if it was not live (semantics 12)."""
+        """Release a session's lock on a voucher before it expires. What was redeemed stays redeemed.
+
+        A session that is not live, or a voucher that does not exist, is no error: the result says ``released=False``.
+
+        Args:
+            code: The voucher's code.
+            session_key: The session's key.
+
+        Returns:
+            Whether a lock was released.
+
+        Raises:
+            InvalidRequest: A parameter is wrong. Nothing was sent.
+            OutcomeUnknown: The reply was lost. Repeat the call: the session is then not live. ``released=False`` can
+                mean that the first call released it.
+        """
         return self._transport.run(self._verbs.release(code, session_key))
 
     def rollback(self, code: str, redemption_id: str) -> Rollback:
-        """Give back exactly what a redemption took, once; again: ``replayed=True`` (semantics 11).
+        """Undo a redemption: give back the credits, the points and the quantity that it took.
 
-        It never revives a lock. Raises ``RedemptionNotFound``.
+        It happens once: a repeated call returns ``replayed=True`` and changes nothing. It never revives the session's
+        lock.
+
+        Args:
+            code: The voucher's code.
+            redemption_id: The id of the redemption, as in ``Redemption.id``.
+
+        Returns:
+            What was given back.
+
+        Raises:
+            InvalidRequest: A parameter is wrong. Nothing was sent.
+            RedemptionNotFound: The voucher has no redemption with this id.
+            OutcomeUnknown: The reply was lost. Repeat the call: if the first one took effect, the repeat returns
+                ``replayed=True``.
         """
         return self._transport.run(self._verbs.rollback(code, redemption_id))
 
     def list_sessions(self, code: str, *, limit: int = 100) -> list[ActiveSession]:
-        """The live sessions of a voucher, soonest to expire first, 10,000 at most. Raises ``VoucherNotFound``."""
+        """List the live sessions of a voucher, the one that expires first at the beginning.
+
+        Args:
+            code: The voucher's code.
+            limit: The largest number of sessions to return, 1 to 10,000.
+
+        Raises:
+            InvalidRequest: A parameter is wrong. Nothing was sent.
+            VoucherNotFound: There is no voucher with this code.
+        """
         return self._transport.run(self._verbs.list_sessions(code, limit))
 
     def get_redemption(self, code: str, redemption_id: str) -> Redemption:
-        """The receipt of a redemption. Raises ``RedemptionNotFound``."""
+        """Return the receipt of a redemption, also of one that was rolled back.
+
+        Args:
+            code: The voucher's code.
+            redemption_id: The id of the redemption, as in ``Redemption.id``.
+
+        Raises:
+            InvalidRequest: A parameter is wrong. Nothing was sent.
+            RedemptionNotFound: The voucher has no redemption with this id, or its receipt is older than
+                ``receipt_ttl``.
+        """
         return self._transport.run(self._verbs.get_redemption(code, redemption_id))
 
     def validate_stack(
         self, redeemables: Sequence[Redeemable], *, session: SessionLike | None = None, release: Sequence[str] = ()
     ) -> StackValidation:
-        """``validate`` for 1 to 30 vouchers, all or nothing, in one script (semantics 14). Amounts None are 0.
+        """Validate 1 to 30 vouchers together: with a session, all of them are locked or none.
 
-        ``release`` names codes that left the cart: where all is valid, the same session's locks on them are released
-        in the same step. On a cluster all codes of the call must share a slot, else ``CrossSlotStack``.
+        Each voucher is checked by the rules of ``validate``. If one is refused, nothing changes.
+
+        Args:
+            redeemables: The vouchers and their amounts, no code twice. An amount of None is 0.
+            session: As in ``validate``; the same session key for all vouchers of the stack.
+            release: Codes of vouchers that were removed from the cart: if the stack is valid, this session's locks on
+                them are released in the same step. Needs ``session``.
+
+        Returns:
+            Whether all are valid, and the result for each voucher in the order of ``redeemables``.
+
+        Raises:
+            InvalidRequest: A parameter is wrong. Nothing was sent.
+            CrossSlotStack: On a cluster the codes belong to different hash slots. Nothing was sent.
+            OutcomeUnknown: The reply was lost, so the locks may or may not exist (only with a session): all of them or
+                none. Repeat the call with the ``session_key`` that the error carries.
         """
         return self._transport.run(self._verbs.validate_stack(redeemables, session, release))
 
@@ -202,36 +371,96 @@ class VoucherSessions:
         redemption_id: str | None = None,
         if_session_missing: IfSessionMissing = "raise",
     ) -> StackRedemption:
-        """``redeem`` for 1 to 30 vouchers, all or nothing, in one script (semantics 14).
+        """Redeem 1 to 30 vouchers together, permanently: all of them or none.
 
-        Each voucher gets a receipt of its own under the one ``redemption_id``. The error of a refusal tells every
-        voucher that is in the way: ``LimitExceeded.refusals``, ``SessionNotFound.codes``, ``VoucherNotFound.codes``.
+        Each voucher is redeemed by the rules of ``redeem`` and gets its own receipt, all under one redemption id.
+
+        Args:
+            redeemables: The vouchers and their amounts, no code twice. An amount of None is what the session locked on
+                that voucher, or 0 without a session.
+            session: As in ``redeem``; the same session key for all vouchers of the stack.
+            redemption_id: As in ``redeem``; one id for the whole stack.
+            if_session_missing: As in ``redeem``, for each voucher on which the session is not live.
+
+        Returns:
+            What was redeemed of each voucher, in the order of ``redeemables``.
+
+        Raises:
+            InvalidRequest: A parameter is wrong. Nothing was sent.
+            CrossSlotStack: On a cluster the codes belong to different hash slots. Nothing was sent.
+            VoucherNotFound: Vouchers do not exist; ``codes`` names all of them.
+            SessionNotFound: The session is not live on some vouchers; ``codes`` names all of them.
+            LimitExceeded: Not enough is available; ``refusals`` has one error for each voucher that refused.
+            RedemptionConflict: The id was used for another request on one of the vouchers.
+            OutcomeUnknown: The reply was lost, so the redemption may or may not have happened: all of it or nothing.
+                Repeat the call with the ``redemption_id`` that the error carries: if it did happen, the repeat returns
+                its result with ``replayed=True``.
         """
         return self._transport.run(self._verbs.redeem_stack(redeemables, session, redemption_id, if_session_missing))
 
     def release_stack(self, codes: Sequence[str], session_key: str) -> list[Release]:
-        """``release`` for 1 to 30 vouchers in one script."""
+        """Release a session's locks on 1 to 30 vouchers in one step.
+
+        Args:
+            codes: The codes of the vouchers, none twice.
+            session_key: The session's key.
+
+        Returns:
+            For each voucher, in the order of ``codes``, whether a lock was released.
+
+        Raises:
+            InvalidRequest: A parameter is wrong. Nothing was sent.
+            CrossSlotStack: On a cluster the codes belong to different hash slots. Nothing was sent.
+            OutcomeUnknown: The reply was lost. Repeat the call: the session is then not live. ``released=False`` can
+                mean that the first call released it.
+        """
         return self._transport.run(self._verbs.release_stack(codes, session_key))
 
     def rollback_stack(self, codes: Sequence[str], redemption_id: str) -> list[Rollback]:
-        """``rollback`` for 1 to 30 vouchers in one script: all that have a receipt of this id, or none."""
+        """Undo a redemption of 1 to 30 vouchers in one step: on all of them or on none.
+
+        Args:
+            codes: The codes of the vouchers, none twice.
+            redemption_id: The id that was redeemed, as in ``StackRedemption.id``.
+
+        Returns:
+            What was given back to each voucher, in the order of ``codes``. Those that were rolled back before say
+            ``replayed=True``.
+
+        Raises:
+            InvalidRequest: A parameter is wrong. Nothing was sent.
+            CrossSlotStack: On a cluster the codes belong to different hash slots. Nothing was sent.
+            RedemptionNotFound: One of the vouchers has no redemption with this id; nothing was rolled back.
+            OutcomeUnknown: The reply was lost. Repeat the call: if the first one took effect, the repeat returns
+                ``replayed=True`` for each voucher.
+        """
         return self._transport.run(self._verbs.rollback_stack(codes, redemption_id))
 
     def pipeline(self) -> Pipeline:
-        """Queue calls, and send them together: ``with engine.pipeline() as pipe: pipe.redeem(…); pipe.execute()``."""
+        """Return a pipeline: a queue for calls that are sent together.
+
+        Call the verbs on the pipeline, then ``execute``. Use it in a ``with`` block (``async with`` on the asyncio
+        engine), which empties the queue at its end. Each call is atomic by itself; the batch as a whole is not.
+        """
         return Pipeline(self._verbs, self._transport)
 
     def check_server(self) -> list[Finding]:
-        """Whether the server is what the engine's promises need, as findings with a remedy each; none: all is well.
+        """Check whether the server is set up to keep what the engine promises.
 
-        Told are: a policy that evicts locks, no persistence, no replica, ``appendfsync``, a version below the floor, a
-        clock more than a second off this machine's, commands and keys that the user is not permitted, a server that
-        frees large indexes while clients wait, and a ``durability`` that cannot be had. On a cluster every primary is
-        asked, and each finding says which by its ``node``.
+        It looks for: an eviction policy that can remove sessions, no persistence, no replica, the setting
+        ``appendfsync``, a server version that is too old, a clock more than one second away from this machine's,
+        commands and keys that the user has no permission for, a server that blocks while it frees large keys, and a
+        ``durability`` that the server cannot give. On a cluster it checks every primary, and ``Finding.node`` says
+        which one.
 
-        Nothing is changed, and the calls of others are not held up: some ten short commands a server. What a server does
-        not let itself be asked (CONFIG at many providers) is a finding of severity info. Raises the client's error when
-        a server does not answer at all.
+        Nothing is changed. It sends about ten short commands to each server. A setting that the server does not let the
+        user read (CONFIG is disabled at many providers) is reported as a finding of severity ``info``.
+
+        Returns:
+            The findings, each with a remedy. An empty list: nothing to improve.
+
+        Raises:
+            redis.exceptions.RedisError: A server does not answer at all; this is the client's own error.
         """
         found: list[Finding] = []
         for node in clients.primaries(self._client):
@@ -242,18 +471,38 @@ class VoucherSessions:
         return found
 
     def audit(self, code: str) -> Audit:
-        """The totals of a voucher's locks, held against the locks themselves. Raises ``VoucherNotFound``.
+        """Compare a voucher's recorded totals of locked amounts with the sum of its sessions' locks.
 
-        They differ only where other hands reached into Redis, or it evicted keys. In parts of 250 locks a call. A
-        voucher's only lock stands in the totals alone: there an edited figure cannot be told from the truth.
+        They differ only if something other than this library changed the keys, or if Redis evicted some. The locks are
+        counted in steps of 250 per call. If a voucher has only one lock, that lock is recorded in the totals alone, and
+        a changed figure cannot be recognised.
+
+        Args:
+            code: The voucher's code.
+
+        Raises:
+            InvalidRequest: The code is wrong. Nothing was sent.
+            VoucherNotFound: There is no voucher with this code.
         """
         return self._follow(self._verbs.audit(code))
 
     def repair(self, code: str) -> Audit:
-        """``audit``, and where the totals differ they are set to what it counted; returns what it found.
+        """Audit a voucher and, if its totals differ from the counted locks, set them to what was counted.
 
-        A session whose entry in the index was lost can still redeem, as far as the limits allow, but what it holds is
-        no longer kept from others. ``exact`` False: nothing was mended, since the voucher changed all the time.
+        A session whose entry in the index of locks was lost can still redeem as far as the limits allow, but what it
+        holds is no longer kept from other sessions.
+
+        Args:
+            code: The voucher's code.
+
+        Returns:
+            What the audit found before the repair. With ``exact=False`` nothing was repaired, because the voucher
+            changed all the time while its locks were counted: call it again at a quieter moment.
+
+        Raises:
+            InvalidRequest: The code is wrong. Nothing was sent.
+            VoucherNotFound: There is no voucher with this code.
+            OutcomeUnknown: The reply was lost. Repeat the call.
         """
         return self._follow(self._verbs.repair(code))
 

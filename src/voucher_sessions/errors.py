@@ -2,9 +2,9 @@
 
     VoucherSessionsError
     ├── InvalidRequest (ValueError)      refused before anything is sent
-    │   └── CrossSlotStack               the vouchers of a stack live in different slots
+    │   └── CrossSlotStack               the vouchers of a stack belong to different hash slots of a cluster
     ├── VoucherNotFound
-    ├── SessionNotFound                  not live: never made, released, redeemed or expired
+    ├── SessionNotFound                  the session is not live: never existed, released, redeemed or expired
     ├── RedemptionNotFound
     ├── LimitExceeded
     │   ├── QuantityExceeded
@@ -12,15 +12,15 @@
     │   └── LoyaltyPointsExceeded
     ├── RedemptionConflict               the id was used for another request
     ├── OutcomeUnknown (redis.exceptions.ConnectionError)
-    │                                    the reply was lost: ask, or repeat the same call
+    │                                    the reply was lost: repeat the same call, or look up what happened
     ├── ServerRefused (redis.exceptions.ResponseError)
-    │                                    the server would not run it: full, read-only, no permission, …
-    ├── NotDurable                       done, but not confirmed by replicas or disk in time
-    ├── CorruptState                     what Redis holds is not what the library wrote
+    │                                    the server did not run the call: full, read-only, no permission, …
+    ├── NotDurable                       the change took effect, but was not confirmed by replicas or disk in time
+    ├── CorruptState                     the keys in Redis hold values that this library did not write
     └── EmbeddedServerError              the server of embedded:// cannot be started
 
-Every error carries its facts as attributes and survives pickling, so that it crosses process borders. A session key
-is a capability: error texts show only its beginning.
+Every error has its facts as attributes and can be pickled, so it can be passed between processes. Whoever knows a
+session key can redeem or release the session, so error texts show only the beginning of a key.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ __all__ = [
 ]
 
 
-# What a client of redis-py raises for a command that failed; RedisClusterException is none of its RedisErrors.
+# What a client of redis-py raises for a command that failed. RedisClusterException is not a subclass of RedisError.
 CLIENT_ERRORS: Final = (redis.exceptions.RedisError, redis.exceptions.RedisClusterException)
 
 
 def shortened(session_key: str) -> str:
-    """The beginning of a session key, for texts that people read."""
+    """The beginning of a session key, to be shown in texts and logs."""
     return session_key[: min(8, len(session_key) // 2)] + "…"
 
 
 class VoucherSessionsError(Exception):
-    """The base of every error that this library raises of its own."""
+    """The base class of all errors of this library."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored, (type(self), self.args, self.__dict__)
@@ -69,14 +69,18 @@ class VoucherSessionsError(Exception):
 def _restored(
     error: type[VoucherSessionsError], args: tuple[object, ...], facts: dict[str, object]
 ) -> VoucherSessionsError:
-    """Unpickle an error without calling its constructor, whose parameters are the facts and not the text."""
+    """Restore a pickled error without its constructor, which takes the facts, while ``args`` is the text."""
     restored = error.__new__(error, *args)
     restored.__dict__.update(facts)
     return restored
 
 
 class InvalidRequest(VoucherSessionsError, ValueError):
-    """A parameter is not what DESIGN allows; nothing was sent. ``field`` names it, ``problem`` says what is wrong."""
+    """A parameter is wrong. Nothing was sent.
+
+    ``field`` is the name of the parameter, with a path if it is nested (``session.ttl``); ``problem`` says what is
+    wrong.
+    """
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
@@ -85,22 +89,23 @@ class InvalidRequest(VoucherSessionsError, ValueError):
 
 
 class CrossSlotStack(InvalidRequest):
-    """The vouchers of a stack hash to different slots of the cluster, so no script can change them as one.
+    """The vouchers of a stack belong to different hash slots of the cluster, so no single script can change them all.
 
-    ``groups`` tells which codes go together (semantics 14).
+    ``groups`` has the codes of each slot. Nothing was sent. To use the codes in one stack, give the engine a
+    ``partition`` function that returns the same text for them.
     """
 
     def __init__(self, groups: tuple[tuple[str, ...], ...]) -> None:
         super().__init__(
             "redeemables",
-            f"the codes live in {len(groups)} slots of the cluster: {'; '.join(map(str, map(list, groups)))}. "
-            "Give the engine a partition= that maps codes which must stack to one text",
+            f"the codes belong to {len(groups)} hash slots of the cluster: {'; '.join(map(str, map(list, groups)))}. "
+            "Give the engine a partition= function that returns the same text for codes that are stacked together",
         )
         self.groups = groups
 
 
 class VoucherNotFound(VoucherSessionsError):
-    """There is no voucher with this ``code``. Of a stack, ``codes`` tells all that are missing."""
+    """There is no voucher with this ``code``. Nothing was changed. For a stack, ``codes`` has all that do not exist."""
 
     def __init__(self, *codes: str) -> None:
         super().__init__(f"there is no voucher {', '.join(map(repr, codes))}: put_voucher creates it")
@@ -109,9 +114,9 @@ class VoucherNotFound(VoucherSessionsError):
 
 
 class SessionNotFound(VoucherSessionsError):
-    """The session is not live on this voucher; nothing was changed (semantics 9).
+    """The session is not live on this voucher: it expired, was released or redeemed, or never existed.
 
-    Of a stack, ``codes`` tells all vouchers on which it is not live.
+    Nothing was changed. For a stack, ``codes`` has all vouchers on which the session is not live.
     """
 
     def __init__(self, *codes: str, session_key: str) -> None:
@@ -125,7 +130,7 @@ class SessionNotFound(VoucherSessionsError):
 
 
 class RedemptionNotFound(VoucherSessionsError):
-    """No redemption with this id was recorded for this voucher, or its receipt has passed ``receipt_ttl``."""
+    """The voucher has no redemption with this id, or its receipt is older than the engine's ``receipt_ttl``."""
 
     def __init__(self, code: str, redemption_id: str) -> None:
         super().__init__(f"voucher {code!r} has no redemption {redemption_id!r}")
@@ -134,12 +139,16 @@ class RedemptionNotFound(VoucherSessionsError):
 
 
 class LimitExceeded(VoucherSessionsError):
-    """The voucher cannot give what the redemption asks for; nothing was changed.
+    """The voucher has not enough available for the redemption. Nothing was changed.
 
-    ``reason`` is the same word as in ``Validation.reason``; ``requested`` and ``available`` are figures of the
-    balance that it names (``available`` leaves the caller's own lock out and is never below 0). ``locked_by_others``
-    tells "held, try again" from "used up", and ``retry_after_ms`` when the next of the locks in the way expires.
-    Of a stack, ``refusals`` tells this one and those of the other vouchers that cannot give it either.
+    Attributes:
+        code: The voucher's code.
+        reason: The same value as in ``Validation.reason``; it names the quantity, the credits or the points.
+        requested: How much of it the call asked for.
+        available: How much of it this caller could redeem. The caller's own lock counts as available.
+        locked_by_others: True if other live sessions hold the missing amount, so that a later try can succeed. False if
+            it is used up.
+        retry_after_ms: Milliseconds until the next of those sessions expires; None unless ``locked_by_others``.
     """
 
     what: ClassVar[str] = "of its limit"
@@ -154,7 +163,7 @@ class LimitExceeded(VoucherSessionsError):
         locked_by_others: bool,
         retry_after_ms: int | None,
     ) -> None:
-        held = f"; held by other sessions, the next expires in {retry_after_ms} ms" if locked_by_others else ""
+        held = f"; other sessions hold the rest, the next expires in {retry_after_ms} ms" if locked_by_others else ""
         super().__init__(f"voucher {code!r}: {requested} {self.what} requested, {available} available{held}")
         self.code = code
         self.reason = reason
@@ -166,35 +175,38 @@ class LimitExceeded(VoucherSessionsError):
 
     @property
     def refusals(self) -> tuple[LimitExceeded, ...]:
-        """This one, and those of the other vouchers of its stack that cannot give it either."""
+        """This error, and for a stack one error for each further voucher that has not enough available."""
         return (self, *self.others)
 
 
 class QuantityExceeded(LimitExceeded):
-    """The voucher may not be redeemed once more: ``quantity_exceeded``."""
+    """The voucher cannot be redeemed once more; ``reason`` is ``quantity_exceeded``."""
 
     what = "redemption(s)"
 
 
 class GiftAmountExceeded(LimitExceeded):
-    """The gift card has not that many credits: ``gift_amount_exceeded``."""
+    """Not enough gift card credits are available; ``reason`` is ``gift_amount_exceeded``."""
 
     what = "credits"
 
 
 class LoyaltyPointsExceeded(LimitExceeded):
-    """The loyalty card has not that many points: ``loyalty_card_points_exceeded``."""
+    """Not enough loyalty points are available; ``reason`` is ``loyalty_card_points_exceeded``."""
 
     what = "points"
 
 
 class RedemptionConflict(VoucherSessionsError):
-    """The redemption id already stands for another request on this voucher; nothing was changed (semantics 10)."""
+    """The redemption id was used before, for another request on this voucher: other amounts or another session.
+
+    Nothing was changed. ``get_redemption`` returns what was redeemed under the id.
+    """
 
     def __init__(self, code: str, redemption_id: str) -> None:
         super().__init__(
-            f"redemption {redemption_id!r} of voucher {code!r} was another request: "
-            "its session key or amounts differ. Repeat that request as it was, or use a new id"
+            f"redemption id {redemption_id!r} of voucher {code!r} was used for another request, with another session "
+            "key or other amounts. Repeat that request unchanged, or use a new id"
         )
         self.code = code
         self.redemption_id = redemption_id
@@ -203,17 +215,23 @@ class RedemptionConflict(VoucherSessionsError):
 class OutcomeUnknown(VoucherSessionsError, redis.exceptions.ConnectionError):
     """The connection failed before the reply came: the call may or may not have taken effect.
 
-    ``codes`` are the vouchers of the call, ``session_key`` and ``redemption_id`` what it named or the engine
-    generated. Repeat the call with them, or ask: ``get_redemption``, ``list_sessions``, ``get_voucher``. Repeating is
-    safe: a redemption or rollback that took effect answers ``replayed=True``, a lock is overridden by itself.
+    Repeat the call with the ``session_key`` or ``redemption_id`` of this error, or look up what happened with
+    ``get_redemption``, ``list_sessions`` or ``get_voucher``. Repeating is safe: a redemption or rollback that took
+    effect returns ``replayed=True``, and a lock is replaced by itself.
+
+    Attributes:
+        verb: The method that was called.
+        codes: The vouchers of the call.
+        session_key: The session key of the call, given or generated; None if it had none.
+        redemption_id: The redemption id of the call, given or generated; None if it had none.
     """
 
     def __init__(
         self, verb: str, codes: tuple[str, ...], *, session_key: str | None = None, redemption_id: str | None = None
     ) -> None:
         super().__init__(
-            f"{verb} of {', '.join(map(repr, codes))}: the reply was lost, so its outcome is unknown. "
-            "Repeat it with the session_key or redemption_id that this error carries, or ask for its outcome"
+            f"{verb} of {', '.join(map(repr, codes))}: the reply was lost, so the outcome is unknown. Repeat the call "
+            "with the session_key or redemption_id of this error, or look up what happened"
         )
         self.verb = verb
         self.codes = codes
@@ -222,39 +240,52 @@ class OutcomeUnknown(VoucherSessionsError, redis.exceptions.ConnectionError):
 
 
 class ServerRefused(VoucherSessionsError, redis.exceptions.ResponseError):
-    """The server answered that it would not run the call, and changed nothing; but for a user who lacks a permission
-    for some of a script's commands: those before it may have run (``check_server`` tells before, ``repair`` mends).
+    """The server answered with an error and did not run the call: memory full, read-only, no permission, ...
 
-    ``verb`` and ``codes`` are the call's, ``remedy`` says what helps; the client's own error is the ``__cause__``. Had
-    an earlier try of the client's taken effect without a reply, repeating the call tells, as after ``OutcomeUnknown``.
+    Nothing was changed, with one exception: if the user has permission for some of a script's commands and not for
+    others, the commands before the forbidden one may have run. ``check_server`` finds missing permissions beforehand;
+    ``repair`` corrects the voucher.
+
+    Clients can send a call several times by themselves. If an earlier try took effect and its reply was lost, repeating
+    the call is safe, as after ``OutcomeUnknown``.
+
+    Attributes:
+        verb: The method that was called.
+        codes: The vouchers of the call.
+        remedy: What to do about it. The client's own error is the ``__cause__``.
     """
 
     def __init__(self, verb: str, codes: tuple[str, ...], problem: str, remedy: str) -> None:
-        super().__init__(f"{verb} of {', '.join(map(repr, codes))}: the server refused it: {problem}. {remedy}")
+        super().__init__(f"{verb} of {', '.join(map(repr, codes))}: the server refused the call: {problem}. {remedy}")
         self.verb = verb
         self.codes = codes
         self.remedy = remedy
 
 
 class NotDurable(VoucherSessionsError):
-    """The call took effect, but what ``durability`` asks for was not confirmed in time.
+    """The call took effect, but the replicas or disks that ``durability`` requires did not confirm it in time.
 
-    ``result`` is what the call would have returned. Repeating the call is safe, as after ``OutcomeUnknown``.
+    Repeating the call is safe, as after ``OutcomeUnknown``.
+
+    Attributes:
+        verb: The method that was called.
+        problem: What was not confirmed.
+        result: What the call would have returned.
     """
 
     def __init__(self, verb: str, problem: str, result: object) -> None:
-        super().__init__(f"{verb} took effect, but is not durable yet: {problem}")
+        super().__init__(f"{verb} took effect, but is not confirmed as durable: {problem}")
         self.verb = verb
         self.problem = problem
         self.result = result
 
 
 class CorruptState(VoucherSessionsError):
-    """What Redis holds under the voucher's keys, or what it answered, is nothing that this library wrote."""
+    """The voucher's keys hold values that this library did not write, or the reply is not one of its scripts'."""
 
 
 class EmbeddedServerError(VoucherSessionsError):
-    """The server of ``embedded://`` cannot be started in this ``folder``."""
+    """The server of ``embedded://`` cannot be started in this ``folder``; ``problem`` says why."""
 
     def __init__(self, folder: Path, problem: str) -> None:
         super().__init__(f"no server could be started in {folder}: {problem}")

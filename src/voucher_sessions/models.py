@@ -1,7 +1,8 @@
-"""What users hand in: frozen pydantic models, in the words of the field; what they get back is in ``results``.
+"""The models that users pass to the engines; what the engines return is in ``results``.
 
 Amounts are integers in minor units (cents, points), times are UTC, durations are milliseconds. The types ``Text`` and
-``Amount`` are the one place that says which codes, keys, ids and numbers exist (semantics 4 and 15).
+``Amount`` define which codes, keys, ids and numbers are accepted: texts of 1 to 256 characters that are not blank, and
+integers from 0 to 2^53 - 1.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class SessionType(StrEnum):
 
 
 class TtlUnit(StrEnum):
-    """The units of ``Session.ttl``, as the seed document lists them."""
+    """The units in which ``Session.ttl`` can be given."""
 
     DAYS = "DAYS"
     HOURS = "HOURS"
@@ -68,9 +69,10 @@ _MS_PER_UNIT: Final = {
 
 
 def ttl_in_ms(ttl: int | float, unit: TtlUnit) -> int:
-    """Whole milliseconds, rounded up (semantics 5).
+    """A time to live in whole milliseconds, rounded up.
 
-    A float counts as the decimal that it prints as: 0.001 SECONDS is 1 ms, though the double is a hair above it.
+    A float counts as the decimal number that Python prints for it: 0.001 SECONDS is 1 ms, although the double is
+    slightly larger than 0.001.
     """
     ms_per_unit = _MS_PER_UNIT[unit]
     if isinstance(ttl, int):
@@ -202,10 +204,16 @@ def _plain_number(value: object) -> int | float:
 
 
 class Session(Request):
-    """The session object of a request, as the seed documents describe it.
+    """A session: a temporary usage of a voucher under a key, which ``validate`` establishes and ``redeem`` ends.
 
-    ``type`` is required to establish a session. ``key`` absent: generated. ``ttl`` and ``ttl_unit``: both or neither;
-    neither is 7 DAYS (semantics 4 and 5).
+    Attributes:
+        type: What the session does; ``LOCK`` is the only type. Required to establish a session.
+        key: Identifies the session; any text of 1 to 256 characters that is not blank. Without one, ``validate``
+            generates ``ssn_`` and 32 random letters and digits. Whoever knows the key can redeem or release the
+            session.
+        ttl: How long the session lives, in ``ttl_unit``; above 0, whole or fractional. It is rounded up to whole
+            milliseconds, and at most 3,650 days. Give both or neither; neither is 7 days.
+        ttl_unit: The unit of ``ttl``.
     """
 
     type: SessionType | None = None
