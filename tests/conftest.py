@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in set(left_out)]
 
 
-class Awaited:
+class BlockingAsync:
     """An asyncio engine with the manners of the sync one, so that one suite can test both."""
 
     def __init__(self, engine: AsyncVoucherSessions, loop: asyncio.AbstractEventLoop) -> None:
@@ -186,7 +186,7 @@ def make_engine(
             return VoucherSessions(repeating(client) if repeats else client, **options)
         async_client = backend.async_client(decode_responses=decode, protocol=protocol)
         opened.append(lambda: loop.run_until_complete(async_client.aclose()))
-        return Awaited(AsyncVoucherSessions(async_client, **options), loop)
+        return BlockingAsync(AsyncVoucherSessions(async_client, **options), loop)
 
     yield make
     for key, ttl_ms in backend.keys().items():
@@ -214,7 +214,7 @@ def engine_on(request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop) -
             return VoucherSessions(direct, **options)
         waiting = redis.asyncio.Redis(unix_socket_path=server.socket, **client)
         opened.append(lambda: loop.run_until_complete(waiting.aclose()))
-        return Awaited(AsyncVoucherSessions(waiting, **options), loop)
+        return BlockingAsync(AsyncVoucherSessions(waiting, **options), loop)
 
     yield make
     for close in opened:

@@ -123,14 +123,14 @@ bad("used", "put_voucher", Voucher(code="A"), used={"quantity": 1})
 bad("used", "put_voucher", Voucher(code="A"), used=5)
 
 
-class Deaf:
+class UncallableClient:
     """A client that must not be called."""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         raise AssertionError("a command was sent")
 
 
-class AsyncDeaf:
+class AsyncUncallableClient:
     """The same for asyncio."""
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
@@ -140,21 +140,21 @@ class AsyncDeaf:
 @pytest.mark.parametrize(("field", "act"), BAD_CALLS)
 def test_bad_input_names_the_field_and_sends_nothing(field: str, act: methodcaller) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        act(VoucherSessions(Deaf()))  # type: ignore[arg-type]  # a stand-in
+        act(VoucherSessions(UncallableClient()))  # type: ignore[arg-type]  # a stand-in
     assert refused.value.field == field
     assert refused.value.problem
     assert str(refused.value) == f"{field}: {refused.value.problem}"
     assert isinstance(refused.value, ValueError)
 
     with pytest.raises(InvalidRequest) as refused_async:
-        asyncio.run(act(AsyncVoucherSessions(AsyncDeaf())))  # type: ignore[arg-type]  # a stand-in
+        asyncio.run(act(AsyncVoucherSessions(AsyncUncallableClient())))  # type: ignore[arg-type]  # a stand-in
     assert str(refused_async.value) == str(refused.value)
 
 
 @pytest.mark.parametrize("text", [text for text in NOT_TEXT if isinstance(text, str) and len(text.strip()) > 1])
 def test_an_error_never_repeats_a_session_key(text: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        VoucherSessions(Deaf()).validate("A", session={"type": "LOCK", "key": text})  # type: ignore[arg-type]  # a stand-in
+        VoucherSessions(UncallableClient()).validate("A", session={"type": "LOCK", "key": text})  # type: ignore[arg-type]  # a stand-in
     assert text not in str(refused.value)
 
 
@@ -248,7 +248,7 @@ class LyingNumber(int):
         return -5
 
 
-class Endless(Sequence[Any]):
+class EndlessSequence(Sequence[Any]):
     """Says that it has one item, and always has one more."""
 
     def __len__(self) -> int:
@@ -282,7 +282,7 @@ class UnreadableRedeemable(Redeemable):
         ("session.key", methodcaller("redeem", "A", session=Session(key="k").model_copy(update={"key": 5}))),
         ("session.key", methodcaller("redeem", "A", session=Session.__new__(Session))),
         ("codes", methodcaller("release_stack", Unreadable(), "k")),
-        ("codes", methodcaller("release_stack", Endless(), "k")),
+        ("codes", methodcaller("release_stack", EndlessSequence(), "k")),
         ("codes", methodcaller("release_stack", "ABC", "k")),
         ("redeemables.0", methodcaller("redeem_stack", [UnreadableRedeemable(code="A")])),
         ("redeemables", methodcaller("redeem_stack", ["A"])),

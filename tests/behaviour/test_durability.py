@@ -14,7 +14,7 @@ from typing import Any
 import fakeredis
 import pytest
 import redis.asyncio
-from conftest import Awaited
+from conftest import BlockingAsync
 from support.servers import BINARIES, Server, running
 
 from voucher_sessions import (
@@ -78,7 +78,7 @@ def engine_on(
         waiting = redis.asyncio.Redis(unix_socket_path=server.socket)
         opened.append(lambda: loop.run_until_complete(waiting.aclose()))
         loop.run_until_complete(waiting.flushall())
-        return Awaited(AsyncVoucherSessions(waiting, durability=durability), loop)
+        return BlockingAsync(AsyncVoucherSessions(waiting, durability=durability), loop)
 
     yield make
     for close in opened:
@@ -114,11 +114,11 @@ def test_what_no_replica_confirms_is_told_with_its_result_and_safe_to_repeat(
     engine.put_voucher(Voucher(code="A", credits=50))
     os.kill(replica.process.pid, signal.SIGSTOP)
     try:
-        with pytest.raises(NotDurable) as told:
+        with pytest.raises(NotDurable) as raised:
             engine.redeem("A", credits=20, redemption_id="order")
-        assert isinstance(told.value.result, Redemption)
-        assert (told.value.verb, told.value.result.credits, told.value.result.replayed) == ("redeem", 20, False)
-        assert "0 of 1 replicas" in str(told.value)
+        assert isinstance(raised.value.result, Redemption)
+        assert (raised.value.verb, raised.value.result.credits, raised.value.result.replayed) == ("redeem", 20, False)
+        assert "0 of 1 replicas" in str(raised.value)
         with pytest.raises(NotDurable, match="0 of 1 replicas"):
             engine.redeem("A", credits=20, redemption_id="order")
         assert engine.get_voucher("A").credits.used == 20, "reading waits for nobody"
@@ -152,9 +152,9 @@ def test_on_disk_or_told(engine_on: Callable[[Server, Durability], Any]) -> None
         with running(name, appendonly="yes") as server:
             engine = engine_on(server, Durability(fsync=True, timeout_ms=4000))
             if info(server, "server")["redis_version"].startswith("7.0."):
-                with pytest.raises(NotDurable, match="cannot confirm it: unknown command 'WAITAOF'") as told:
+                with pytest.raises(NotDurable, match="cannot confirm it: unknown command 'WAITAOF'") as raised:
                     engine.put_voucher(Voucher(code="A", credits=5))
-                assert told.value.result == engine.get_voucher("A"), "done, and told with its result"
+                assert raised.value.result == engine.get_voucher("A"), "done, and told with its result"
                 continue
             engine.put_voucher(Voucher(code="A", credits=5))
             server.kill()
@@ -187,11 +187,11 @@ def test_on_the_disks_of_replicas_or_told(engine_on: Callable[[Server, Durabilit
 def test_a_server_that_cannot_is_told_at_the_first_change(asked: Durability, loop: asyncio.AbstractEventLoop) -> None:
     for engine in (
         VoucherSessions(fakeredis.FakeRedis(), durability=asked),
-        Awaited(AsyncVoucherSessions(fakeredis.FakeAsyncRedis(), durability=asked), loop),
+        BlockingAsync(AsyncVoucherSessions(fakeredis.FakeAsyncRedis(), durability=asked), loop),
     ):
-        with pytest.raises(NotDurable, match="cannot confirm it: unknown command") as told:
+        with pytest.raises(NotDurable, match="cannot confirm it: unknown command") as raised:
             engine.put_voucher(Voucher(code="A"))
-        assert told.value.result == engine.get_voucher("A")
+        assert raised.value.result == engine.get_voucher("A")
 
 
 def test_a_user_who_may_not_wait_is_told_at_the_first_change(pair: tuple[Server, Server]) -> None:
@@ -220,10 +220,10 @@ def test_a_user_who_may_not_wait_is_told_at_the_first_change(pair: tuple[Server,
 )
 def test_what_does_not_count_as_confirmed(answers: list[Any], problem: str) -> None:
     durability = Durability(replicas=1, fsync=isinstance(answers[-1], list))
-    with pytest.raises(NotDurable) as told:
+    with pytest.raises(NotDurable) as raised:
         confirmation._check(durability, "redeem", "the result", answers)
-    assert problem in str(told.value)
-    assert told.value.result == "the result"
+    assert problem in str(raised.value)
+    assert raised.value.result == "the result"
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,11 @@ def gift(engine: VoucherSessions) -> VoucherSessions:
     return engine
 
 
-def sole(backend: Backend) -> str:
+def lock_in_book(backend: Backend) -> str:
     return read_book(backend.admin.get(BOOK))[1]
 
 
-def index_only_locks(admin: Any) -> None:
+def move_lock_to_index(admin: Any) -> None:
     """Put each where it would be, had there been another beside it."""
     for code in ("A", "B", "ü }{ %"):
         (book, *_) = Keys("vs").voucher(code)
@@ -60,45 +60,45 @@ def test_it_makes_no_difference_where_the_only_lock_stands(steps: list[Any]) -> 
     def results(after: Callable[[Any], object]) -> list[Any]:
         admin = fakeredis.FakeRedis(server=fakeredis.FakeServer())
         engine = VoucherSessions(admin)
-        told: list[Any] = []
+        results: list[Any] = []
         with time_machine.travel(datetime(2026, 11, 21, tzinfo=UTC), tick=False) as clock:
             for (verb, positional, named), ms in BEGIN + steps:
                 try:
-                    told.append(getattr(engine, verb)(*positional, **named))
+                    results.append(getattr(engine, verb)(*positional, **named))
                 except VoucherSessionsError as error:
-                    told.append((type(error), error.__dict__))
+                    results.append((type(error), error.__dict__))
                 after(admin)
                 clock.shift(ms / 1000)
-        return told
+        return results
 
     alone = results(lambda admin: None)
-    indexed = results(index_only_locks)
+    indexed = results(move_lock_to_index)
     assert alone == indexed
 
 
 def test_it_has_no_index_until_another_comes(gift: VoucherSessions, backend: Backend) -> None:
     gift.validate("GIFT", credits=10, points=1, session=lock("a", 60_000))
-    assert (sole(backend), backend.admin.exists(INDEX)) == ("a", 0)
+    assert (lock_in_book(backend), backend.admin.exists(INDEX)) == ("a", 0)
     gift.validate("GIFT", credits=20, points=2, session=lock("a", 70_000))
-    assert (sole(backend), backend.admin.exists(INDEX)) == ("a", 0)
+    assert (lock_in_book(backend), backend.admin.exists(INDEX)) == ("a", 0)
     gift.validate("GIFT", credits=30, points=3, session=lock("b", 50_000))
-    assert (sole(backend), backend.admin.zcard(INDEX)) == ("", 2)
+    assert (lock_in_book(backend), backend.admin.zcard(INDEX)) == ("", 2)
     assert {(key, *amounts) for key, *amounts, _ in stored_locks(backend.admin, "GIFT")} == {
         ("a", 20, 2),
         ("b", 30, 3),
     }
     assert 60_000 < backend.admin.pttl(INDEX) <= 70_000, "as long as the lock that was there first"
     gift.release("GIFT", "b")
-    assert (sole(backend), backend.admin.zcard(INDEX)) == ("", 1), "it stays where it is"
+    assert (lock_in_book(backend), backend.admin.zcard(INDEX)) == ("", 1), "it stays where it is"
     gift.release("GIFT", "a")
     gift.validate("GIFT", session=lock("c"))
-    assert (sole(backend), backend.admin.exists(INDEX)) == ("c", 0)
+    assert (lock_in_book(backend), backend.admin.exists(INDEX)) == ("c", 0)
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_any_key_can_stand_in_the_book(gift: VoucherSessions, backend: Backend, key: str) -> None:
     assert gift.validate("GIFT", credits=10, session=lock(key)).valid
-    assert sole(backend) == key
+    assert lock_in_book(backend) == key
     gift.put_voucher(Voucher(code="GIFT", quantity=3, credits=900))
     assert [(each.key, each.credits) for each in gift.list_sessions("GIFT")] == [(key, 10)]
     assert gift.validate("GIFT", credits=20, session=lock("beside")).valid
@@ -111,7 +111,7 @@ def test_it_goes_with_its_time(gift: VoucherSessions, backend: Backend, clock: C
     clock.advance(21)
     assert gift.list_sessions("GIFT") == []
     assert gift.validate("GIFT", credits=1000, session=lock("b")).valid
-    assert (sole(backend), figures(gift, "GIFT")["credits"]) == ("b", (1000, 0, 1000, 0))
+    assert (lock_in_book(backend), figures(gift, "GIFT")["credits"]) == ("b", (1000, 0, 1000, 0))
 
 
 @pytest.mark.parametrize("beside", [(), ("a",), ("a", "b")])
@@ -192,7 +192,7 @@ def test_a_repair_puts_it_into_the_index(gift: VoucherSessions, backend: Backend
     gift.validate("GIFT", credits=10, session=lock("a", 60_000))
     backend.admin.zadd(INDEX, {"5 0 ghost": clock.now_ms() + 50_000})
     assert gift.repair("GIFT").differs
-    assert (sole(backend), gift.audit("GIFT").differs) == ("", False)
+    assert (lock_in_book(backend), gift.audit("GIFT").differs) == ("", False)
     assert {each.key for each in gift.list_sessions("GIFT")} == {"a", "ghost"}
     assert 50_000 < backend.admin.pttl(INDEX) <= 60_000
 
@@ -203,4 +203,4 @@ def test_its_session_key_that_is_gone_holds_it_until_it_is_set_again(gift: Vouch
     assert gift.release("GIFT", "a").released is False
     assert figures(gift, "GIFT")["credits"] == (1000, 0, 10, 990)
     assert gift.validate("GIFT", credits=7, session=lock("a")).valid
-    assert (sole(backend), figures(gift, "GIFT")["credits"]) == ("a", (1000, 0, 7, 993))
+    assert (lock_in_book(backend), figures(gift, "GIFT")["credits"]) == ("a", (1000, 0, 7, 993))

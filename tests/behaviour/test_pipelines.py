@@ -47,7 +47,7 @@ def execute(loop: asyncio.AbstractEventLoop) -> Callable[..., list[Any]]:
     return execute
 
 
-def shopping(target: Any) -> list[Any]:
+def call_every_verb(target: Any) -> list[Any]:
     """Every verb, one after the other."""
     stack = [Redeemable(code="GIFT", credits=5), Redeemable(code="CARD", points=2)]
     return [
@@ -71,10 +71,10 @@ def shopping(target: Any) -> list[Any]:
     ]
 
 
-def told(result: Any) -> Any:
+def comparable(result: Any) -> Any:
     """A result without the moments at which it came about."""
     if isinstance(result, list):
-        return [told(each) for each in result]
+        return [comparable(each) for each in result]
     if isinstance(result, bool):
         return result
     dumped = result.model_dump(mode="json")
@@ -90,13 +90,13 @@ def _timeless(value: Any) -> Any:
 def test_the_results_are_those_of_the_calls_one_by_one(
     engine: VoucherSessions, backend: Backend, execute: Callable[..., list[Any]]
 ) -> None:
-    one_by_one = told(shopping(engine))
+    one_by_one = comparable(call_every_verb(engine))
     backend.admin.flushall()
     backend.admin.script_flush()
     pipe = engine.pipeline()
-    assert shopping(pipe) == [pipe] * 17
+    assert call_every_verb(pipe) == [pipe] * 17
     assert len(pipe) == 17
-    assert told(execute(pipe)) == one_by_one
+    assert comparable(execute(pipe)) == one_by_one
     assert len(pipe) == 0
     assert execute(pipe) == []
 
@@ -169,7 +169,7 @@ class Batch:
     def __enter__(self) -> Batch:
         return self
 
-    def __exit__(self, *told: object) -> None:
+    def __exit__(self, *error: object) -> None:
         pass
 
     def execute_command(self, *words: Any, **options: Any) -> None:
@@ -186,7 +186,7 @@ class AsyncBatch(Batch):
     async def __aenter__(self) -> AsyncBatch:
         return self
 
-    async def __aexit__(self, *told: object) -> None:
+    async def __aexit__(self, *error: object) -> None:
         pass
 
     async def execute(self, *, raise_on_error: bool) -> Any:
@@ -227,12 +227,12 @@ def on_both(queue: Callable[[Any], object], *answers: Any, **options: Any) -> li
     return [pipe.execute(raise_on_error=False), asyncio.run(async_pipe.execute(raise_on_error=False))]
 
 
-def two(pipe: Any) -> None:
+def queue_two(pipe: Any) -> None:
     pipe.put_voucher(Voucher(code="A")).get_voucher("A")
 
 
 def test_a_lost_connection_leaves_every_change_unknown() -> None:
-    for change, reading in on_both(two, redis.exceptions.ConnectionError("gone")):
+    for change, reading in on_both(queue_two, redis.exceptions.ConnectionError("gone")):
         assert isinstance(change, OutcomeUnknown)
         assert change.codes == ("A",)
         assert type(reading) is redis.exceptions.ConnectionError
@@ -240,7 +240,7 @@ def test_a_lost_connection_leaves_every_change_unknown() -> None:
 
 def test_each_reply_is_settled_for_itself() -> None:
     refused = (redis.exceptions.OutOfMemoryError("full"),)
-    for first, second in on_both(two, refused, [b"nonsense"]):
+    for first, second in on_both(queue_two, refused, [b"nonsense"]):
         assert isinstance(first, ServerRefused)
         assert isinstance(second, CorruptState)
 
@@ -256,7 +256,7 @@ def test_each_reply_is_settled_for_itself() -> None:
     ids=repr,
 )
 def test_what_did_not_run_is_sent_by_itself(error: Exception) -> None:
-    for results in on_both(two, (error,), [b"again"]):
+    for results in on_both(queue_two, (error,), [b"again"]):
         assert [type(each) for each in results] == [VoucherState, VoucherState]
 
 
@@ -267,16 +267,16 @@ def test_a_call_sent_by_itself_can_fail_too() -> None:
 
 def test_durability_is_confirmed_once_for_a_batch() -> None:
     durability = Durability(replicas=1)
-    for first, second in on_both(two, STATE, STATE, True, 1, durability=durability):
+    for first, second in on_both(queue_two, STATE, STATE, True, 1, durability=durability):
         assert isinstance(first, VoucherState)
         assert isinstance(second, VoucherState)
-    for first, second in on_both(two, STATE, STATE, True, 0, durability=durability):
+    for first, second in on_both(queue_two, STATE, STATE, True, 0, durability=durability):
         assert isinstance(first, NotDurable)
         assert isinstance(first.result, VoucherState)
         assert isinstance(second, VoucherState), "reading waits for nobody"
     client = Stub(STATE, STATE, True, 1)
     pipe = VoucherSessions(client, durability=durability).pipeline()  # type: ignore[arg-type]  # a stand-in
-    two(pipe)
+    queue_two(pipe)
     pipe.execute()
     assert client.batch.sent == ["EVAL", "EVAL", "SET", "WAIT"]
 
@@ -307,7 +307,7 @@ class Node:
             command.result = answer[0] if isinstance(answer, tuple) else answer
 
 
-class Clustered:
+class StubCluster:
     """A cluster's client, as far as batches use it. The first call asks for the partition."""
 
     def __init__(self, node: Node | None) -> None:
@@ -332,7 +332,7 @@ class Clustered:
         return STATE
 
 
-class AsyncClustered(Clustered):
+class AsyncStubCluster(StubCluster):
     async def initialize(self) -> None:  # type: ignore[override]  # as redis.asyncio has it
         self.looked_again += 1
 
@@ -347,34 +347,34 @@ def on_clusters(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     def run(queue: Callable[[Any], object], *answers: Any, **options: Any) -> list[Any]:
         monkeypatch.setattr(clients, "is_cluster", lambda client: True)
         monkeypatch.setattr(clients, "retry_period_seconds", lambda client: 0)
-        sync: Any = Clustered(Node(Batch(list(answers))) if answers else None)
-        waiting: Any = AsyncClustered(Node(AsyncBatch(list(answers))) if answers else None)
+        sync: Any = StubCluster(Node(Batch(list(answers))) if answers else None)
+        waiting: Any = AsyncStubCluster(Node(AsyncBatch(list(answers))) if answers else None)
         pipe = VoucherSessions(sync, **options).pipeline()
         async_pipe = AsyncVoucherSessions(waiting, **options).pipeline()
         queue(pipe)
         queue(async_pipe)
-        told = pipe.execute(raise_on_error=False), asyncio.run(async_pipe.execute(raise_on_error=False))
-        return [(told[0], sync.looked_again), (told[1], waiting.looked_again)]
+        results = pipe.execute(raise_on_error=False), asyncio.run(async_pipe.execute(raise_on_error=False))
+        return [(results[0], sync.looked_again), (results[1], waiting.looked_again)]
 
     return run
 
 
 def test_on_a_cluster_what_has_moved_is_looked_for(on_clusters: Callable[..., list[Any]]) -> None:
     moved = (redis.exceptions.MovedError("7 127.0.0.1:7000"),)
-    for results, looked_again in on_clusters(two, STATE, moved):
+    for results, looked_again in on_clusters(queue_two, STATE, moved):
         assert [type(each) for each in results] == [VoucherState, VoucherState]
         assert looked_again >= 1
 
 
 def test_on_a_cluster_a_node_that_is_gone_is_looked_for(on_clusters: Callable[..., list[Any]]) -> None:
-    for (change, reading), looked_again in on_clusters(two, redis.exceptions.ConnectionError("gone")):
+    for (change, reading), looked_again in on_clusters(queue_two, redis.exceptions.ConnectionError("gone")):
         assert isinstance(change, OutcomeUnknown)
         assert type(reading) is redis.exceptions.ConnectionError
         assert looked_again >= 1
 
 
 def test_on_a_cluster_a_slot_that_nobody_serves_is_waited_for_alone(on_clusters: Callable[..., list[Any]]) -> None:
-    for results, _ in on_clusters(two):
+    for results, _ in on_clusters(queue_two):
         assert [type(each) for each in results] == [VoucherState, VoucherState]
 
 
@@ -383,8 +383,8 @@ def test_on_a_cluster_each_change_is_confirmed_by_its_node(monkeypatch: pytest.M
     monkeypatch.setattr(clients, "retry_period_seconds", lambda client: 0)
     durability = Durability(replicas=1)
     for replicas in (0, 1):
-        sync: Any = Clustered(Node(Batch([STATE, True, replicas])))
-        waiting: Any = AsyncClustered(Node(AsyncBatch([STATE, True, replicas])))
+        sync: Any = StubCluster(Node(Batch([STATE, True, replicas])))
+        waiting: Any = AsyncStubCluster(Node(AsyncBatch([STATE, True, replicas])))
         engine, async_engine = (
             VoucherSessions(sync, durability=durability),
             AsyncVoucherSessions(waiting, durability=durability),

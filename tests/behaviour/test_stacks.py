@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import Backend, Clock
 
-from behaviour.test_bad_input import NOT_AMOUNTS, NOT_TEXT, AsyncDeaf, Deaf
+from behaviour.test_bad_input import NOT_AMOUNTS, NOT_TEXT, AsyncUncallableClient, UncallableClient
 from behaviour.test_semantics import figures, lock, plant_expired_locks
 from voucher_sessions import (
     AsyncVoucherSessions,
@@ -41,7 +41,7 @@ CODES = ["SALE", "GIFT", "LOYAL"]
 
 
 @pytest.fixture
-def shop(engine: VoucherSessions) -> VoucherSessions:
+def cart_engine(engine: VoucherSessions) -> VoucherSessions:
     engine.put_voucher(Voucher(code="SALE", quantity=2))
     engine.put_voucher(Voucher(code="GIFT", credits=5000))
     engine.put_voucher(Voucher(code="LOYAL", points=100))
@@ -62,17 +62,17 @@ NOTHING = [(0, 0, 0)] * 3
 CART = [(1, 0, 0), (1, 2000, 0), (1, 0, 50)]
 
 
-def test_14_a_stack_without_a_session_changes_nothing(shop: VoucherSessions, backend: Backend) -> None:
+def test_14_a_stack_without_a_session_changes_nothing(cart_engine: VoucherSessions, backend: Backend) -> None:
     before = backend.contents()
-    answer = shop.validate_stack(cart())
+    answer = cart_engine.validate_stack(cart())
     assert (answer.valid, answer.session) == (True, None)
     assert [validation.code for validation in answer.validations] == CODES
     assert [validation.available.credits for validation in answer.validations] == [0, 5000, 0]
     assert backend.contents() == before
 
 
-def test_14_a_stack_locks_all_in_the_order_of_the_request(shop: VoucherSessions) -> None:
-    answer = shop.validate_stack(cart(), session=lock("cart", 60_000))
+def test_14_a_stack_locks_all_in_the_order_of_the_request(cart_engine: VoucherSessions) -> None:
+    answer = cart_engine.validate_stack(cart(), session=lock("cart", 60_000))
     assert answer.valid
     assert [validation.session is not None for validation in answer.validations] == [True] * 3
     session = answer.session
@@ -80,15 +80,15 @@ def test_14_a_stack_locks_all_in_the_order_of_the_request(shop: VoucherSessions)
     assert (session.key, session.quantity, session.credits, session.points) == ("cart", 3, 2000, 50)
     assert session.ttl == 60_000
     assert 50_000 < session.remaining_ms <= 60_000
-    assert locked(shop) == CART
+    assert locked(cart_engine) == CART
 
 
-def test_14_all_or_nothing_and_every_refusal_told(shop: VoucherSessions, backend: Backend) -> None:
-    shop.validate("GIFT", credits=4000, session=lock("other"))
-    shop.validate("SALE", session=lock("cart", 90_000))
+def test_14_all_or_nothing_and_every_refusal_told(cart_engine: VoucherSessions, backend: Backend) -> None:
+    cart_engine.validate("GIFT", credits=4000, session=lock("other"))
+    cart_engine.validate("SALE", session=lock("cart", 90_000))
     before = backend.contents()
     stack = [*cart(points=101), Redeemable(code="NOBODY")]
-    answer = shop.validate_stack(stack, session=lock("cart"))
+    answer = cart_engine.validate_stack(stack, session=lock("cart"))
     assert not answer.valid
     assert [(each.valid, each.reason, each.locked_by_others) for each in answer.validations] == [
         (True, None, False),
@@ -103,30 +103,32 @@ def test_14_all_or_nothing_and_every_refusal_told(shop: VoucherSessions, backend
     assert answer.validations[1].session is None
 
 
-def test_14_a_stack_is_redeemed_under_one_id_with_a_receipt_each(shop: VoucherSessions, backend: Backend) -> None:
-    shop.validate_stack(cart(), session=lock("cart"))
-    done = shop.redeem_stack([Redeemable(code=code) for code in CODES], session="cart", redemption_id="order")
+def test_14_a_stack_is_redeemed_under_one_id_with_a_receipt_each(
+    cart_engine: VoucherSessions, backend: Backend
+) -> None:
+    cart_engine.validate_stack(cart(), session=lock("cart"))
+    done = cart_engine.redeem_stack([Redeemable(code=code) for code in CODES], session="cart", redemption_id="order")
     assert (done.id, done.replayed) == ("order", False)
     assert [(each.quantity, each.credits, each.points) for each in done.redemptions] == CART
-    assert used(shop) == CART
-    assert locked(shop) == NOTHING
+    assert used(cart_engine) == CART
+    assert locked(cart_engine) == NOTHING
     for redemption in done.redemptions:
-        assert shop.get_redemption(redemption.code, "order") == redemption
-    again = shop.redeem_stack(
+        assert cart_engine.get_redemption(redemption.code, "order") == redemption
+    again = cart_engine.redeem_stack(
         [Redeemable(code=code) for code in reversed(CODES)], session="cart", redemption_id="order"
     )
     assert again.replayed
     assert [each.code for each in again.redemptions] == CODES[::-1]
-    assert shop.redeem("GIFT", credits=2000, session="cart", redemption_id="order").replayed
-    assert used(shop) == CART
+    assert cart_engine.redeem("GIFT", credits=2000, session="cart", redemption_id="order").replayed
+    assert used(cart_engine) == CART
 
 
-def test_14_a_refused_redemption_changes_nothing_and_tells_all(shop: VoucherSessions, backend: Backend) -> None:
-    shop.validate_stack(cart(), session=lock("cart"))
-    shop.validate("GIFT", credits=3000, session=lock("other"))
+def test_14_a_refused_redemption_changes_nothing_and_tells_all(cart_engine: VoucherSessions, backend: Backend) -> None:
+    cart_engine.validate_stack(cart(), session=lock("cart"))
+    cart_engine.validate("GIFT", credits=3000, session=lock("other"))
     before = backend.contents()
     with pytest.raises(GiftAmountExceeded) as refused:
-        shop.redeem_stack(cart(gift=2001, points=101), session="cart", redemption_id="order")
+        cart_engine.redeem_stack(cart(gift=2001, points=101), session="cart", redemption_id="order")
     first, second = refused.value.refusals
     assert (first.code, first.requested, first.available, first.locked_by_others) == ("GIFT", 2001, 2000, True)
     assert isinstance(second, LoyaltyPointsExceeded)
@@ -134,81 +136,81 @@ def test_14_a_refused_redemption_changes_nothing_and_tells_all(shop: VoucherSess
     assert backend.contents() == before
 
 
-def test_14_every_missing_voucher_and_session_is_told(shop: VoucherSessions, backend: Backend) -> None:
-    shop.validate("GIFT", credits=1, session=lock("cart"))
+def test_14_every_missing_voucher_and_session_is_told(cart_engine: VoucherSessions, backend: Backend) -> None:
+    cart_engine.validate("GIFT", credits=1, session=lock("cart"))
     before = backend.contents()
     with pytest.raises(SessionNotFound) as no_session:
-        shop.redeem_stack(cart(), session="cart")
+        cart_engine.redeem_stack(cart(), session="cart")
     assert no_session.value.codes == ("SALE", "LOYAL")
     with pytest.raises(VoucherNotFound) as no_voucher:
-        shop.redeem_stack([Redeemable(code="X"), *cart(), Redeemable(code="Y")], session="cart")
+        cart_engine.redeem_stack([Redeemable(code="X"), *cart(), Redeemable(code="Y")], session="cart")
     assert no_voucher.value.codes == ("X", "Y")
     assert backend.contents() == before
-    done = shop.redeem_stack(cart(), session="cart", if_session_missing="redeem")
-    assert used(shop) == CART
+    done = cart_engine.redeem_stack(cart(), session="cart", if_session_missing="redeem")
+    assert used(cart_engine) == CART
     assert [each.session_key for each in done.redemptions] == ["cart"] * 3
 
 
 @pytest.mark.parametrize(("code", "amounts"), [("SALE", {}), ("GIFT", {"credits": 2000}), ("LOYAL", {"points": 50})])
 def test_14_an_id_that_one_of_the_stack_has_is_a_conflict(
-    shop: VoucherSessions, backend: Backend, code: str, amounts: dict[str, Any]
+    cart_engine: VoucherSessions, backend: Backend, code: str, amounts: dict[str, Any]
 ) -> None:
     """Wherever it stands in the stack: nothing is redeemed, and that one not twice."""
-    shop.redeem(code, redemption_id="order", **amounts)
+    cart_engine.redeem(code, redemption_id="order", **amounts)
     before = backend.contents()
     with pytest.raises(RedemptionConflict) as conflict:
-        shop.redeem_stack(cart(), redemption_id="order")
+        cart_engine.redeem_stack(cart(), redemption_id="order")
     assert conflict.value.code == code
     assert backend.contents() == before
 
 
-def test_14_an_id_that_stands_for_another_stack_is_a_conflict(shop: VoucherSessions) -> None:
-    shop.redeem_stack(cart(), redemption_id="second")
+def test_14_an_id_that_stands_for_another_stack_is_a_conflict(cart_engine: VoucherSessions) -> None:
+    cart_engine.redeem_stack(cart(), redemption_id="second")
     with pytest.raises(RedemptionConflict) as conflict:
-        shop.redeem_stack(cart(points=51), redemption_id="second")
+        cart_engine.redeem_stack(cart(points=51), redemption_id="second")
     assert conflict.value.code == "LOYAL"
 
 
-def test_14_a_stack_is_released_and_rolled_back_as_one(shop: VoucherSessions, backend: Backend) -> None:
-    shop.validate_stack(cart(), session=lock("cart"))
-    shop.release("SALE", "cart")
-    assert [release.released for release in shop.release_stack([*CODES, "NOBODY"], "cart")] == [
+def test_14_a_stack_is_released_and_rolled_back_as_one(cart_engine: VoucherSessions, backend: Backend) -> None:
+    cart_engine.validate_stack(cart(), session=lock("cart"))
+    cart_engine.release("SALE", "cart")
+    assert [release.released for release in cart_engine.release_stack([*CODES, "NOBODY"], "cart")] == [
         False,
         True,
         True,
         False,
     ]
-    assert locked(shop) == NOTHING
-    shop.redeem_stack(cart(), redemption_id="order")
-    shop.rollback("GIFT", "order")
+    assert locked(cart_engine) == NOTHING
+    cart_engine.redeem_stack(cart(), redemption_id="order")
+    cart_engine.rollback("GIFT", "order")
     before = backend.contents()
     with pytest.raises(RedemptionNotFound):
-        shop.rollback_stack(["SALE", "NOBODY"], "order")
+        cart_engine.rollback_stack(["SALE", "NOBODY"], "order")
     assert backend.contents() == before
-    back = shop.rollback_stack(CODES, "order")
+    back = cart_engine.rollback_stack(CODES, "order")
     assert [(each.quantity, each.credits, each.points, each.replayed) for each in back] == [
         (1, 0, 0, False),
         (1, 2000, 0, True),
         (1, 0, 50, False),
     ]
-    assert used(shop) == NOTHING
-    assert all(each.replayed for each in shop.rollback_stack(CODES, "order"))
+    assert used(cart_engine) == NOTHING
+    assert all(each.replayed for each in cart_engine.rollback_stack(CODES, "order"))
 
 
-def test_14_swapping_the_cart_releases_what_left_it(shop: VoucherSessions, backend: Backend) -> None:
-    shop.validate_stack(cart(), session=lock("cart"))
-    shop.validate("GIFT", credits=1000, session=lock("other"))
+def test_14_swapping_the_cart_releases_what_left_it(cart_engine: VoucherSessions, backend: Backend) -> None:
+    cart_engine.validate_stack(cart(), session=lock("cart"))
+    cart_engine.validate("GIFT", credits=1000, session=lock("other"))
     swapped = [Redeemable(code="LOYAL", points=70)]
-    refused = shop.validate_stack(
+    refused = cart_engine.validate_stack(
         [Redeemable(code="LOYAL", points=101)], session=lock("cart"), release=["SALE", "GIFT", "NOBODY"]
     )
     assert not refused.valid
-    assert locked(shop) == [(1, 0, 0), (2, 3000, 0), (1, 0, 50)]
-    answer = shop.validate_stack(swapped, session=lock("cart"), release=["SALE", "GIFT", "NOBODY"])
+    assert locked(cart_engine) == [(1, 0, 0), (2, 3000, 0), (1, 0, 50)]
+    answer = cart_engine.validate_stack(swapped, session=lock("cart"), release=["SALE", "GIFT", "NOBODY"])
     assert answer.valid
     assert len(answer.validations) == 1
-    assert locked(shop) == [(0, 0, 0), (1, 1000, 0), (1, 0, 70)]
-    assert [session.key for session in shop.list_sessions("GIFT")] == ["other"]
+    assert locked(cart_engine) == [(0, 0, 0), (1, 1000, 0), (1, 0, 70)]
+    assert [session.key for session in cart_engine.list_sessions("GIFT")] == ["other"]
 
 
 def test_14_thirty_vouchers_in_one_stack(engine: VoucherSessions) -> None:
@@ -258,14 +260,14 @@ def test_14_all_vouchers_of_a_call_share_one_batch(engine: VoucherSessions, back
     ],
 )
 def test_14_a_stack_with_somebody_elses_index_changes_nothing(
-    shop: VoucherSessions, backend: Backend, act: methodcaller
+    cart_engine: VoucherSessions, backend: Backend, act: methodcaller
 ) -> None:
-    shop.validate_stack(cart(), session=lock("cart"))
+    cart_engine.validate_stack(cart(), session=lock("cart"))
     backend.admin.delete("vs:{LOYAL}:locks")
     backend.admin.set("vs:{LOYAL}:locks", "someone else's", px=60_000)
     before = backend.contents()
     with pytest.raises(CorruptState):
-        act(shop)
+        act(cart_engine)
     assert backend.contents() == before
 
 
@@ -304,10 +306,10 @@ BAD: list[tuple[str, methodcaller]] = [
 @pytest.mark.parametrize(("field", "act"), BAD)
 def test_14_bad_input_names_the_field_and_sends_nothing(field: str, act: methodcaller) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        act(VoucherSessions(Deaf()))  # type: ignore[arg-type]  # a stand-in
+        act(VoucherSessions(UncallableClient()))  # type: ignore[arg-type]  # a stand-in
     assert refused.value.field == field
     with pytest.raises(InvalidRequest) as refused_async:
-        asyncio.run(act(AsyncVoucherSessions(AsyncDeaf())))  # type: ignore[arg-type]  # a stand-in
+        asyncio.run(act(AsyncVoucherSessions(AsyncUncallableClient())))  # type: ignore[arg-type]  # a stand-in
     assert str(refused_async.value) == str(refused.value)
 
 

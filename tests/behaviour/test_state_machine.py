@@ -16,7 +16,7 @@ from typing import Any
 import fakeredis
 import pytest
 import time_machine
-from conftest import Awaited
+from conftest import BlockingAsync
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -389,7 +389,7 @@ class OnFakeredisAsync(OnFakeredis):
     def engine_on(self, server: fakeredis.FakeServer) -> Any:
         loop = asyncio.new_event_loop()
         self.stack.callback(loop.close)
-        return Awaited(AsyncVoucherSessions(fakeredis.FakeAsyncRedis(server=server)), loop)
+        return BlockingAsync(AsyncVoucherSessions(fakeredis.FakeAsyncRedis(server=server)), loop)
 
 
 class OnServer(Machine):

@@ -30,7 +30,7 @@ def sentinels() -> Iterator[Sentinels]:
         yield sentinels
 
 
-class Elsewhere(Backend):
+class TopologyBackend(Backend):
     """A cluster or a Sentinel set-up in the place of one server."""
 
     def __init__(self, name: str, url: str, admin: Any) -> None:
@@ -73,10 +73,10 @@ def backend(
     with ExitStack() as closing:
         if request.param == "cluster":
             cluster: Cluster = request.getfixturevalue("cluster")
-            backend = Elsewhere("cluster", cluster.url, closing.enter_context(cluster.admin(partition)))
+            backend = TopologyBackend("cluster", cluster.url, closing.enter_context(cluster.admin(partition)))
         else:
             sentinels: Sentinels = request.getfixturevalue("sentinels")
-            backend = Elsewhere("sentinel", sentinels.url, closing.enter_context(sentinels.admin()))
+            backend = TopologyBackend("sentinel", sentinels.url, closing.enter_context(sentinels.admin()))
         yield backend
         loop.run_until_complete(backend.close())
 

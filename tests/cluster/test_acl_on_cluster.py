@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 import redis.exceptions
-from conftest import Awaited
+from conftest import BlockingAsync
 from redis.crc import key_slot
 from transport.test_acl import RULE, everything, extra, without_each
 
@@ -43,7 +43,7 @@ def denied(nodes: list[Node]) -> set[str]:
 
 
 @pytest.fixture(params=["sync", "async"])
-def using(
+def call_as_user(
     request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., None]:
     """Does something with an engine of its own for this URL, one that does not wait for what never comes."""
@@ -56,39 +56,39 @@ def using(
             return
         waiting = AsyncVoucherSessions.from_url(url, **options)
         try:
-            do(Awaited(waiting, loop))
+            do(BlockingAsync(waiting, loop))
         finally:
             loop.run_until_complete(waiting.aclose())
 
     return use
 
 
-def test_a_cluster_client_needs_its_row(cluster: Cluster, using: Callable[..., None]) -> None:
+def test_a_cluster_client_needs_its_row(cluster: Cluster, call_as_user: Callable[..., None]) -> None:
     url = cluster.url.replace("://", "://till:secret@")
     with allowed(cluster.nodes, [*RULE, *FOR_CLUSTERS]):
-        using(url, everything, partition=lambda _: "all")
+        call_as_user(url, everything, partition=lambda _: "all")
         assert denied(cluster.nodes) == set()
     for name, rule in without_each(FOR_CLUSTERS):
         if name != "asking":
             with allowed(cluster.nodes, rule):
                 with pytest.raises((redis.RedisError, redis.exceptions.RedisClusterException)):
-                    using(url, everything, partition=lambda _: "all")
+                    call_as_user(url, everything, partition=lambda _: "all")
                 assert denied(cluster.nodes) == {name}
 
 
 def test_a_cluster_that_may_not_be_asked_for_its_slots_is_not_waited_for(
-    cluster: Cluster, using: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, call_as_user: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()  # so that calls have their patience
     url = cluster.url.replace("://", "://till:secret@")
     rule = dict(without_each(FOR_CLUSTERS))["cluster|slots"]
     begin = time.monotonic()
     with allowed(cluster.nodes, rule), pytest.raises((redis.RedisError, redis.exceptions.RedisClusterException)):
-        using(url, everything, partition=lambda _: "all")
+        call_as_user(url, everything, partition=lambda _: "all")
     assert time.monotonic() - begin < 15
 
 
-def test_asking_is_needed_while_a_slot_is_on_its_way(cluster: Cluster, using: Callable[..., None]) -> None:
+def test_asking_is_needed_while_a_slot_is_on_its_way(cluster: Cluster, call_as_user: Callable[..., None]) -> None:
     url = cluster.url.replace("://", "://till:secret@")
     slot = key_slot(f"{{{ON_ITS_WAY}}}".encode())
     source, target = cluster.primary_of(slot), cluster.primary_of((slot + 8192) % 16384)
@@ -97,10 +97,10 @@ def test_asking_is_needed_while_a_slot_is_on_its_way(cluster: Cluster, using: Ca
     rules = dict(without_each(FOR_CLUSTERS))
     try:
         with allowed(cluster.nodes, [*RULE, *FOR_CLUSTERS]):
-            using(url, ask_for_a_receipt, prefix=PREFIX)
+            call_as_user(url, ask_for_a_receipt, prefix=PREFIX)
         with allowed(cluster.nodes, rules["asking"]):
             with pytest.raises(redis.exceptions.ResponseError, match="'asking'"):
-                using(url, ask_for_a_receipt, prefix=PREFIX)
+                call_as_user(url, ask_for_a_receipt, prefix=PREFIX)
             assert denied(cluster.nodes) == {"asking"}
     finally:
         for node in (source, target):
@@ -114,15 +114,15 @@ def ask_for_a_receipt(engine: Any) -> None:
 
 
 def test_a_client_from_sentinel_needs_no_row_and_the_sentinels_one(
-    sentinels: Sentinels, using: Callable[..., None]
+    sentinels: Sentinels, call_as_user: Callable[..., None]
 ) -> None:
     hosts = ",".join(sentinel.address for sentinel in sentinels.sentinels)
     url = f"redis+sentinel://till:secret@{hosts}/{SERVICE}?sentinel_username=till&sentinel_password=secret"
     with allowed(sentinels.servers, RULE):
         with allowed(sentinels.sentinels, ["on", ">secret", "-@all", *FOR_SENTINELS]):
-            using(url, everything)
+            call_as_user(url, everything)
         for name, _ in without_each(FOR_SENTINELS):
             with allowed(sentinels.sentinels, ["on", ">secret", "-@all"]):
                 with pytest.raises(redis.RedisError):
-                    using(url, everything)
+                    call_as_user(url, everything)
                 assert denied(sentinels.sentinels) == {name}

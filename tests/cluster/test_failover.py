@@ -13,7 +13,7 @@ import time
 import pytest
 from support.servers import BINARIES
 
-from cluster.redemption_workers import LANES, SINGLES, TILLS, Told, audit, selling
+from cluster.redemption_workers import CARTS_PER_ENGINE, SINGLES, WORKERS, Outcomes, audit, running_workers
 from cluster.topology import Node, running_cluster, running_sentinels, slot_of, until
 from voucher_sessions._core import scripts
 
@@ -24,12 +24,12 @@ def has_scripts(server: Node) -> bool:
     return any(server.ask("SCRIPT", "EXISTS", *(script.sha for script in scripts.ALL)))
 
 
-def check(told: Told, took: float) -> None:
-    print(f"a new primary after {took:.2f} s: {told}")
-    assert told.below["ConnectionError"] > 0, "something happened"
-    assert took - 1 < told.slowest < took + 5, "the calls waited for the new primary, and not much longer"
-    assert not told.unknown
-    assert len(told.lost) <= sum(LANES[kind] for kind, _ in TILLS)
+def check(outcomes: Outcomes, took: float) -> None:
+    print(f"a new primary after {took:.2f} s: {outcomes}")
+    assert outcomes.client_errors["ConnectionError"] > 0, "something happened"
+    assert took - 1 < outcomes.slowest < took + 5, "the calls waited for the new primary, and not much longer"
+    assert not outcomes.unknown
+    assert len(outcomes.lost) <= sum(CARTS_PER_ENGINE[kind] for kind, _ in WORKERS)
 
 
 @pytest.mark.parametrize("server", SERVERS)
@@ -37,7 +37,7 @@ def test_a_primary_of_the_cluster_is_killed(server: str) -> None:
     with running_cluster(server) as cluster:
         primary = cluster.primary_of(slot_of(f"vs:{{{SINGLES[0]}}}"))
         replica = cluster.replica_of(primary)
-        with selling(cluster.url) as told:
+        with running_workers(cluster.url) as outcomes:
             time.sleep(0.5)
             assert has_scripts(primary)
             assert not has_scripts(replica)
@@ -51,15 +51,15 @@ def test_a_primary_of_the_cluster_is_killed(server: str) -> None:
             primary.wait()
             until(cluster.is_whole)
         with cluster.admin() as admin:
-            audit(cluster.url, admin, told)
-    check(told, took)
+            audit(cluster.url, admin, outcomes)
+    check(outcomes, took)
 
 
 @pytest.mark.parametrize("server", SERVERS)
 def test_a_host_with_the_primary_and_a_sentinel_is_killed(server: str) -> None:
     with running_sentinels(server) as sentinels:
         primary, (first, other, _) = sentinels.primary(), sentinels.sentinels
-        with selling(sentinels.url) as told:
+        with running_workers(sentinels.url) as outcomes:
             time.sleep(0.5)
             assert [each for each in sentinels.servers if has_scripts(each)] == [primary]
             first.kill()
@@ -75,5 +75,5 @@ def test_a_host_with_the_primary_and_a_sentinel_is_killed(server: str) -> None:
             primary.wait()
             time.sleep(1)
         with sentinels.admin(other) as admin:
-            audit(sentinels.url, admin, told)
-    check(told, took)
+            audit(sentinels.url, admin, outcomes)
+    check(outcomes, took)

@@ -67,12 +67,12 @@ def test_a_slot_that_has_moved_is_found(execute: Callable[..., list[Any]]) -> No
     with running_cluster("valkey", node_timeout_ms=10_000) as cluster:
         loop = asyncio.new_event_loop()
         try:
-            loop.run_until_complete(_sell_while_slots_move(cluster))
+            loop.run_until_complete(_redeem_while_slots_move(cluster))
         finally:
             loop.close()
 
 
-async def _sell_while_slots_move(cluster: Cluster) -> None:
+async def _redeem_while_slots_move(cluster: Cluster) -> None:
     durability = Durability(replicas=1, timeout_ms=4000)
     waiting = AsyncVoucherSessions.from_url(cluster.url, durability=durability)
     with VoucherSessions.from_url(cluster.url, durability=durability) as engine:
@@ -89,8 +89,8 @@ async def _sell_while_slots_move(cluster: Cluster) -> None:
             else:
                 async_results: Any = await waiting.pipeline().redeem(code, credits=1, redemption_id=f"{at}").execute()
                 results: Any = engine.pipeline().redeem(code, credits=1, redemption_id=f"{at}").execute()
-                told = [(done.credits, done.replayed) for done in (*async_results, *results)]
-                assert told == [(1, False), (1, True)]
+                redemptions = [(done.credits, done.replayed) for done in (*async_results, *results)]
+                assert redemptions == [(1, False), (1, True)]
                 engine.delete_voucher(code)
     await waiting.aclose()
 
@@ -106,8 +106,8 @@ def test_a_replica_that_stands_still_confirms_nothing() -> None:
             try:
                 with pytest.raises(NotDurable, match="0 of 1 replicas"):
                     engine.redeem("V1", redemption_id="order")
-                (told,) = engine.pipeline().redeem("V1", redemption_id="order").execute(raise_on_error=False)
-                assert isinstance(told, NotDurable)
+                (outcome,) = engine.pipeline().redeem("V1", redemption_id="order").execute(raise_on_error=False)
+                assert isinstance(outcome, NotDurable)
             finally:
                 os.kill(replica.process.pid, signal.SIGCONT)
 

@@ -10,7 +10,7 @@ from itertools import cycle
 import pytest
 from support.servers import BINARIES
 
-from cluster.redemption_workers import CUSTOMERS, SINGLES, STACK_PREFIX, Told, audit, selling
+from cluster.redemption_workers import CUSTOMERS, SINGLES, STACK_PREFIX, Outcomes, audit, running_workers
 from cluster.topology import Cluster, running_cluster, slot_of
 
 SECONDS, MOVES = 5, 12  # at least
@@ -19,20 +19,20 @@ SLOTS = sorted(
 )
 
 
-def sell_while_moving(cluster: Cluster, move: Callable[[int], int]) -> Told:
+def run_workers_while_moving(cluster: Cluster, move: Callable[[int], int]) -> Outcomes:
     """What the tills were told meanwhile."""
     moves = 0
-    with selling(cluster.url) as told:
+    with running_workers(cluster.url) as outcomes:
         ends = time.monotonic() + SECONDS
         while moves < MOVES or time.monotonic() < ends:
             move(random.choice(SLOTS))
             moves += 1
     with cluster.admin() as admin:
-        audit(cluster.url, admin, told)
-    print(f"{moves} moves: {told}")
-    assert not told.unknown
-    assert not told.lost
-    return told
+        audit(cluster.url, admin, outcomes)
+    print(f"{moves} moves: {outcomes}")
+    assert not outcomes.unknown
+    assert not outcomes.lost
+    return outcomes
 
 
 @pytest.mark.parametrize("server", sorted({"valkey", "redis8"} & BINARIES.keys()))
@@ -40,10 +40,10 @@ def test_slots_that_move_key_by_key(server: str) -> None:
     with running_cluster(server, node_timeout_ms=10_000) as cluster:
         # Some stay open for longer than redis-py follows ASK and TRYAGAIN.
         seconds = cycle([0.8, 0, 0, 0.1, 0, 0])
-        told = sell_while_moving(cluster, lambda slot: cluster.move(slot, open_for=next(seconds)))
-    assert told.below["ClusterError"] > 0, "redis-py gave up, and the engines did not"
+        outcomes = run_workers_while_moving(cluster, lambda slot: cluster.move(slot, open_for=next(seconds)))
+    assert outcomes.client_errors["ClusterError"] > 0, "redis-py gave up, and the engines did not"
 
 
 def test_slots_that_move_at_once() -> None:
     with running_cluster("valkey", node_timeout_ms=10_000) as cluster:
-        sell_while_moving(cluster, cluster.move_at_once)
+        run_workers_while_moving(cluster, cluster.move_at_once)

@@ -10,12 +10,12 @@ from voucher_sessions import VoucherSessions
 
 def test_every_primary_is_asked(engine: VoucherSessions, backend: Backend, cluster: Cluster) -> None:
     """The servers of these tests keep nothing on disk, and each has its replica."""
-    told = [(each.node, each.subject) for each in engine.check_server()]
+    findings = [(each.node, each.subject) for each in engine.check_server()]
     nodes = [""]
     if backend.name == "cluster":
         nodes = sorted(node.address for node in cluster.nodes if node.admin.info("replication")["role"] == "master")
         assert len(nodes) == 3
-    assert told == [(node, "persistence") for node in nodes]
+    assert findings == [(node, "persistence") for node in nodes]
     assert backend.keys() == {}
 
 
@@ -24,7 +24,7 @@ def test_what_one_primary_alone_forbids_is_told_of_it(cluster: Cluster) -> None:
     node.ask("ACL", "SETUSER", "default", "-zadd")
     try:
         with VoucherSessions.from_url(cluster.url) as engine:
-            told = [(each.node, each.problem) for each in engine.check_server() if each.subject == "permissions"]
+            findings = [(each.node, each.problem) for each in engine.check_server() if each.subject == "permissions"]
     finally:
         node.ask("ACL", "SETUSER", "default", "+zadd")
-    assert told == [(node.address, "the user may not call ZADD")]
+    assert findings == [(node.address, "the user may not call ZADD")]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
-from conftest import Awaited
+from conftest import BlockingAsync
 
 from cluster.redemption_workers import customer
 from cluster.topology import HOST, Cluster
@@ -32,7 +32,7 @@ CALLS: list[Callable[[Any], Any]] = [
 ]
 
 
-class Handed:
+class ClusterClient:
     """A client of one kind, and engines over it. ``deaf``: it must not be asked anything."""
 
     def __init__(self, kind: str, port: int, loop: asyncio.AbstractEventLoop) -> None:
@@ -43,9 +43,9 @@ class Handed:
     def engine(self, **options: Any) -> Any:
         if self._loop is None:
             return VoucherSessions(self.client, **options)
-        return Awaited(AsyncVoucherSessions(self.client, **options), self._loop)
+        return BlockingAsync(AsyncVoucherSessions(self.client, **options), self._loop)
 
-    def deafen(self) -> None:
+    def refuse_all_commands(self) -> None:
         def refuse(*words: Any, **_: Any) -> Any:
             raise AssertionError(f"sent: {words}")
 
@@ -62,16 +62,18 @@ class Handed:
 
 
 @pytest.fixture(params=["sync", "async"])
-def handed(request: pytest.FixtureRequest, cluster: Cluster, loop: asyncio.AbstractEventLoop) -> Iterator[Handed]:
+def cluster_client(
+    request: pytest.FixtureRequest, cluster: Cluster, loop: asyncio.AbstractEventLoop
+) -> Iterator[ClusterClient]:
     with cluster.admin() as admin:
         admin.flushall()
-    handed = Handed(request.param, cluster.nodes[0].port, loop)
-    yield handed
-    handed.close()
+    cluster_client = ClusterClient(request.param, cluster.nodes[0].port, loop)
+    yield cluster_client
+    cluster_client.close()
 
 
-def test_vouchers_are_spread_over_the_slots_by_their_code(handed: Handed, cluster: Cluster) -> None:
-    engine = handed.engine()
+def test_vouchers_are_spread_over_the_slots_by_their_code(cluster_client: ClusterClient, cluster: Cluster) -> None:
+    engine = cluster_client.engine()
     for at in range(60):
         engine.put_voucher(Voucher(code=f"V{at}", quantity=2))
         for session in (SESSION, OTHER):
@@ -83,19 +85,19 @@ def test_vouchers_are_spread_over_the_slots_by_their_code(handed: Handed, cluste
 
 @pytest.mark.parametrize("call", CALLS)
 def test_14_a_stack_of_several_slots_is_refused_before_anything_is_sent(
-    handed: Handed, call: Callable[[Any], Any]
+    cluster_client: ClusterClient, call: Callable[[Any], Any]
 ) -> None:
-    handed.deafen()
+    cluster_client.refuse_all_commands()
     with pytest.raises(CrossSlotStack) as refused:
-        call(handed.engine())
+        call(cluster_client.engine())
     assert refused.value.groups == (("ann-1",), ("bob-1",), ("ann-2",))
     with pytest.raises(CrossSlotStack) as refused:
-        call(handed.engine(partition=customer))
+        call(cluster_client.engine(partition=customer))
     assert refused.value.groups == (("ann-1", "ann-2"), ("bob-1",))
 
 
-def test_14_a_partition_makes_a_stack_possible(handed: Handed) -> None:
-    engine = handed.engine(partition=customer)
+def test_14_a_partition_makes_a_stack_possible(cluster_client: ClusterClient) -> None:
+    engine = cluster_client.engine(partition=customer)
     for code in CODES:
         engine.put_voucher(Voucher(code=code, quantity=1, credits=10))
     stack = [Redeemable(code=code, credits=3) for code in ("ann-1", "ann-2")]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from behaviour.test_state_machine import IDS, KEYS, REAL, OnServer
-from conftest import Awaited
+from conftest import BlockingAsync
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
@@ -22,26 +22,26 @@ SHORT = settings(REAL, max_examples=12, stateful_step_count=30)
 class OnePartition(OnServer):
     """In one partition, so that the vouchers of a stack share a slot."""
 
-    there: Cluster | Sentinels
+    topology: Cluster | Sentinels
     asynchronous: bool
     partition: str | None = "one"
 
     def open(self) -> None:
-        self.admin = self.stack.enter_context(self.there_admin())
+        self.admin = self.stack.enter_context(self.admin_client())
         self.admin.flushall()
         options: dict[str, Any] = {"partition": lambda code: self.partition} if self.partition else {}
         if not self.asynchronous:
-            self.engine = self.stack.enter_context(VoucherSessions.from_url(self.there.url, **options))
+            self.engine = self.stack.enter_context(VoucherSessions.from_url(self.topology.url, **options))
             return
         loop = asyncio.new_event_loop()
         self.stack.callback(loop.close)
-        engine = AsyncVoucherSessions.from_url(self.there.url, **options)
+        engine = AsyncVoucherSessions.from_url(self.topology.url, **options)
         self.stack.callback(lambda: loop.run_until_complete(engine.aclose()))
-        waited: Any = Awaited(engine, loop)
+        waited: Any = BlockingAsync(engine, loop)
         self.engine = waited
 
-    def there_admin(self) -> Any:
-        return self.there.admin(self.partition) if isinstance(self.there, Cluster) else self.there.admin()
+    def admin_client(self) -> Any:
+        return self.topology.admin(self.partition) if isinstance(self.topology, Cluster) else self.topology.admin()
 
 
 class ThroughSentinel(OnePartition):
@@ -73,7 +73,7 @@ class Spread(OnePartition):
 def test_every_history_is_the_models(
     machine: type[OnePartition], asynchronous: bool, request: pytest.FixtureRequest
 ) -> None:
-    there = request.getfixturevalue("sentinels" if machine is ThroughSentinel else "cluster")
+    topology = request.getfixturevalue("sentinels" if machine is ThroughSentinel else "cluster")
     run_state_machine_as_test(
-        type("OnThis", (machine,), {"there": there, "asynchronous": asynchronous}), settings=SHORT
+        type("OnThis", (machine,), {"topology": topology, "asynchronous": asynchronous}), settings=SHORT
     )

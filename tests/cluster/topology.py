@@ -111,7 +111,7 @@ class Node:
         return f"{HOST}:{self.port}"
 
 
-class View:
+class NodesLine:
     """One line of CLUSTER NODES."""
 
     def __init__(self, line: str) -> None:
@@ -166,9 +166,9 @@ class Cluster:
             return False
 
     @staticmethod
-    def _views(node: Node) -> list[View]:
+    def _views(node: Node) -> list[NodesLine]:
         text: bytes = node.ask("CLUSTER", "NODES")
-        return [View(line) for line in text.decode().splitlines()]
+        return [NodesLine(line) for line in text.decode().splitlines()]
 
     def is_whole(self) -> bool:
         """Whether all nodes agree that all slots are served, and every primary has its replica in step."""
@@ -204,7 +204,7 @@ class Cluster:
         of = self._own(primary).id
         return next(node for node in self.nodes if self._own(node).primary_id == of)
 
-    def _own(self, node: Node) -> View:
+    def _own(self, node: Node) -> NodesLine:
         return next(view for view in self._views(node) if "myself" in view.flags)
 
     def _primaries(self) -> dict[str, Node]:

@@ -32,7 +32,7 @@ LOST: list[Exception] = [
     redis.exceptions.RedisClusterException("Redis Cluster cannot be connected"),
     MasterNotFoundError("No master found"),
 ]
-HOPELESS: list[Exception] = [
+PERMANENT: list[Exception] = [
     redis.exceptions.AuthenticationError("WRONGPASS"),
     redis.exceptions.AuthorizationError("denied"),
     redis.exceptions.NoPermissionError("NOPERM"),
@@ -55,7 +55,7 @@ VERBS = CHANGING + READING
 BRINGS = methodcaller("put_voucher", Voucher(code="A"), used=Used())
 
 
-class Named:
+class VerbNames:
     """Answers each verb with its name."""
 
     def __getattr__(self, verb: str) -> Any:
@@ -63,7 +63,7 @@ class Named:
 
 
 def verb_of(act: methodcaller) -> str:
-    verb: str = act(Named())
+    verb: str = act(VerbNames())
     return verb
 
 
@@ -103,7 +103,7 @@ def test_a_lost_reply_is_asked_for_again(patience: None, act: methodcaller, erro
         assert sent == 2
 
 
-@pytest.mark.parametrize("error", HOPELESS, ids=repr)
+@pytest.mark.parametrize("error", PERMANENT, ids=repr)
 @pytest.mark.parametrize("act", VERBS, ids=verb_of)
 def test_what_patience_does_not_mend_comes_at_once(patience: None, act: methodcaller, error: Exception) -> None:
     for outcome, sent in on_both(act, error):

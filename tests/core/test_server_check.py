@@ -22,7 +22,7 @@ from voucher_sessions._core import scripts, server_check
 from voucher_sessions._transport import clients
 
 OK = [b"tried", *[b""] * len(scripts.COMMANDS)]
-WELL: dict[str, Any] = {
+HEALTHY: dict[str, Any] = {
     "INFO": {
         "redis_version": "7.2.4",
         "role": "master",
@@ -47,11 +47,11 @@ def seconds(at: float) -> tuple[int, int]:
     return int(at), int(at % 1 * 1_000_000)
 
 
-class Told:
+class StubServer:
     """A client of a server that is well but for what is said; ``clock`` is how far its clock is ahead."""
 
     def __init__(self, clock: float = 0, slowness: float = 0, **answers: Any) -> None:
-        self._answers = WELL | {name.replace("_", " ").replace("  ", "-"): said for name, said in answers.items()}
+        self._answers = HEALTHY | {name.replace("_", " ").replace("  ", "-"): answer for name, answer in answers.items()}
         self._clock = clock
         self._slowness = slowness
 
@@ -59,21 +59,21 @@ class Told:
         if words[0] == "TIME" and "TIME" not in self._answers:
             time.sleep(self._slowness)
             return seconds(time.time() + self._clock)
-        said = self._answers[" ".join(words[:2]) if words[0] == "CONFIG GET" else words[0]]
-        if isinstance(said, Exception):
-            raise said
-        return said
+        answer = self._answers[" ".join(words[:2]) if words[0] == "CONFIG GET" else words[0]]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
-class AsyncTold(Told):
+class AsyncStubServer(StubServer):
     async def execute_command(self, *words: Any, **options: Any) -> Any:
         return super().execute_command(*words, **options)
 
 
-def found(durability: Durability | None = None, **said: Any) -> list[Finding]:
+def findings_for(durability: Durability | None = None, **answers: Any) -> list[Finding]:
     """What both engines find."""
-    sync = VoucherSessions(Told(**said), durability=durability)  # type: ignore[arg-type]  # a stand-in
-    waiting = AsyncVoucherSessions(AsyncTold(**said), durability=durability)  # type: ignore[arg-type]  # a stand-in
+    sync = VoucherSessions(StubServer(**answers), durability=durability)  # type: ignore[arg-type]  # a stand-in
+    waiting = AsyncVoucherSessions(AsyncStubServer(**answers), durability=durability)  # type: ignore[arg-type]  # a stand-in
     findings = sync.check_server()
     assert [each.model_copy(update={"problem": ""}) for each in asyncio.run(waiting.check_server())] == [
         each.model_copy(update={"problem": ""}) for each in findings
@@ -83,10 +83,10 @@ def found(durability: Durability | None = None, **said: Any) -> list[Finding]:
 
 def info(**fields: Any) -> dict[str, Any]:
     """What INFO says, otherwise for some fields; None leaves a field out."""
-    return {name: said for name, said in (WELL["INFO"] | fields).items() if said is not None}
+    return {name: value for name, value in (HEALTHY["INFO"] | fields).items() if value is not None}
 
 
-def tried(**refusals: str) -> list[bytes]:
+def trial_answer(**refusals: str) -> list[bytes]:
     """What the script says that tries commands."""
     return [b"tried", *(refusals.get(command, "").encode() for command in scripts.COMMANDS)]
 
@@ -99,22 +99,22 @@ CLOSED_BY_7_0 = "ERR The user executing the script can't access at least one of 
 
 
 def test_of_a_server_that_is_well_nothing_is_found() -> None:
-    assert found() == []
-    assert found(durability=FSYNC) == []
-    assert found(durability=Durability(replicas=1)) == []
-    assert found(EVALSHA=OK) == []
-    assert found(INFO=info(redis_version="6.2.0")) == []
-    assert found(CONFIG_GET_appendfsync={"appendfsync": "everysec"}, durability=FSYNC) == [], "WAITAOF waits for it"
+    assert findings_for() == []
+    assert findings_for(durability=FSYNC) == []
+    assert findings_for(durability=Durability(replicas=1)) == []
+    assert findings_for(EVALSHA=OK) == []
+    assert findings_for(INFO=info(redis_version="6.2.0")) == []
+    assert findings_for(CONFIG_GET_appendfsync={"appendfsync": "everysec"}, durability=FSYNC) == [], "WAITAOF waits for it"
 
 
 def test_what_is_not_known_is_not_judged() -> None:
     for durability in (None, FSYNC, Durability(replicas=1)):
-        told = found(INFO=REFUSED, CONFIG_GET_appendfsync={"appendfsync": "no"}, durability=durability)
+        told = findings_for(INFO=REFUSED, CONFIG_GET_appendfsync={"appendfsync": "no"}, durability=durability)
         assert [each.subject for each in told] == ["unreadable"]
 
 
 @pytest.mark.parametrize(
-    ("said", "severity", "subject", "words"),
+    ("answers", "severity", "subject", "words"),
     [
         ({"INFO": info(redis_version="6.0.20")}, "error", "version", "Redis 6.0.20"),
         ({"INFO": info(redis_version="6.1.99")}, "error", "version", "Redis 6.1.99"),
@@ -155,16 +155,16 @@ def test_what_is_not_known_is_not_judged() -> None:
         ({"durability": Durability(replicas=1), "WAIT": REFUSED}, "error", "permissions", "may not call WAIT"),
         ({"EVALSHA": REFUSED}, "error", "permissions", "may not call EVALSHA"),
         ({"EVAL": REFUSED, "EVALSHA": OK}, "error", "permissions", "may not call EVAL"),
-        ({"EVAL": tried(ZADD=FORBIDDEN, UNLINK=FORBIDDEN)}, "error", "permissions", "may not call UNLINK, ZADD"),
-        ({"EVAL": tried(ZADD=FORBIDDEN_BY_7_0)}, "error", "permissions", "may not call ZADD"),
+        ({"EVAL": trial_answer(ZADD=FORBIDDEN, UNLINK=FORBIDDEN)}, "error", "permissions", "may not call UNLINK, ZADD"),
+        ({"EVAL": trial_answer(ZADD=FORBIDDEN_BY_7_0)}, "error", "permissions", "may not call ZADD"),
         (
-            {"EVAL": tried(ZADD=CLOSED_BY_7_0)},
+            {"EVAL": trial_answer(ZADD=CLOSED_BY_7_0)},
             "error",
             "permissions",
             "no access to the keys that begin with 'vs:': ZADD",
         ),
         (
-            {"EVAL": tried(SET="READONLY You can't write", ZADD="READONLY You can't write")},
+            {"EVAL": trial_answer(SET="READONLY You can't write", ZADD="READONLY You can't write")},
             "error",
             "commands",
             "SET, ZADD",
@@ -184,27 +184,27 @@ def test_what_is_not_known_is_not_judged() -> None:
         ),
     ],
 )
-def test_what_is_not_well_is_told_with_a_remedy(said: dict[str, Any], severity: str, subject: str, words: str) -> None:
-    findings = [each for each in found(**said) if each.subject != "unreadable" or severity == "info"]
+def test_what_is_not_well_is_told_with_a_remedy(answers: dict[str, Any], severity: str, subject: str, words: str) -> None:
+    findings = [each for each in findings_for(**answers) if each.subject != "unreadable" or severity == "info"]
     assert [(each.node, each.severity, each.subject) for each in findings] == [("", severity, subject)]
     assert words in findings[0].problem
     assert findings[0].remedy
 
 
 def test_the_gravest_comes_first() -> None:
-    findings = found(INFO=info(redis_version="4.0.0", connected_slaves=0), CONFIG_GET_save=REFUSED)
+    findings = findings_for(INFO=info(redis_version="4.0.0", connected_slaves=0), CONFIG_GET_save=REFUSED)
     assert [each.severity for each in findings] == ["error", "warning", "info"]
 
 
 def test_a_forbidden_clock_is_a_forbidden_command() -> None:
-    (finding,) = found(TIME=REFUSED, EVAL=tried(TIME=FORBIDDEN))
+    (finding,) = findings_for(TIME=REFUSED, EVAL=trial_answer(TIME=FORBIDDEN))
     assert (finding.subject, finding.remedy) == ("permissions", "ACL SETUSER <user> +time")
 
 
 @pytest.mark.parametrize("clock", [0, -1.1])
 def test_a_slow_answer_is_no_wrong_clock(clock: float) -> None:
     """The server read its clock at some moment of the 1.2 s that the answer took."""
-    assert found(clock=clock, slowness=1.2) == []
+    assert findings_for(clock=clock, slowness=1.2) == []
 
 
 @pytest.mark.parametrize(
@@ -218,17 +218,17 @@ def test_a_slow_answer_is_no_wrong_clock(clock: float) -> None:
 )
 def test_a_server_that_does_not_answer_raises_the_clients_error(error: Exception) -> None:
     with pytest.raises(type(error)):
-        found(INFO=error)
+        findings_for(INFO=error)
 
 
 @pytest.mark.parametrize("answers", [{"EVAL": [b"tried"]}, {"TIME": 5}, {"TIME": {}}])
 def test_an_answer_of_nonsense_is_corrupt_state(answers: dict[str, Any]) -> None:
     with pytest.raises(CorruptState):
-        found(**answers)
+        findings_for(**answers)
 
 
 def test_a_finding_is_a_result_like_the_others() -> None:
-    (finding,) = found(INFO=info(connected_slaves=0))
+    (finding,) = findings_for(INFO=info(connected_slaves=0))
     assert finding.model_dump(mode="json") == {
         "node": "",
         "severity": "warning",
@@ -269,7 +269,7 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module", params=list(BINARIES))
-def well(request: pytest.FixtureRequest) -> Iterator[Server]:
+def healthy(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A primary that nothing is wrong with, and its replica."""
     port = str(free_port())
     options = {"appendonly": "yes", "appendfsync": "always", "lazyfree_lazy_expire": "yes"}
@@ -285,7 +285,7 @@ def well(request: pytest.FixtureRequest) -> Iterator[Server]:
         yield primary
 
 
-TILL = {"username": "till", "password": "secret"}
+LOGIN = {"username": "till", "password": "secret"}
 
 
 @pytest.mark.parametrize(
@@ -300,11 +300,11 @@ TILL = {"username": "till", "password": "secret"}
     ],
 )
 def test_the_remedy_of_a_setting_mends_it(
-    well: Server, engine_on: Callable[..., Any], setting: str, value: str
+    healthy: Server, engine_on: Callable[..., Any], setting: str, value: str
 ) -> None:
-    engine = engine_on(well)
+    engine = engine_on(healthy)
     assert engine.check_server() == []
-    with well.client() as admin:
+    with healthy.client() as admin:
         admin.config_set(setting, value)
         (finding,) = engine.check_server()
         command, setting, value, *_ = finding.remedy.replace(":", "").replace(",", "").removeprefix("CONFIG ").split()
@@ -313,25 +313,25 @@ def test_the_remedy_of_a_setting_mends_it(
     assert engine.check_server() == []
 
 
-def test_what_durability_asks_for_is_looked_for(well: Server, engine_on: Callable[..., Any]) -> None:
-    with well.client() as admin:
+def test_what_durability_asks_for_is_looked_for(healthy: Server, engine_on: Callable[..., Any]) -> None:
+    with healthy.client() as admin:
         lacks_waitaof = admin.info("server")["redis_version"].startswith("7.0.")
-    told = [each.problem for each in engine_on(well, durability=Durability(replicas=2)).check_server()]
+    told = [each.problem for each in engine_on(healthy, durability=Durability(replicas=2)).check_server()]
     assert told == ["durability asks for 2 replicas and there are 1: every change raises NotDurable"]
     told = [
         each.problem.partition(",")[0]
-        for each in engine_on(well, durability=Durability(replicas=1, fsync=True)).check_server()
+        for each in engine_on(healthy, durability=Durability(replicas=1, fsync=True)).check_server()
     ]
     assert told == (["durability needs WAITAOF"] if lacks_waitaof else [])
 
 
 @pytest.mark.parametrize("command", ["EVALSHA", "EVAL", "WAIT", *scripts.COMMANDS])
 def test_a_permission_that_is_missing_is_named_and_its_remedy_grants_it(
-    well: Server, engine_on: Callable[..., Any], command: str
+    healthy: Server, engine_on: Callable[..., Any], command: str
 ) -> None:
-    with well.client() as admin:
+    with healthy.client() as admin:
         admin.execute_command("ACL", "SETUSER", "till", "reset", "on", ">secret", "~vs:*", "+@all", f"-{command}")
-        engine = engine_on(well, TILL, durability=Durability(replicas=1))
+        engine = engine_on(healthy, LOGIN, durability=Durability(replicas=1))
         (finding,) = engine.check_server()
         assert (finding.severity, finding.subject) == ("error", "permissions")
         assert finding.problem == f"the user may not call {command}"
@@ -341,31 +341,31 @@ def test_a_permission_that_is_missing_is_named_and_its_remedy_grants_it(
 
 
 def test_what_is_tried_leaves_nothing_behind_even_where_nothing_can_be_removed(
-    well: Server, engine_on: Callable[..., Any]
+    healthy: Server, engine_on: Callable[..., Any]
 ) -> None:
     removing = ["-zrem", "-zremrangebyrank", "-unlink", "-pexpireat"]
-    with well.client() as admin:
+    with healthy.client() as admin:
         admin.execute_command("ACL", "SETUSER", "till", "reset", "on", ">secret", "~vs:*", "+@all", *removing)
-        (finding,) = engine_on(well, TILL).check_server()
+        (finding,) = engine_on(healthy, LOGIN).check_server()
         assert finding.problem == "the user may not call PEXPIREAT, UNLINK, ZREM, ZREMRANGEBYRANK"
         assert admin.keys() == []
 
 
-def test_keys_that_are_not_the_users_are_told(well: Server, engine_on: Callable[..., Any]) -> None:
-    with well.client() as admin:
+def test_keys_that_are_not_the_users_are_told(healthy: Server, engine_on: Callable[..., Any]) -> None:
+    with healthy.client() as admin:
         for keys in ("~other:*", "%R~vs:*"):
             admin.execute_command("ACL", "SETUSER", "till", "reset", "on", ">secret", keys, "+@all")
-            (finding,) = engine_on(well, TILL).check_server()
+            (finding,) = engine_on(healthy, LOGIN).check_server()
             assert finding.subject == "permissions"
             assert "no access to the keys that begin with 'vs:'" in finding.problem
             admin.execute_command(*finding.remedy.replace("<user>", "till").split())
-            assert engine_on(well, TILL).check_server() == []
+            assert engine_on(healthy, LOGIN).check_server() == []
 
 
-def test_a_user_who_may_not_look_is_told_so(well: Server, engine_on: Callable[..., Any]) -> None:
-    with well.client() as admin:
+def test_a_user_who_may_not_look_is_told_so(healthy: Server, engine_on: Callable[..., Any]) -> None:
+    with healthy.client() as admin:
         admin.execute_command("ACL", "SETUSER", "till", "reset", "on", ">secret", "~vs:*", "+@all", "-info", "-config")
-    told = engine_on(well, TILL).check_server()
+    told = engine_on(healthy, LOGIN).check_server()
     assert [(each.severity, each.subject) for each in told] == [("info", "unreadable")] * 2
 
 

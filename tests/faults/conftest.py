@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 from support.servers import BINARIES, Server
 
-from faults.lost_reply_trials import CALLERS, Begun, Place, begin
+from faults.lost_reply_trials import CLIENT_KINDS, PreparedServer, Route, prepare
 from faults.proxy import Proxy
 
 
@@ -35,19 +35,21 @@ def proxy_of() -> Iterator[Callable[[Server, int], Proxy]]:
 
 
 @pytest.fixture(scope="module")
-def begun(real_servers: list[Server]) -> Iterator[list[Begun]]:
+def prepared(real_servers: list[Server]) -> Iterator[list[PreparedServer]]:
     with ExitStack() as opened:
-        yield [begin(server, opened.enter_context(server.client())) for server in real_servers]
+        yield [prepare(server, opened.enter_context(server.client())) for server in real_servers]
 
 
 @pytest.fixture
-def places(request: pytest.FixtureRequest, begun: list[Begun], proxy_of: Callable[[Server, int], Proxy]) -> list[Place]:
+def routes(
+    request: pytest.FixtureRequest, prepared: list[PreparedServer], proxy_of: Callable[[Server, int], Proxy]
+) -> list[Route]:
     """One for each kind of caller; from fault to fault they go to another server."""
     turn = request.node.callspec.indices.get("fault", 0)
     found = []
-    for at, caller in enumerate(CALLERS):
-        where = begun[(turn + at + at // 2 + at // 4) % len(begun)]
-        found.append(Place(caller, where, proxy_of(where.server, at)))
+    for at, client_kind in enumerate(CLIENT_KINDS):
+        where = prepared[(turn + at + at // 2 + at // 4) % len(prepared)]
+        found.append(Route(client_kind, where, proxy_of(where.server, at)))
     return found
 
 

@@ -119,8 +119,8 @@ class Recorder:
         at, op = _now(), self._ops[number]
         args = op.args
         for name, attribute in (("key", "session_key"), ("id", "redemption_id")):
-            if str(args.get(name)).endswith("?") and (told := generated(outcome, attribute)) is not None:
-                args = {**args, name: told}
+            if str(args.get(name)).endswith("?") and (text := generated(outcome, attribute)) is not None:
+                args = {**args, name: text}
         known = not isinstance(outcome, BaseException) or isinstance(outcome, Exception)
         if known and not isinstance(outcome, UNKNOWN):
             op = replace(op, end=at, seen=observed(op.verb, outcome))
@@ -186,8 +186,8 @@ def generated(outcome: Any, attribute: str) -> str | None:
     if isinstance(outcome, NotDurable):
         outcome = outcome.result
     if isinstance(outcome, Exception):
-        told: str | None = getattr(outcome, attribute, None)
-        return told
+        text: str | None = getattr(outcome, attribute, None)
+        return text
     if attribute == "session_key":
         session = getattr(outcome, "session", None)
         return session.key if session else None

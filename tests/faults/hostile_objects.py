@@ -1,6 +1,6 @@
 """Objects that no caller should hand in: what raises, lies or never ends, beside every kind of plain value.
 
-They are handed out as ``Made``, which makes the object when it is needed: hypothesis and pytest show their parameters,
+They are handed out as ``HostileValue``, which makes the object when it is needed: hypothesis and pytest show their parameters,
 and these must not be shown.
 """
 
@@ -16,16 +16,16 @@ from typing import Any, Final
 PATIENCE: Final = 20_000  # how much of what never ends may be read
 
 
-class Hostility(Exception):
+class HostileError(Exception):
     """Raised by hostile objects; no engine may let it through."""
 
 
-class Endless(BaseException):
+class EndlessRead(BaseException):
     """Raised when something tries to read all of what never ends; nothing that catches errors catches it."""
 
 
 @dataclass(frozen=True)
-class Made:
+class HostileValue:
     """A recipe: ``make`` makes the object, ``text`` tells which."""
 
     text: str
@@ -39,19 +39,19 @@ def same(value: Any) -> Any:
     return value
 
 
-def plain(value: Any) -> Made:
+def plain(value: Any) -> HostileValue:
     huge = isinstance(value, int) and abs(value) > 10**30
-    return Made("a huge int" if huge else repr(value), partial(same, value))
+    return HostileValue("a huge int" if huge else repr(value), partial(same, value))
 
 
 def raising(*_: object, **__: object) -> Any:
-    raise Hostility
+    raise HostileError
 
 
 def endless(item: Callable[[int], Any]) -> Iterator[Any]:
     for at in itertools.count():
         if at > PATIENCE:
-            raise Endless
+            raise EndlessRead
         yield item(at)
 
 
@@ -91,7 +91,7 @@ _LIES: Final[dict[str, Any]] = {
 }
 
 
-def misbehaving(base: type, value: Any, raises: Sequence[str] = (), lies: Sequence[str] = ()) -> Made:
+def misbehaving(base: type, value: Any, raises: Sequence[str] = (), lies: Sequence[str] = ()) -> HostileValue:
     """``value`` as a subclass of its type, some of whose methods raise or lie."""
 
     def make() -> Any:
@@ -102,7 +102,7 @@ def misbehaving(base: type, value: Any, raises: Sequence[str] = (), lies: Sequen
         hostile = type("Hostile", (base,), methods)
         return hostile() if base is object else hostile(value)
 
-    return Made(f"{base.__name__}({value!r}) raising in {list(raises)}, lying in {list(lies)}", make)
+    return HostileValue(f"{base.__name__}({value!r}) raising in {list(raises)}, lying in {list(lies)}", make)
 
 
 class LyingClass:
@@ -116,10 +116,10 @@ class LyingClass:
         return self._kind
 
 
-class NoClass:
+class UnreadableClass:
     @property  # type: ignore[misc]  # the same, by a proxy without what it stands for
     def __class__(self) -> Any:
-        raise Hostility
+        raise HostileError
 
 
 class EndlessSequence(Sequence[Any]):
@@ -138,7 +138,7 @@ class EndlessSequence(Sequence[Any]):
         return endless(self._item)
 
 
-class Failing(Sequence[Any]):
+class FailingSequence(Sequence[Any]):
     """Fails at its ``at``-th item, or before the first."""
 
     def __init__(self, at: int, error: type[Exception]) -> None:
@@ -154,7 +154,7 @@ class Failing(Sequence[Any]):
         return f"code-{at}"
 
 
-class Turning(Sequence[Any]):
+class ChangingSequence(Sequence[Any]):
     """Shows something else at each look: first what is right."""
 
     def __init__(self, *looks: Any) -> None:

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from faults.hostile_objects import (
     METHODS,
     OPERATORS,
+    ChangingSequence,
     EndlessSequence,
-    Failing,
-    Hostility,
+    FailingSequence,
+    HostileError,
+    HostileValue,
     LyingClass,
     LyingMapping,
-    Made,
-    NoClass,
-    Turning,
+    UnreadableClass,
     endless,
     misbehaving,
     plain,
@@ -45,7 +45,7 @@ class _Code(enum.StrEnum):
     A = "A"
 
 
-def _turning_mapping() -> Mapping[Any, Any]:
+def _changing_mapping() -> Mapping[Any, Any]:
     keys = iter(["cart", 5, b"other", None])
     values: dict[str, Callable[[], Any]] = {"type": lambda: "LOCK", "key": lambda: next(keys, -5)}
     return LyingMapping(lambda: iter(values), lambda name: values[name]())
@@ -94,21 +94,21 @@ _FRESH: Final[list[tuple[str, Callable[[], Any]]]] = [
     ("an endless sequence of codes", lambda: EndlessSequence(lambda at: f"code-{at}")),
     ("an endless sequence of one code", lambda: EndlessSequence(lambda _: "A")),
     ("an endless sequence of redeemables", lambda: EndlessSequence(lambda at: Redeemable(code=f"code-{at}"))),
-    ("a sequence that fails", lambda: Failing(0, Hostility)),
-    ("a sequence that fails later", lambda: Failing(2, Hostility)),
-    ("a sequence shorter than it says", lambda: Failing(2, IndexError)),
-    ("a sequence that turns", lambda: Turning("A", "A", 5, b"x")),
-    ("a sequence that turns at once", lambda: Turning("A", 5)),
-    ("redeemables that turn", lambda: Turning(Redeemable(code="A"), Redeemable(code="A"), 5)),
-    ("redeemables that turn at once", lambda: Turning(Redeemable(code="A"), 5)),
+    ("a sequence that fails", lambda: FailingSequence(0, HostileError)),
+    ("a sequence that fails later", lambda: FailingSequence(2, HostileError)),
+    ("a sequence shorter than it says", lambda: FailingSequence(2, IndexError)),
+    ("a sequence that turns", lambda: ChangingSequence("A", "A", 5, b"x")),
+    ("a sequence that turns at once", lambda: ChangingSequence("A", 5)),
+    ("redeemables that turn", lambda: ChangingSequence(Redeemable(code="A"), Redeemable(code="A"), 5)),
+    ("redeemables that turn at once", lambda: ChangingSequence(Redeemable(code="A"), 5)),
     ("a mapping without end", lambda: LyingMapping(lambda: endless(str), lambda _: "LOCK")),
     ("a mapping of one name without end", lambda: LyingMapping(lambda: endless(lambda _: "type"), lambda _: "LOCK")),
     ("a mapping that fails", lambda: LyingMapping(raising, raising)),
     ("a mapping whose values fail", lambda: LyingMapping(lambda: iter(["type", "key"]), raising)),
     ("a mapping without its names", lambda: LyingMapping(lambda: iter(["type", "key"]), {}.__getitem__)),
     ("a mapping of numbers", lambda: LyingMapping(lambda: iter([5, 6]), lambda _: "LOCK")),
-    ("a mapping that turns", _turning_mapping),
-    ("a class that cannot be told", NoClass),
+    ("a mapping that turns", _changing_mapping),
+    ("a class that cannot be told", UnreadableClass),
     ("a text by its word alone", lambda: LyingClass(str)),
     ("a mapping by its word alone", lambda: LyingClass(dict)),
     ("a sequence by its word alone", lambda: LyingClass(list)),
@@ -142,10 +142,13 @@ _BASES: Final[list[tuple[type, Any]]] = [
 ]
 
 # One of each: run for every parameter.
-GALLERY: Final[list[Made]] = [
+HOSTILE_VALUES: Final[list[HostileValue]] = [
     *map(plain, _PLAIN),
-    *(Made(f"unchecked: {type(each).__name__} {at}", partial(same, each)) for at, each in enumerate(_UNCHECKED)),
-    *(Made(text, make) for text, make in _FRESH),
+    *(
+        HostileValue(f"unchecked: {type(each).__name__} {at}", partial(same, each))
+        for at, each in enumerate(_UNCHECKED)
+    ),
+    *(HostileValue(text, make) for text, make in _FRESH),
     *(misbehaving(base, value, raises=METHODS) for base, value in _BASES),
     *(misbehaving(base, value, raises=OPERATORS) for base, value in _BASES),
     *(misbehaving(base, value, lies=METHODS) for base, value in _BASES),
@@ -171,7 +174,7 @@ def _scalars() -> st.SearchStrategy[Any]:
     )
 
 
-def _misbehaving() -> st.SearchStrategy[Made]:
+def _misbehaving() -> st.SearchStrategy[HostileValue]:
     methods = st.lists(st.sampled_from(METHODS), max_size=6, unique=True)
     return st.builds(
         lambda base, raises, lies: misbehaving(base[0], base[1], raises, lies),
@@ -181,12 +184,12 @@ def _misbehaving() -> st.SearchStrategy[Made]:
     )
 
 
-def _listed(items: list[Made]) -> Made:
-    return Made(repr(items), lambda: [each.make() for each in items])
+def _listed(items: list[HostileValue]) -> HostileValue:
+    return HostileValue(repr(items), lambda: [each.make() for each in items])
 
 
-def _mapped(items: list[tuple[Any, Made]]) -> Made:
-    return Made(repr(items), lambda: {name: each.make() for name, each in items})
+def _mapped(items: list[tuple[Any, HostileValue]]) -> HostileValue:
+    return HostileValue(repr(items), lambda: {name: each.make() for name, each in items})
 
 
 _NAMES: Final = st.one_of(
@@ -194,8 +197,8 @@ _NAMES: Final = st.one_of(
 )
 
 # Any object: plain, hostile, or a collection of such.
-ANYTHING: Final[st.SearchStrategy[Made]] = st.recursive(
-    st.one_of(_scalars().map(plain), _misbehaving(), st.sampled_from(GALLERY)),
+ANYTHING: Final[st.SearchStrategy[HostileValue]] = st.recursive(
+    st.one_of(_scalars().map(plain), _misbehaving(), st.sampled_from(HOSTILE_VALUES)),
     lambda inner: st.one_of(
         st.lists(inner, max_size=4).map(_listed),
         st.lists(st.tuples(_NAMES, inner), max_size=4).map(_mapped),

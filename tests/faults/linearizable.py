@@ -205,10 +205,10 @@ class Search:
     def after(self, config: Config, op: Op, latest: int) -> Config | None:
         """After this call, which happens at this moment at the latest."""
         now, books = max(config.now, op.begin), config.books.copy()
-        told = answer(books, op, now)
-        if op.end is not None and not agrees(op, told, op.seen):
+        expected = answer(books, op, now)
+        if op.end is not None and not agrees(op, expected, op.seen):
             return None
-        if op.verb == "validate" and locks(op, told):
+        if op.verb == "validate" and locks(op, expected):
             ttl = op.args["ttl_ms"] * 1_000_000
             earliest, expires_at = op.begin + ttl - SLACK_NS, min(FOREVER, latest + ttl + SLACK_NS)
             if earliest > self.horizon:  # nobody will see it expire: one order like the other
@@ -255,17 +255,17 @@ class Search:
             steps.append(order[1])
             order = order[0]
         lines = [f"no order explains what {op} was told: {op.seen}", "the furthest order ends with"]
-        lines += [f"    {told(each)}" for each in reversed(steps)]
+        lines += [f"    {described(each)}" for each in reversed(steps)]
         lines.append(f"the books then: {picture(config.books, config.now)}")
         found, _ = self.candidates(config)
         for at in found:
             books = config.books.copy()
             expected = answer(books, self.known[at], max(config.now, self.known[at].begin))
-            lines.append(f"next {told(self.known[at])}\n    though the books say: {expected}")
+            lines.append(f"next {described(self.known[at])}\n    though the books say: {expected}")
         return "\n".join(lines)
 
 
-def told(step: Op | str) -> str:
+def described(step: Op | str) -> str:
     if isinstance(step, str):
         return step
     end = "?" if step.end is None else f"{step.end / 1e6:.3f}"

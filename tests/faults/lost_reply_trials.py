@@ -14,22 +14,22 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from support.model import Books
 from support.servers import Server
 
-from faults.kinds_of_caller import FIRST, Act, Caller, Model, act, changes, made_anew
 from faults.proxy import Fault, Proxy
+from faults.verb_calls import FIRST, ClientKind, Model, VerbCall, changes, generated_by, verb_call
 from voucher_sessions import OutcomeUnknown, Validation, VoucherSessions
 from voucher_sessions._core import scripts
 
 Plan = Iterable[Fault | None]
 Meanwhile = Callable[[], object] | None
 
-CALLERS = [Caller(*each) for each in itertools.product(("sync", "async"), (10, 0), (2, 3))]
+CLIENT_KINDS = [ClientKind(*each) for each in itertools.product(("sync", "async"), (10, 0), (2, 3))]
 SILENT: tuple[Fault, ...] = ("late", "swallow", "delay")  # nothing but its timeout tells the client
-BRIEF, PATIENT = 0.05, 20.0  # socket_timeout in seconds
+SHORT_TIMEOUT, LONG_TIMEOUT = 0.05, 20.0  # socket_timeout in seconds
 PREFIXES = (f"t{at}" for at in itertools.count())
 SEED = "seed"  # the prefix under which each server has the books after FIRST
 
 
-class Begun(NamedTuple):
+class PreparedServer(NamedTuple):
     """A server with the books after FIRST, which every trial copies, and with all scripts loaded."""
 
     server: Server
@@ -38,13 +38,13 @@ class Begun(NamedTuple):
     books: Books
 
 
-def begin(server: Server, client: redis.Redis) -> Begun:
+def prepare(server: Server, client: redis.Redis) -> PreparedServer:
     client.flushall()
     load_scripts(client)
     model = Model()
     for each in FIRST:
         model.agrees(each, each.outcome(VoucherSessions(client, prefix=SEED)))
-    return Begun(server, client, [key.decode() for key in client.scan_iter()], model.books)
+    return PreparedServer(server, client, [key.decode() for key in client.scan_iter()], model.books)
 
 
 def load_scripts(client: redis.Redis) -> None:
@@ -52,25 +52,25 @@ def load_scripts(client: redis.Redis) -> None:
         client.script_load(script.text)
 
 
-class Place(NamedTuple):
+class Route(NamedTuple):
     """A kind of caller, at a server, with a proxy of its own before it."""
 
-    caller: Caller
-    begun: Begun
+    client_kind: ClientKind
+    prepared: PreparedServer
     proxy: Proxy
 
 
 class Trial:
     """The books of one call, in a key space of their own, and the model beside them."""
 
-    def __init__(self, made: Act, place: Place) -> None:
-        self.made = made
-        self.caller, begun, self.proxy = place
+    def __init__(self, call: VerbCall, route: Route) -> None:
+        self.call = call
+        self.client_kind, prepared, self.proxy = route
         self.prefix = next(PREFIXES)
-        self.direct = VoucherSessions(begun.client, prefix=self.prefix)
-        self.model = Model(begun.books.copy())
-        with begun.client.pipeline(transaction=False) as copies:
-            for key in begun.keys:
+        self.direct = VoucherSessions(prepared.client, prefix=self.prefix)
+        self.model = Model(prepared.books.copy())
+        with prepared.client.pipeline(transaction=False) as copies:
+            for key in prepared.keys:
                 copies.copy(key, self.prefix + key.removeprefix(SEED))
             copies.execute()
 
@@ -79,11 +79,11 @@ class Trial:
 
         ``meanwhile`` happens between a script's run and the loss of its reply, ``after`` when the caller was answered.
         """
-        with self.caller.engine(self.proxy.port, timeout, self.prefix) as engine:
+        with self.client_kind.engine(self.proxy.port, timeout, self.prefix) as engine:
             calls = self.proxy.calls
             self.proxy.meanwhile = meanwhile
             self.proxy.follow(plan)
-            outcome = self.made.outcome(engine)
+            outcome = self.call.outcome(engine)
             if after is not None:
                 after()
             self.proxy.let_go()
@@ -92,61 +92,64 @@ class Trial:
         assert self.proxy.meanwhile is None
         return outcome
 
-    def is_unknown(self, outcome: Any) -> Act:
+    def is_unknown(self, outcome: Any) -> VerbCall:
         """The error is the right one, and tells all that its caller needs: the call as it can be repeated."""
         assert isinstance(outcome, RedisConnectionError | RedisTimeoutError), repr(outcome)
-        if not changes(self.made):
+        if not changes(self.call):
             assert not isinstance(outcome, OutcomeUnknown)
-            return self.made
+            return self.call
         assert isinstance(outcome, OutcomeUnknown), repr(outcome)
-        assert outcome.verb == self.made.verb.removesuffix("_stack")
-        named = self.made.named(outcome.session_key, outcome.redemption_id)
-        op, _ = Model().told(named)
+        assert outcome.verb == self.call.verb.removesuffix("_stack")
+        named = self.call.named(outcome.session_key, outcome.redemption_id)
+        op, _ = Model().expect(named)
         assert list(outcome.codes) == op.codes
         assert (outcome.session_key, outcome.redemption_id) == (op.args.get("key"), op.args.get("id"))
-        for told, beginning in ((outcome.session_key, "ssn_"), (outcome.redemption_id, "rdm_")):
-            assert told is None or told in str(self.made) or re.fullmatch(beginning + "[A-Za-z0-9]{32}", told)
+        for text, beginning in ((outcome.session_key, "ssn_"), (outcome.redemption_id, "rdm_")):
+            assert text is None or text in str(self.call) or re.fullmatch(beginning + "[A-Za-z0-9]{32}", text)
         return named
 
     def check(self, redemption_id: str | None) -> None:
         """The server's books of these vouchers are the model's: a script can reach no others."""
-        op, _ = Model().told(self.made)
-        reads = [act(verb, code) for code in op.codes for verb in ("get_voucher", "list_sessions")]
+        op, _ = Model().expect(self.call)
+        reads = [verb_call(verb, code) for code in op.codes for verb in ("get_voucher", "list_sessions")]
         reads += [
-            act("get_redemption", code, id_) for code in op.codes for id_ in {"paid", "both", redemption_id} if id_
+            verb_call("get_redemption", code, id_)
+            for code in op.codes
+            for id_ in {"paid", "both", redemption_id}
+            if id_
         ]
         for each in reads:
             self.model.agrees(each, each.outcome(self.direct))
 
     def answered(self, outcome: Any) -> None:
         """The client has repeated the call by itself: its result is the first's, and so is its effect."""
-        self.model.agrees(self.made, outcome)
-        self.check(made_anew(self.made, outcome))
+        self.model.agrees(self.call, outcome)
+        self.check(generated_by(self.call, outcome))
 
     def unanswered(self, outcome: Any, *, ran: bool) -> None:
         """The caller is told that the outcome is unknown, asks, and repeats the call as it was."""
         named = self.is_unknown(outcome)
         if ran:
-            self.model.told(named)
+            self.model.expect(named)
         redemption_id = named.options.get("redemption_id")
         self.check(redemption_id)
         self.model.agrees(named, named.outcome(self.direct))
         self.check(redemption_id)
 
 
-def answered_in_the_end(made: Act, place: Place, plan: Plan, timeout: float, meanwhile: Meanwhile = None) -> None:
-    trial = Trial(made, place)
+def answered_in_the_end(call: VerbCall, route: Route, plan: Plan, timeout: float, meanwhile: Meanwhile = None) -> None:
+    trial = Trial(call, route)
     trial.answered(trial.lose(plan, timeout, meanwhile))
 
 
-def never_answered(made: Act, place: Place, plan: Plan, timeout: float, *, ran: bool) -> None:
-    trial = Trial(made, place)
+def never_answered(call: VerbCall, route: Route, plan: Plan, timeout: float, *, ran: bool) -> None:
+    trial = Trial(call, route)
     trial.unanswered(trial.lose(plan, timeout), ran=ran)
 
 
-def overtaken(made: Act, place: Place, fault: Fault, timeout: float, others: Sequence[Act]) -> None:
+def overtaken(call: VerbCall, route: Route, fault: Fault, timeout: float, others: Sequence[VerbCall]) -> None:
     """Others come between the call's run and its repetition; with ``late``, between its answer and its first copy."""
-    trial = Trial(made, place)
+    trial = Trial(call, route)
     seen: list[Any] = []
 
     def overtake() -> None:
@@ -156,24 +159,24 @@ def overtaken(made: Act, place: Place, fault: Fault, timeout: float, others: Seq
         outcome = trial.lose([fault], timeout, after=overtake)
     else:
         outcome = trial.lose([fault], timeout, meanwhile=overtake)
-    if isinstance(outcome, Validation) and outcome.reason == "not_found" and act("delete_voucher", "A") in others:
-        trial.model.told(made)  # it did lock, but nothing is left of that to tell
+    if isinstance(outcome, Validation) and outcome.reason == "not_found" and verb_call("delete_voucher", "A") in others:
+        trial.model.expect(call)  # it did lock, but nothing is left of that to tell
     else:
-        trial.model.agrees(made, outcome)
-    for each, told in zip(others, seen, strict=True):
-        trial.model.agrees(each, told)
-    trial.check(made_anew(made, outcome))
+        trial.model.agrees(call, outcome)
+    for each, outcome in zip(others, seen, strict=True):
+        trial.model.agrees(each, outcome)
+    trial.check(generated_by(call, outcome))
 
 
-def everywhere(places: Iterable[Place], run: Callable[[Place], None]) -> None:
+def everywhere(routes: Iterable[Route], run: Callable[[Route], None]) -> None:
     """At all places at a time, since what takes long is to wait."""
 
-    def at(place: Place) -> None:
+    def at(route: Route) -> None:
         try:
-            run(place)
+            run(route)
         except BaseException as error:
-            error.add_note(f"for {place.caller} at {place.begun.server.folder}")
+            error.add_note(f"for {route.client_kind} at {route.prepared.server.folder}")
             raise
 
-    with ThreadPoolExecutor(len(CALLERS)) as threads:
-        list(threads.map(at, places))
+    with ThreadPoolExecutor(len(CLIENT_KINDS)) as threads:
+        list(threads.map(at, routes))

@@ -15,23 +15,23 @@ FOREVER = 2**62  # later than all that a history tells
 WITHOUT_RECEIPTS = {"validate", "release", "get_voucher", "list_sessions", "get_redemption"}
 
 
-def agrees(op: Op, told: Any, seen: Any) -> bool:
+def agrees(op: Op, expected: Any, seen: Any) -> bool:
     """Whether the caller was told what the books say."""
-    if isinstance(told, dict) and "error" in told:
-        return isinstance(seen, dict) and bool(told.items() <= seen.items())
+    if isinstance(expected, dict) and "error" in expected:
+        return isinstance(seen, dict) and bool(expected.items() <= seen.items())
     if op.verb == "list_sessions" and isinstance(seen, dict) and "error" not in seen:
-        return len(seen) == min(len(told), op.args["limit"]) and bool(seen.items() <= told.items())
-    if op.verb == "validate" and locks(op, told) and isinstance(seen, list):
+        return len(seen) == min(len(expected), op.args["limit"]) and bool(seen.items() <= expected.items())
+    if op.verb == "validate" and locks(op, expected) and isinstance(seen, list):
         # Of a voucher that was deleted since, its client's repetition tells that it is gone.
-        told = [gone if gone["reason"] == "not_found" else each for each, gone in zip(told, seen, strict=True)]
-        return _without(told, "available") == _without(seen, "available")
-    same: bool = essence(op, told) == essence(op, seen)
+        expected = [gone if gone["reason"] == "not_found" else each for each, gone in zip(expected, seen, strict=True)]
+        return _without(expected, "available") == _without(seen, "available")
+    same: bool = essence(op, expected) == essence(op, seen)
     return same
 
 
-def locks(op: Op, told: Any) -> bool:
+def locks(op: Op, expected: Any) -> bool:
     """Whether a validation locks, by what it tells."""
-    return op.args["key"] is not None and all(each["reason"] is None for each in told)
+    return op.args["key"] is not None and all(each["reason"] is None for each in expected)
 
 
 def idle(op: Op) -> bool:

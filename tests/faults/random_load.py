@@ -16,13 +16,13 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from faults.history import UNKNOWN, Op, Recorder
-from faults.kinds_of_caller import Act, Caller, act, lock
 from faults.proxy import FAULTS, Fault, Proxy, at_random
+from faults.verb_calls import ClientKind, VerbCall, lock, verb_call
 from voucher_sessions import AsyncVoucherSessions, Redeemable, Used, Voucher, VoucherSessions
 
-PROCESSES, LANES = 2, 6  # lanes of each process: three threads and three tasks
-VOUCHERS, SLICE = 4, 0.25  # so many vouchers at a time, and seconds until others take their place
-MEETING = 0.1  # seconds for which a shared cart stands
+PROCESSES, CALLERS = 2, 6  # lanes of each process: three threads and three tasks
+VOUCHERS, SLICE_SECONDS = 4, 0.25  # so many vouchers at a time, and seconds until others take their place
+SHARED_CART_SECONDS = 0.1  # seconds for which a shared cart stands
 HOUR_MS = 3_600_000
 TIMEOUT, DELAY, RATE = 0.1, 0.2, 0.12
 # A client that repeats by itself may be refused by its second try and served by its first, if that comes late: nobody
@@ -30,10 +30,10 @@ TIMEOUT, DELAY, RATE = 0.1, 0.2, 0.12
 LOST_REPLIES: tuple[Fault, ...] = tuple(fault for fault in FAULTS if fault != "late")
 
 # Each way through a shop yields calls and is sent their outcomes.
-Way = Generator[Act, Any, Any]
+CallSequence = Generator[VerbCall, Any, Any]
 
 
-class Trip(NamedTuple):
+class LoadPlan(NamedTuple):
     """What one process is to do."""
 
     number: int
@@ -44,17 +44,17 @@ class Trip(NamedTuple):
     sharing: bool  # whether shoppers also use each other's carts, and put and delete vouchers
 
 
-class Told(NamedTuple):
+class LoadResult(NamedTuple):
     """What came of it."""
 
     history: list[Op]
     injected: Counter[str]
 
 
-def codes(trip: Trip) -> list[list[str]]:
+def codes(plan: LoadPlan) -> list[list[str]]:
     """The vouchers of a trip, slice by slice."""
-    slices = range(1 + int(trip.seconds / SLICE))
-    return [[f"{trip.begin:.3f}-{at}-{number}" for number in range(VOUCHERS)] for at in slices]
+    slices = range(1 + int(plan.seconds / SLICE_SECONDS))
+    return [[f"{plan.begin:.3f}-{at}-{number}" for number in range(VOUCHERS)] for at in slices]
 
 
 def limits(code: str) -> Voucher:
@@ -62,191 +62,198 @@ def limits(code: str) -> Voucher:
     return Voucher(code=code, quantity=None if code.endswith("0") else 6, credits=60)
 
 
-class Shopper:
+class RandomCaller:
     """One lane of calls.
 
-    ``brief``: some of its locks last for moments. A client that repeats by itself for longer than that would lock anew
+    ``short_locks``: some of its locks last for moments. A client that repeats by itself for longer than that would lock anew
     what has expired in between, and rightly so, but that is twice.
     """
 
-    def __init__(self, trip: Trip, number: int, *, brief: bool) -> None:
-        self._trip = trip
-        self._number = LANES * trip.number + number
+    def __init__(self, plan: LoadPlan, number: int, *, short_locks: bool) -> None:
+        self._plan = plan
+        self._number = CALLERS * plan.number + number
         self._shared: set[str] = set()
-        self._ttls_ms = [40, 150, HOUR_MS] if brief else [HOUR_MS]
-        self._codes = codes(trip)
-        self._random = random.Random(trip.seed + number)
+        self._ttls_ms = [40, 150, HOUR_MS] if short_locks else [HOUR_MS]
+        self._codes = codes(plan)
+        self._random = random.Random(plan.seed + number)
         self._numbers = count()
 
-    def shop(self) -> Way:
-        ends = self._trip.begin + self._trip.seconds
+    def calls(self) -> CallSequence:
+        ends = self._plan.begin + self._plan.seconds
         while (now := time.monotonic()) < ends:
-            found = self._codes[int((now - self._trip.begin) / SLICE)]
-            ways = [self._pay, self._pay, self._hold, self._pay_directly, self._look, self._pay_stack]
-            if self._trip.sharing:
-                ways += [self._meet, self._meet, self._manage]
-            yield from self._random.choice(ways)(found)
+            found = self._codes[int((now - self._plan.begin) / SLICE_SECONDS)]
+            sequences = [
+                self._redeem_session,
+                self._redeem_session,
+                self._lock,
+                self._redeem,
+                self._read,
+                self._redeem_stack,
+            ]
+            if self._plan.sharing:
+                sequences += [self._use_shared_cart, self._use_shared_cart, self._change_voucher]
+            yield from self._random.choice(sequences)(found)
 
-    def _settled(self, made: Act) -> Way:
+    def _settled(self, call: VerbCall) -> CallSequence:
         """The call, repeated while its outcome is unknown, or nearly always."""
-        outcome = yield made
+        outcome = yield call
         while isinstance(outcome, UNKNOWN) and self._random.random() < 0.9:
-            made = made.named(getattr(outcome, "session_key", None), getattr(outcome, "redemption_id", None))
-            outcome = yield made
+            call = call.named(getattr(outcome, "session_key", None), getattr(outcome, "redemption_id", None))
+            outcome = yield call
         return outcome
 
-    def _word(self) -> str:
+    def _new_name(self) -> str:
         """A key or an id."""
         return f"{self._number}-{next(self._numbers)}"
 
     def _session(self, **key: str) -> dict[str, Any]:
         return {"type": "LOCK", **key, "ttl": self._random.choice(self._ttls_ms), "ttl_unit": "MILLISECONDS"}
 
-    def _pay(self, found: list[str]) -> Way:
+    def _redeem_session(self, found: list[str]) -> CallSequence:
         """With a session, overridden now and then, and paid back now and then."""
-        code, key, order, chance = self._random.choice(found), self._word(), self._word(), self._random
+        code, key, order, chance = self._random.choice(found), self._new_name(), self._new_name(), self._random
         for _ in range(chance.randint(1, 2)):
             yield from self._settled(
-                act("validate", code, credits=chance.randint(0, 5), session=self._session(key=key))
+                verb_call("validate", code, credits=chance.randint(0, 5), session=self._session(key=key))
             )
         if chance.random() < 0.2:
-            yield from self._settled(act("release", code, key))
+            yield from self._settled(verb_call("release", code, key))
         else:
             order_id = {} if chance.random() < 0.3 else {"redemption_id": order}
-            done = yield from self._settled(act("redeem", code, session=key, **order_id))
+            done = yield from self._settled(verb_call("redeem", code, session=key, **order_id))
             if chance.random() < 0.3:
-                yield from self._settled(act("redeem", code, session=key, **order_id))
+                yield from self._settled(verb_call("redeem", code, session=key, **order_id))
             if chance.random() < 0.6:
-                yield from self._settled(act("rollback", code, getattr(done, "id", order)))
+                yield from self._settled(verb_call("rollback", code, getattr(done, "id", order)))
 
-    def _pay_directly(self, found: list[str]) -> Way:
-        code, order = self._random.choice(found), self._word()
-        yield from self._settled(act("redeem", code, credits=self._random.randint(0, 4), redemption_id=order))
+    def _redeem(self, found: list[str]) -> CallSequence:
+        code, order = self._random.choice(found), self._new_name()
+        yield from self._settled(verb_call("redeem", code, credits=self._random.randint(0, 4), redemption_id=order))
         if self._random.random() < 0.7:
-            yield from self._settled(act("rollback", code, order))
+            yield from self._settled(verb_call("rollback", code, order))
 
-    def _hold(self, found: list[str]) -> Way:
+    def _lock(self, found: list[str]) -> CallSequence:
         """Until it is released or expires; under a generated key."""
         code = self._random.choice(found)
         # Of a voucher that is deleted while the client repeats the call, nobody tells which key was generated.
-        key = {"key": self._word()} if self._trip.sharing else {}
-        answer = yield from self._settled(act("validate", code, credits=2, session=self._session(**key)))
+        key = {"key": self._new_name()} if self._plan.sharing else {}
+        answer = yield from self._settled(verb_call("validate", code, credits=2, session=self._session(**key)))
         if getattr(answer, "session", None) and self._random.random() < 0.7:
-            yield from self._settled(act("release", code, answer.session.key))
+            yield from self._settled(verb_call("release", code, answer.session.key))
 
-    def _pay_stack(self, found: list[str]) -> Way:
+    def _redeem_stack(self, found: list[str]) -> CallSequence:
         stack = [Redeemable(code=code, credits=self._random.randint(0, 3)) for code in found[:2]]
-        key, order, names = self._word(), self._word(), found[:2]
+        key, order, names = self._new_name(), self._new_name(), found[:2]
         if self._random.random() < 0.7:
-            yield from self._settled(act("validate_stack", stack, session=self._session(key=key)))
+            yield from self._settled(verb_call("validate_stack", stack, session=self._session(key=key)))
         if self._random.random() < 0.3:
-            yield from self._settled(act("release_stack", names, key))
+            yield from self._settled(verb_call("release_stack", names, key))
         else:
             options = {"session": key, "redemption_id": order, "if_session_missing": "redeem"}
-            yield from self._settled(act("redeem_stack", stack, **options))
-            yield from self._settled(act("rollback_stack", names, order))
+            yield from self._settled(verb_call("redeem_stack", stack, **options))
+            yield from self._settled(verb_call("rollback_stack", names, order))
 
-    def _look(self, found: list[str]) -> Way:
+    def _read(self, found: list[str]) -> CallSequence:
         code = self._random.choice(found)
-        yield act("get_voucher", code)
-        yield act("list_sessions", code)
-        yield act("validate", code, credits=3)
-        yield act("get_redemption", code, self._word())
+        yield verb_call("get_voucher", code)
+        yield verb_call("list_sessions", code)
+        yield verb_call("validate", code, credits=3)
+        yield verb_call("get_redemption", code, self._new_name())
 
     # What is shared is changed by three calls at most: so many does a key remember, to tell a call that is repeated.
 
-    def _meet(self, found: list[str]) -> Way:
+    def _use_shared_cart(self, found: list[str]) -> CallSequence:
         """In one cart with two others, each with one call."""
         code = self._random.choice(found)
-        cart = f"{code} {self._number % (LANES * PROCESSES // 3)} {int(time.monotonic() / MEETING)}"
+        cart = f"{code} {self._number % (CALLERS * PROCESSES // 3)} {int(time.monotonic() / SHARED_CART_SECONDS)}"
         if cart in self._shared:
             return
         self._shared.add(cart)
         yield self._random.choice(
             [
-                act("validate", code, credits=1, session=lock(cart)),
-                act("validate", code, credits=2, session=lock(cart)),
-                act("release", code, cart),
-                act("redeem", code, session=cart, redemption_id=cart),
+                verb_call("validate", code, credits=1, session=lock(cart)),
+                verb_call("validate", code, credits=2, session=lock(cart)),
+                verb_call("release", code, cart),
+                verb_call("redeem", code, session=cart, redemption_id=cart),
             ]
         )
-        yield act("list_sessions", code)
+        yield verb_call("list_sessions", code)
 
-    def _manage(self, found: list[str]) -> Way:
+    def _change_voucher(self, found: list[str]) -> CallSequence:
         """One put or deletion of a voucher, beside those of two others."""
         code = self._random.choice(found)
-        if code in self._shared or self._number % (LANES * PROCESSES // 3):
+        if code in self._shared or self._number % (CALLERS * PROCESSES // 3):
             return
         self._shared.add(code)
         used = Used(quantity=1, credits=2)
         yield self._random.choice(
             [
-                act("delete_voucher", code),
-                act("put_voucher", limits(code)),
-                act("put_voucher", Voucher(code=code, quantity=9, credits=70), used=used),
+                verb_call("delete_voucher", code),
+                verb_call("put_voucher", limits(code)),
+                verb_call("put_voucher", Voucher(code=code, quantity=9, credits=70), used=used),
             ]
         )
-        yield act("get_voucher", code)
+        yield verb_call("get_voucher", code)
 
 
-def ready(_: int) -> None:
+def warm_up(_: int) -> None:
     """Nothing: a process that has been told to do it has all its imports done."""
 
 
-def run(trip: Trip) -> Told:
+def run(plan: LoadPlan) -> LoadResult:
     """All shoppers of one process."""
-    recorder = Recorder(f"p{trip.number}")
-    with Proxy(trip.socket, delay=DELAY) as for_once, Proxy(trip.socket, delay=DELAY) as for_repeating:
-        for_once.follow(at_random(trip.seed, RATE))
-        for_repeating.follow(at_random(trip.seed + 1, RATE, LOST_REPLIES))
+    recorder = Recorder(f"p{plan.number}")
+    with Proxy(plan.socket, delay=DELAY) as for_once, Proxy(plan.socket, delay=DELAY) as for_repeating:
+        for_once.follow(at_random(plan.seed, RATE))
+        for_repeating.follow(at_random(plan.seed + 1, RATE, LOST_REPLIES))
         ports = for_once.port, for_repeating.port
         with ThreadPoolExecutor(4) as threads:
-            tasks = threads.submit(asyncio.run, _in_tasks(trip, ports, recorder))
-            _in_threads(trip, ports, recorder, threads)
+            tasks = threads.submit(asyncio.run, _in_tasks(plan, ports, recorder))
+            _in_threads(plan, ports, recorder, threads)
             tasks.result()
-        return Told(recorder.history, for_once.injected + for_repeating.injected)
+        return LoadResult(recorder.history, for_once.injected + for_repeating.injected)
 
 
-def _in_threads(trip: Trip, ports: tuple[int, int], recorder: Recorder, threads: ThreadPoolExecutor) -> None:
-    clients = Caller("sync", 0, 2).client(ports[0], TIMEOUT), Caller("sync", 3, 3).client(ports[1], TIMEOUT)
+def _in_threads(plan: LoadPlan, ports: tuple[int, int], recorder: Recorder, threads: ThreadPoolExecutor) -> None:
+    clients = ClientKind("sync", 0, 2).client(ports[0], TIMEOUT), ClientKind("sync", 3, 3).client(ports[1], TIMEOUT)
     with clients[0] as once, clients[1] as repeating:
         works = []
         for number, client in enumerate([repeating, repeating, once]):
-            shopper = Shopper(trip, number, brief=client is once)
-            works.append(threads.submit(_follow, shopper, VoucherSessions(client), recorder))
+            caller = RandomCaller(plan, number, short_locks=client is once)
+            works.append(threads.submit(_run_caller, caller, VoucherSessions(client), recorder))
         for work in works:
             work.result()
 
 
-def _follow(shopper: Shopper, engine: VoucherSessions, recorder: Recorder) -> None:
-    way, outcome = shopper.shop(), None
-    while (made := _next(way, outcome)) is not None:
+def _run_caller(caller: RandomCaller, engine: VoucherSessions, recorder: Recorder) -> None:
+    sequence, outcome = caller.calls(), None
+    while (call := _next(sequence, outcome)) is not None:
         try:
-            outcome = recorder.call(engine, made.verb, *made.args, **made.options)
+            outcome = recorder.call(engine, call.verb, *call.args, **call.options)
         except Exception as error:  # the checker judges it
             outcome = error
 
 
-async def _in_tasks(trip: Trip, ports: tuple[int, int], recorder: Recorder) -> None:
-    clients = Caller("async", 0, 3).client(ports[0], TIMEOUT), Caller("async", 3, 2).client(ports[1], TIMEOUT)
+async def _in_tasks(plan: LoadPlan, ports: tuple[int, int], recorder: Recorder) -> None:
+    clients = ClientKind("async", 0, 3).client(ports[0], TIMEOUT), ClientKind("async", 3, 2).client(ports[1], TIMEOUT)
     async with clients[0] as once, clients[1] as repeating, asyncio.TaskGroup() as tasks:
         for number, client in enumerate([repeating, repeating, once]):
-            shopper = Shopper(trip, 3 + number, brief=client is once)
-            tasks.create_task(_follow_async(shopper, AsyncVoucherSessions(client), recorder))
+            caller = RandomCaller(plan, 3 + number, short_locks=client is once)
+            tasks.create_task(_run_caller_async(caller, AsyncVoucherSessions(client), recorder))
 
 
-async def _follow_async(shopper: Shopper, engine: AsyncVoucherSessions, recorder: Recorder) -> None:
-    way, outcome = shopper.shop(), None
-    while (made := _next(way, outcome)) is not None:
+async def _run_caller_async(caller: RandomCaller, engine: AsyncVoucherSessions, recorder: Recorder) -> None:
+    sequence, outcome = caller.calls(), None
+    while (call := _next(sequence, outcome)) is not None:
         try:
-            outcome = await recorder.acall(engine, made.verb, *made.args, **made.options)
+            outcome = await recorder.acall(engine, call.verb, *call.args, **call.options)
         except Exception as error:  # the checker judges it
             outcome = error
 
 
-def _next(way: Way, outcome: Any) -> Act | None:
+def _next(sequence: CallSequence, outcome: Any) -> VerbCall | None:
     try:
-        made: Act = way.send(outcome)
+        call: VerbCall = sequence.send(outcome)
     except StopIteration:
         return None
-    return made
+    return call

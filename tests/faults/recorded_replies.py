@@ -38,7 +38,7 @@ OTHER: Final = {"type": "LOCK", "key": "other", "ttl": 2, "ttl_unit": "HOURS"}
 
 
 @dataclass(frozen=True)
-class Act:
+class RecordedCall:
     """One call of one verb, and what it names."""
 
     verb: str
@@ -51,55 +51,57 @@ class Act:
         return f"{self.verb} of {self.codes}"
 
 
-def _act(verb: str, *args: Any, codes: str = "A", key: str | None = None, id: str | None = None, **options: Any) -> Act:
-    return Act(verb, methodcaller(verb, *args, **options), tuple(codes), key, id)
+def _recorded_call(
+    verb: str, *args: Any, codes: str = "A", key: str | None = None, id: str | None = None, **options: Any
+) -> RecordedCall:
+    return RecordedCall(verb, methodcaller(verb, *args, **options), tuple(codes), key, id)
 
 
 _BOTH: Final = [Redeemable(code="A", credits=5), Redeemable(code="B", points=1)]
 _TOO_MUCH: Final = [Redeemable(code="A", credits=500), Redeemable(code="B", points=1)]
 # Every verb, in every way that it can be answered. Whoever adds a verb adds it here.
-ACTS: Final[list[Act]] = [
-    _act("put_voucher", Voucher(code="A", quantity=9, credits=50)),
-    _act("put_voucher", Voucher(code="A"), used=Used(credits=5)),
-    _act("get_voucher", "A"),
-    _act("get_voucher", "C", codes="C"),
-    _act("delete_voucher", "A"),
-    _act("delete_voucher", "C", codes="C"),
-    _act("validate", "A", credits=5),
-    _act("validate", "C", codes="C"),
-    _act("validate", "A", credits=45),  # held
-    _act("validate", "A", credits=7, session=SESSION, key=KEY),
-    _act("validate", "A", credits=500, session=SESSION, key=KEY),
-    _act("validate_stack", _BOTH, codes="AB"),
-    _act("validate_stack", _BOTH, session=SESSION, codes="AB", key=KEY),
-    _act("validate_stack", _BOTH[:1], session=SESSION, release=["B"], codes="A", key=KEY),
-    _act("validate_stack", _TOO_MUCH, session=SESSION, codes="AB", key=KEY),
-    _act("redeem", "A", session=KEY, key=KEY),
-    _act("redeem", "A", credits=5, redemption_id="new", id="new"),
-    _act("redeem", "A", credits=3, redemption_id="order", id="order"),  # a replay
-    _act("redeem", "A", credits=500, session=KEY, key=KEY),
-    _act("redeem", "A", session="gone", key="gone"),
-    _act("redeem", "C", codes="C"),
-    _act("redeem_stack", _BOTH, session=KEY, redemption_id="new", codes="AB", key=KEY, id="new"),
-    _act("redeem_stack", _TOO_MUCH, session=KEY, codes="AB", key=KEY),
-    _act("redeem_stack", _BOTH, redemption_id="of A", codes="AB", id="of A"),  # a conflict
-    _act("release", "A", KEY, key=KEY),
-    _act("release", "A", "gone", key="gone"),
-    _act("release_stack", ["A", "B"], KEY, codes="AB", key=KEY),
-    _act("rollback", "A", "order", id="order"),
-    _act("rollback", "A", "gone", id="gone"),
-    _act("rollback_stack", ["A", "B"], "order", codes="AB", id="order"),
-    _act("list_sessions", "A"),
-    _act("get_redemption", "A", "order", id="order"),
-    _act("get_redemption", "A", "gone", id="gone"),
-    _act("audit", "A"),
-    _act("audit", "C", codes="C"),
-    _act("repair", "A"),
-    _act("repair", "B", codes="B"),  # there is nothing to repair
+RECORDED_CALLS: Final[list[RecordedCall]] = [
+    _recorded_call("put_voucher", Voucher(code="A", quantity=9, credits=50)),
+    _recorded_call("put_voucher", Voucher(code="A"), used=Used(credits=5)),
+    _recorded_call("get_voucher", "A"),
+    _recorded_call("get_voucher", "C", codes="C"),
+    _recorded_call("delete_voucher", "A"),
+    _recorded_call("delete_voucher", "C", codes="C"),
+    _recorded_call("validate", "A", credits=5),
+    _recorded_call("validate", "C", codes="C"),
+    _recorded_call("validate", "A", credits=45),  # held
+    _recorded_call("validate", "A", credits=7, session=SESSION, key=KEY),
+    _recorded_call("validate", "A", credits=500, session=SESSION, key=KEY),
+    _recorded_call("validate_stack", _BOTH, codes="AB"),
+    _recorded_call("validate_stack", _BOTH, session=SESSION, codes="AB", key=KEY),
+    _recorded_call("validate_stack", _BOTH[:1], session=SESSION, release=["B"], codes="A", key=KEY),
+    _recorded_call("validate_stack", _TOO_MUCH, session=SESSION, codes="AB", key=KEY),
+    _recorded_call("redeem", "A", session=KEY, key=KEY),
+    _recorded_call("redeem", "A", credits=5, redemption_id="new", id="new"),
+    _recorded_call("redeem", "A", credits=3, redemption_id="order", id="order"),  # a replay
+    _recorded_call("redeem", "A", credits=500, session=KEY, key=KEY),
+    _recorded_call("redeem", "A", session="gone", key="gone"),
+    _recorded_call("redeem", "C", codes="C"),
+    _recorded_call("redeem_stack", _BOTH, session=KEY, redemption_id="new", codes="AB", key=KEY, id="new"),
+    _recorded_call("redeem_stack", _TOO_MUCH, session=KEY, codes="AB", key=KEY),
+    _recorded_call("redeem_stack", _BOTH, redemption_id="of A", codes="AB", id="of A"),  # a conflict
+    _recorded_call("release", "A", KEY, key=KEY),
+    _recorded_call("release", "A", "gone", key="gone"),
+    _recorded_call("release_stack", ["A", "B"], KEY, codes="AB", key=KEY),
+    _recorded_call("rollback", "A", "order", id="order"),
+    _recorded_call("rollback", "A", "gone", id="gone"),
+    _recorded_call("rollback_stack", ["A", "B"], "order", codes="AB", id="order"),
+    _recorded_call("list_sessions", "A"),
+    _recorded_call("get_redemption", "A", "order", id="order"),
+    _recorded_call("get_redemption", "A", "gone", id="gone"),
+    _recorded_call("audit", "A"),
+    _recorded_call("audit", "C", codes="C"),
+    _recorded_call("repair", "A"),
+    _recorded_call("repair", "B", codes="B"),  # there is nothing to repair
 ]
 
 
-class _Recorder:
+class _ReplyRecorder:
     """Passes on to fakeredis and keeps the replies."""
 
     def __init__(self, client: redis.Redis) -> None:
@@ -111,7 +113,7 @@ class _Recorder:
         return self.replies[-1]
 
 
-def furnish(client: redis.Redis) -> None:
+def create_vouchers(client: redis.Redis) -> None:
     """A world with two vouchers, two sessions and some redemptions."""
     engine = VoucherSessions(client)
     for code in "AB":
@@ -141,17 +143,17 @@ def books(engine: VoucherSessions, *codes: str) -> list[Any]:
     return found
 
 
-def right_replies(act: Act) -> list[list[Any]]:
+def right_replies(recorded_call: RecordedCall) -> list[list[Any]]:
     """What a server answers to the commands of this call: to one, but for audits."""
     with fakeredis.FakeRedis() as client:
-        furnish(client)
-        if act.verb == "repair" and act.codes == ("A",):
+        create_vouchers(client)
+        if recorded_call.verb == "repair" and recorded_call.codes == ("A",):
             client.zremrangebyrank("vs:{A}:locks", 0, 0)
-        recorder = _Recorder(client)
+        recorder = _ReplyRecorder(client)
         try:
-            act.call(VoucherSessions(recorder))  # type: ignore[arg-type]  # all of a client that an engine uses
+            recorded_call.call(VoucherSessions(recorder))  # type: ignore[arg-type]  # all of a client that an engine uses
         except VoucherSessionsError as error:
-            assert_error(error, act)
+            assert_error(error, recorded_call)
         return recorder.replies
 
 
@@ -166,7 +168,7 @@ def models(result: Any) -> Iterator[BaseModel]:
             yield from models(value)
 
 
-def assert_sound(result: Any, act: Act) -> None:
+def assert_sound(result: Any, recorded_call: RecordedCall) -> None:
     """Right types, no number out of range, and nothing that contradicts itself or the request."""
     for model in models(result):
         type(model).model_validate(model.model_dump(), strict=True)
@@ -174,31 +176,43 @@ def assert_sound(result: Any, act: Act) -> None:
         assert all(0 <= number <= MAX_NUMBER for number in numbers), model
     match result:
         case bool():
-            assert act.verb == "delete_voucher"
+            assert recorded_call.verb == "delete_voucher"
         case VoucherState():
-            assert (act.verb, (result.code,)) in {("put_voucher", act.codes), ("get_voucher", act.codes)}
+            assert (recorded_call.verb, (result.code,)) in {
+                ("put_voucher", recorded_call.codes),
+                ("get_voucher", recorded_call.codes),
+            }
             _assert_balances(result)
         case Validation():
-            assert (act.verb, (result.code,)) == ("validate", act.codes)
-            _assert_validation(result, act)
+            assert (recorded_call.verb, (result.code,)) == ("validate", recorded_call.codes)
+            _assert_validation(result, recorded_call)
         case StackValidation(validations=validations):
-            assert act.verb == "validate_stack"
-            assert tuple(each.code for each in validations) == act.codes
-            _assert_stack(result, act)
+            assert recorded_call.verb == "validate_stack"
+            assert tuple(each.code for each in validations) == recorded_call.codes
+            _assert_stack(result, recorded_call)
         case Redemption():
-            assert act.verb in {"redeem", "get_redemption"}
-            _assert_redemptions([result], act)
+            assert recorded_call.verb in {"redeem", "get_redemption"}
+            _assert_redemptions([result], recorded_call)
         case StackRedemption(redemptions=redemptions):
-            assert act.verb == "redeem_stack"
+            assert recorded_call.verb == "redeem_stack"
             assert all(each.id == result.id for each in redemptions)
             assert result.replayed == all(each.replayed for each in redemptions)
-            _assert_redemptions(redemptions, act)
+            _assert_redemptions(redemptions, recorded_call)
         case Release() | Rollback():
-            assert_sound([result], Act(f"{act.verb}_stack", act.call, act.codes, act.session_key, act.redemption_id))
+            assert_sound(
+                [result],
+                RecordedCall(
+                    f"{recorded_call.verb}_stack",
+                    recorded_call.call,
+                    recorded_call.codes,
+                    recorded_call.session_key,
+                    recorded_call.redemption_id,
+                ),
+            )
         case list():
-            _assert_list(result, act)
+            _assert_list(result, recorded_call)
         case _:
-            _assert_audit(result, act)
+            _assert_audit(result, recorded_call)
 
 
 def _assert_balances(state: VoucherState) -> None:
@@ -207,56 +221,56 @@ def _assert_balances(state: VoucherState) -> None:
         assert balance.available == (None if limit is None else max(0, limit - balance.used - balance.locked))
 
 
-def _assert_stack(answer: StackValidation, act: Act) -> None:
+def _assert_stack(answer: StackValidation, recorded_call: RecordedCall) -> None:
     assert answer.valid == all(each.valid for each in answer.validations)
     assert (answer.session is not None) == any(each.session for each in answer.validations)
     for each in answer.validations:
-        _assert_validation(each, act, locked=answer.valid)
+        _assert_validation(each, recorded_call, locked=answer.valid)
 
 
-def _assert_validation(answer: Validation, act: Act, *, locked: bool = True) -> None:
+def _assert_validation(answer: Validation, recorded_call: RecordedCall, *, locked: bool = True) -> None:
     assert answer.valid == (answer.reason is None)
     assert answer.locked_by_others == (answer.retry_after_ms is not None)
     assert not (answer.valid and answer.locked_by_others)
-    if act.session_key is None:
+    if recorded_call.session_key is None:
         assert answer.session is None
     if answer.session is not None:
-        assert (answer.session.key, answer.session.quantity) == (act.session_key, 1)
-    elif act.session_key is not None and locked:
+        assert (answer.session.key, answer.session.quantity) == (recorded_call.session_key, 1)
+    elif recorded_call.session_key is not None and locked:
         assert not answer.valid, "valid for a session, and nothing locked"
 
 
-def _assert_redemptions(redemptions: list[Redemption], act: Act) -> None:
-    assert tuple(each.code for each in redemptions) == act.codes
+def _assert_redemptions(redemptions: list[Redemption], recorded_call: RecordedCall) -> None:
+    assert tuple(each.code for each in redemptions) == recorded_call.codes
     for each in redemptions:
-        if act.redemption_id is not None:
-            assert each.id == act.redemption_id
-        if act.verb != "get_redemption":
-            assert each.session_key == act.session_key
+        if recorded_call.redemption_id is not None:
+            assert each.id == recorded_call.redemption_id
+        if recorded_call.verb != "get_redemption":
+            assert each.session_key == recorded_call.session_key
 
 
-def _assert_audit(found: Any, act: Act) -> None:
-    assert isinstance(found, Audit), f"{act.verb} answered {found!r}"
-    assert act.verb in {"audit", "repair"}
-    assert (found.code,) == act.codes
+def _assert_audit(found: Any, recorded_call: RecordedCall) -> None:
+    assert isinstance(found, Audit), f"{recorded_call.verb} answered {found!r}"
+    assert recorded_call.verb in {"audit", "repair"}
+    assert (found.code,) == recorded_call.codes
     assert found.differs == (found.recorded != found.counted or not found.expiries_agree)
 
 
-def _assert_list(results: list[Any], act: Act) -> None:
+def _assert_list(results: list[Any], recorded_call: RecordedCall) -> None:
     kinds = {"list_sessions": ActiveSession, "release_stack": Release, "rollback_stack": Rollback}
-    assert all(type(each) is kinds[act.verb] for each in results)
-    if act.verb == "list_sessions":
+    assert all(type(each) is kinds[recorded_call.verb] for each in results)
+    if recorded_call.verb == "list_sessions":
         assert all(each.key and each.quantity == 1 for each in results)
     else:
-        assert tuple(each.code for each in results) == act.codes
+        assert tuple(each.code for each in results) == recorded_call.codes
 
 
-def assert_error(error: VoucherSessionsError, act: Act) -> None:
+def assert_error(error: VoucherSessionsError, recorded_call: RecordedCall) -> None:
     """Clear, and true of the request."""
     assert str(error)
     for name in ("code", "codes"):
-        told = getattr(error, name, ())
-        assert set((told,) if isinstance(told, str) else told) <= {*act.codes, "B"}
+        names = getattr(error, name, ())
+        assert set((names,) if isinstance(names, str) else names) <= {*recorded_call.codes, "B"}
     if isinstance(error, LimitExceeded):
         for each in error.refusals:
             assert type(each.requested) is type(each.available) is int

@@ -20,9 +20,9 @@ from typing import Any
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from support.waiting import until
 
 from faults.history import UNKNOWN, Op, Recorder, load
-from faults.waiting import until
 from voucher_sessions import Voucher, VoucherSessions, VoucherSessionsError
 from voucher_sessions._transport.keeper import die_with
 
@@ -48,7 +48,7 @@ def limits(code: str) -> Voucher:
     )
 
 
-class Tills:
+class WorkerProcesses:
     """Running tills on the server at this socket; ``leave`` is the TTL of the locks that nobody ends."""
 
     def __init__(self, socket: str, folder: Path, *, seed: int, leave_ms: int = SHORT_MS[-1]) -> None:
@@ -74,7 +74,7 @@ class Tills:
             name, seed = f"t{at}", 2 * self._random.randrange(2**32) + at % 2  # every other client repeats by itself
             log = self._new_log(name)
             process = forked.Process(
-                target=_sell, args=(self._socket, log, name, seed, self._leave_ms, patient), daemon=True
+                target=_run_worker, args=(self._socket, log, name, seed, self._leave_ms, patient), daemon=True
             )
             process.start()
             self._running.append((process, log))
@@ -111,7 +111,7 @@ class Tills:
         return load(self.logs)
 
 
-def _sell(socket: str, log: Path, name: str, seed: int, leave_ms: int, patient: bool) -> None:
+def _run_worker(socket: str, log: Path, name: str, seed: int, leave_ms: int, patient: bool) -> None:
     """The process of one till."""
     die_with(os.getppid())
     stopped: list[int] = []
@@ -119,11 +119,11 @@ def _sell(socket: str, log: Path, name: str, seed: int, leave_ms: int, patient: 
     retries: dict[str, Any] = {} if seed % 2 else {"retry": Retry(NoBackoff(), 0)}
     with redis.Redis(unix_socket_path=socket, **retries) as client:
         engine = VoucherSessions(client)
-        till = Till(lambda: engine, Recorder(name, log), name, seed, leave_ms)
-        till.sell(until=lambda: bool(stopped), patient=patient)
+        worker = Worker(lambda: engine, Recorder(name, log), name, seed, leave_ms)
+        worker.run(until=lambda: bool(stopped), patient=patient)
 
 
-class Till:
+class Worker:
     """Sells cart after cart over the engine of the moment."""
 
     def __init__(self, engine: Callable[[], Any], recorder: Recorder, name: str, seed: int, leave_ms: int) -> None:
@@ -132,7 +132,7 @@ class Till:
         self._until: Callable[[], bool] = lambda: False
         self._patient = True
 
-    def sell(self, until: Callable[[], bool], *, patient: bool = True, codes: Sequence[str] = CODES) -> None:
+    def run(self, until: Callable[[], bool], *, patient: bool = True, codes: Sequence[str] = CODES) -> None:
         """``patient``: repeat what has an unknown outcome, as it was; otherwise stop at the first of them."""
         self._until, self._patient = until, patient
         for at in itertools.count():

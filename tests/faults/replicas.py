@@ -7,21 +7,21 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from support.servers import Server, running
+from support.waiting import until
 
 from faults.proxy import Proxy
-from faults.waiting import until
 
 
-class Trio:
-    """``links`` are those by which the replicas follow the primary; ``street`` is a way to it that can be cut too."""
+class ReplicatedServers:
+    """``links`` are those by which the replicas follow the primary; ``client_link`` is a way to it that can be cut too."""
 
-    def __init__(self, primary: Server, replicas: list[Server], links: list[Proxy], street: Proxy) -> None:
-        self.primary, self.replicas, self.links, self.street = primary, replicas, links, street
+    def __init__(self, primary: Server, replicas: list[Server], links: list[Proxy], client_link: Proxy) -> None:
+        self.primary, self.replicas, self.links, self.client_link = primary, replicas, links, client_link
         self._followed = ExitStack()
 
     def cut_off(self) -> None:
         """The primary, from its replicas and from who comes by the street. No connection is closed."""
-        for each in (*self.links, self.street):
+        for each in (*self.links, self.client_link):
             each.cut()
 
     def promote(self, *candidates: Server) -> Server:
@@ -53,16 +53,16 @@ def replication(server: Server) -> dict[str, Any]:
 
 
 @contextmanager
-def trio(name: str, **options: str) -> Iterator[Trio]:
+def replicated_servers(name: str, **options: str) -> Iterator[ReplicatedServers]:
     """``options`` are the primary's."""
     with ExitStack() as stack:
         primary = stack.enter_context(running(name, repl_diskless_sync_delay="0", **options))
         links = [stack.enter_context(Proxy(primary.socket)) for _ in range(2)]
-        street = stack.enter_context(Proxy(primary.socket))
+        client_link = stack.enter_context(Proxy(primary.socket))
         follow = [{"replicaof": f"127.0.0.1 {link.port}", "repl_diskless_sync_delay": "0"} for link in links]
         replicas = [stack.enter_context(running(name, **each)) for each in follow]
         with primary.client() as admin:
             until(lambda: bool(admin.publish("a write", "") == 0 and admin.wait(2, 500) == 2))
-        servers = Trio(primary, replicas, links, street)
+        servers = ReplicatedServers(primary, replicas, links, client_link)
         stack.callback(servers.close)
         yield servers

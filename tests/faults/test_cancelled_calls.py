@@ -14,7 +14,7 @@ import redis
 import redis.asyncio
 from support.servers import Server
 
-from faults.recorded_replies import ACTS, Act, books, furnish
+from faults.recorded_replies import RECORDED_CALLS, RecordedCall, books, create_vouchers
 from faults.test_shared_engine import PATIENCE, filled
 from voucher_sessions import (
     AsyncVoucherSessions,
@@ -79,7 +79,7 @@ class Cancelled:
             raise result
 
 
-class Late(redis.asyncio.UnixDomainSocketConnection):
+class UnnoticedReplyConnection(redis.asyncio.UnixDomainSocketConnection):
     """A connection of which nobody can tell that a reply is still to come: as if it were on its way yet."""
 
     async def can_read(self) -> bool:
@@ -107,7 +107,7 @@ def test_a_call_cancelled_anywhere_leaves_no_reply_behind(
     durability = Durability(replicas=1, timeout_ms=1) if "durable" in options else None
 
     async def cancelled(at: int) -> bool:
-        pool = redis.asyncio.ConnectionPool(connection_class=Late, path=server.socket, **settings)
+        pool = redis.asyncio.ConnectionPool(connection_class=UnnoticedReplyConnection, path=server.socket, **settings)
         async with redis.asyncio.Redis(connection_pool=pool, **single) as client:
             engine = AsyncVoucherSessions(client, durability=durability)
             if warm:
@@ -131,36 +131,42 @@ def test_a_call_cancelled_anywhere_leaves_no_reply_behind(
 # --- Once or not at all --------------------------------------------------------------------------------------------
 
 # What can be repeated: it names its session and its redemption.
-REPEATABLE: Final = [act for act in ACTS if act.redemption_id or not act.verb.startswith("redeem")]
+REPEATABLE: Final = [
+    recorded_call
+    for recorded_call in RECORDED_CALLS
+    if recorded_call.redemption_id or not recorded_call.verb.startswith("redeem")
+]
 
 
-def attempt(act: Act, engine: VoucherSessions) -> None:
+def attempt(recorded_call: RecordedCall, engine: VoucherSessions) -> None:
     with suppress(VoucherSessionsError):  # some of the acts are refused
-        act.call(engine)
+        recorded_call.call(engine)
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
-@pytest.mark.parametrize("act", REPEATABLE, ids=repr)
-def test_a_cancelled_call_took_effect_once_or_not_at_all(server: Server, act: Act, warm: bool) -> None:
+@pytest.mark.parametrize("recorded_call", REPEATABLE, ids=repr)
+def test_a_cancelled_call_took_effect_once_or_not_at_all(
+    server: Server, recorded_call: RecordedCall, warm: bool
+) -> None:
     with server.client() as admin:
         engine = VoucherSessions(admin)
 
         def anew() -> None:
             admin.flushall()
-            furnish(admin)
+            create_vouchers(admin)
             if not warm:
                 admin.script_flush()
 
         anew()
         before = books(engine)
-        attempt(act, engine)
+        attempt(recorded_call, engine)
         once = books(engine)
 
         async def cancelled(at: int, *, late: bool) -> bool:
             async with redis.asyncio.Redis(unix_socket_path=server.socket) as client:
                 if warm:
                     await client.ping()
-                running = Cancelled(act.call(AsyncVoucherSessions(client)), at, late=late)
+                running = Cancelled(recorded_call.call(AsyncVoucherSessions(client)), at, late=late)
                 await running.run()
             return running.waited > at
 
@@ -170,7 +176,7 @@ def test_a_cancelled_call_took_effect_once_or_not_at_all(server: Server, act: Ac
                 anew()
                 more = asyncio.run(cancelled(at, late=late)) or more
                 assert books(engine) in (before, once), at
-                attempt(act, engine)
+                attempt(recorded_call, engine)
                 assert books(engine) == once, at
             if not more:
                 assert at > 0

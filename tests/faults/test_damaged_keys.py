@@ -15,10 +15,10 @@ import pytest
 from conftest import Backend
 from support.model import read_book, written_book
 from support.servers import BINARIES, running
+from support.waiting import rounds
 
 from faults.recount import LIMIT, LOCKED, USED, book_of, recount
-from faults.redemption_workers import CODES, SHORT_MS, Tills, limits
-from faults.waiting import rounds
+from faults.redemption_workers import CODES, SHORT_MS, WorkerProcesses, limits
 from voucher_sessions import (
     CorruptState,
     LimitExceeded,
@@ -177,7 +177,7 @@ def test_totals_out_of_step_are_answered_and_mended(
         engine.redeem("A", credits=1)
 
 
-class Vandal:
+class KeyDamager:
     """Buys and breaks by chance, and knows what it was granted. Redemptions stay: no book and no receipt is touched."""
 
     QUANTITY, CREDITS = 40, 200
@@ -236,14 +236,14 @@ def test_whatever_is_broken_nothing_is_redeemed_beyond_the_limit(backend: Backen
             backend.admin.flushall()
             seed = random.randrange(2**32)
             print(f"seed {seed}")
-            Vandal(backend, seed).go(150)
+            KeyDamager(backend, seed).go(150)
 
 
 # --- Evicted, flushed away ----------------------------------------------------------------------------------------
 
 
-def errors_told(tills: Tills) -> set[str]:
-    return {op.seen["error"] for op in tills.history if isinstance(op.seen, dict) and "error" in op.seen}
+def errors_seen(workers: WorkerProcesses) -> set[str]:
+    return {op.seen["error"] for op in workers.history if isinstance(op.seen, dict) and "error" in op.seen}
 
 
 EXPECTED = {"VoucherNotFound", "SessionNotFound", "RedemptionNotFound", "ServerRefused"} | {
@@ -257,19 +257,19 @@ def test_locks_that_the_server_evicts_are_no_redemption_too_many(name: str, tmp_
     with running(name, maxmemory_policy="volatile-random") as server, server.client() as admin:
         engine = VoucherSessions(admin)
         assert "maxmemory-policy" in [each.subject for each in engine.check_server()]
-        tills = Tills(server.socket, tmp_path, seed=random.randrange(2**32), leave_ms=3_600_000)
-        tills.open(4)
-        tills.until_written(50_000)
+        workers = WorkerProcesses(server.socket, tmp_path, seed=random.randrange(2**32), leave_ms=3_600_000)
+        workers.open(4)
+        workers.until_written(50_000)
         for _ in range(3):
             admin.config_set("maxmemory", admin.info("memory")["used_memory"] - 5_000)
-            tills.until_written(30_000)
+            workers.until_written(30_000)
             admin.config_set("maxmemory", 0)
-            tills.until_written(30_000)
-        tills.close()
+            workers.until_written(30_000)
+        workers.close()
         evicted = admin.info("stats")["evicted_keys"]
-        print(f"{len(tills.history)} calls, {evicted} keys evicted")
+        print(f"{len(workers.history)} calls, {evicted} keys evicted")
         assert evicted > 20
-        assert errors_told(tills) <= EXPECTED
+        assert errors_seen(workers) <= EXPECTED
         time.sleep(max(SHORT_MS) / 1000 + 0.05)
         for code in CODES:
             engine.repair(code)
@@ -281,10 +281,10 @@ def test_all_is_flushed_away_while_tills_sell(name: str, tmp_path: Path) -> None
     """Each time somebody puts the vouchers again: they begin anew, and give no more than they have."""
     with running(name) as server, server.client() as admin:
         engine = VoucherSessions(admin)
-        tills = Tills(server.socket, tmp_path, seed=random.randrange(2**32))
-        tills.open(4)
+        workers = WorkerProcesses(server.socket, tmp_path, seed=random.randrange(2**32))
+        workers.open(4)
         for at in range(6):
-            tills.until_written(20_000)
+            workers.until_written(20_000)
             with admin.pipeline() as at_once:
                 for code in CODES:
                     at_once.get(f"vs:{{{code}}}")
@@ -296,9 +296,9 @@ def test_all_is_flushed_away_while_tills_sell(name: str, tmp_path: Path) -> None
                     assert limit < 0 or 0 <= used + locked <= limit
             for code in CODES:
                 engine.put_voucher(limits(code))
-        tills.until_written(20_000)
-        tills.close()
-        print(f"{len(tills.history)} calls, flushed 6 times")
-        assert "VoucherNotFound" in errors_told(tills) or "SessionNotFound" in errors_told(tills)
-        assert errors_told(tills) <= EXPECTED - {"ServerRefused"}
+        workers.until_written(20_000)
+        workers.close()
+        print(f"{len(workers.history)} calls, flushed 6 times")
+        assert "VoucherNotFound" in errors_seen(workers) or "SessionNotFound" in errors_seen(workers)
+        assert errors_seen(workers) <= EXPECTED - {"ServerRefused"}
         recount(admin, *CODES)

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 from support.servers import Server
+from support.waiting import until
 
-from faults.replicas import Trio, replication, trio
-from faults.waiting import until
-from faults.workers_over_failovers import Crew, Desk, Place
+from faults.replicas import ReplicatedServers, replicated_servers, replication
+from faults.workers_over_failovers import CheckedThreads, CurrentEngine, PrimaryAddress
 from voucher_sessions import (
     Durability,
     NotDurable,
@@ -40,7 +40,7 @@ SURE, SURE_OF_BOTH = (Durability(replicas=replicas, timeout_ms=20_000) for repli
 guarded = pytest.mark.parametrize("durability", [None, ONE], ids=["without durability", "with durability"])
 
 
-def stocked(servers: Trio) -> None:
+def stocked(servers: ReplicatedServers) -> None:
     """The vouchers, known to both replicas."""
     with VoucherSessions.from_url(servers.primary.url, durability=SURE_OF_BOTH, socket_timeout=30) as engine:
         for code in LAST:
@@ -58,18 +58,18 @@ def locked(engine: Any, code: str, key: str) -> bool:
 
 
 @contextmanager
-def desks(url: str, durability: Durability | None, number: int = 2) -> Iterator[list[Desk]]:
+def current_engines(url: str, durability: Durability | None, number: int = 2) -> Iterator[list[CurrentEngine]]:
     """Sync and asyncio by turns."""
-    opened = [Desk(Place(url), durability, asynchronous=at % 2 == 1) for at in range(number)]
+    opened = [CurrentEngine(PrimaryAddress(url), durability, asynchronous=at % 2 == 1) for at in range(number)]
     with ExitStack() as closing:
-        for desk in opened:
-            closing.callback(desk.close)
+        for current_engine in opened:
+            closing.callback(current_engine.close)
         yield opened
 
 
 @guarded
 def test_a_primary_that_is_cut_off(durability: Durability | None) -> None:
-    with trio(SERVER) as servers, desks(servers.primary.url, durability) as inside:
+    with replicated_servers(SERVER) as servers, current_engines(servers.primary.url, durability) as inside:
         stocked(servers)
         servers.cut_off()
         acknowledged = [order for order in ORDERS if redeemed(inside[order % 2](), order)]
@@ -105,20 +105,26 @@ def has_receipt(engine: Any, order: int) -> bool:
 @guarded
 def test_a_primary_that_wakes_up_with_calls_in_flight(durability: Durability | None, links: str) -> None:
     """With links cut it has not heard that its replicas left, and min-replicas-to-write is counted once a second."""
-    told: dict[str, bool] = {}
+    locked_codes: dict[str, bool] = {}
     with (
-        trio(SERVER, min_replicas_to_write="1" if links == "cut" else "0", min_replicas_max_lag="1") as servers,
-        desks(servers.street.url, durability, len(LAST)) as inside,
+        replicated_servers(
+            SERVER, min_replicas_to_write="1" if links == "cut" else "0", min_replicas_max_lag="1"
+        ) as servers,
+        current_engines(servers.client_link.url, durability, len(LAST)) as inside,
     ):
         stocked(servers)
-        for desk in inside:
-            desk().list_sessions("CARD")  # their connections stand
-        sent, crew = servers.street.calls, Crew()
+        for current_engine in inside:
+            current_engine().list_sessions("CARD")  # their connections stand
+        sent, threads = servers.client_link.calls, CheckedThreads()
         os.kill(servers.primary.process.pid, signal.SIGSTOP)
         try:
-            for code, desk in zip(LAST, inside, strict=True):
-                crew.start(lambda code, desk: told.update({code: locked(desk(), code, "inside")}), code, desk)
-            until(lambda: servers.street.calls == sent + len(LAST))
+            for code, current_engine in zip(LAST, inside, strict=True):
+                threads.start(
+                    lambda code, current_engine: locked_codes.update({code: locked(current_engine(), code, "inside")}),
+                    code,
+                    current_engine,
+                )
+            until(lambda: servers.client_link.calls == sent + len(LAST))
             if links == "cut":
                 for link in servers.links:
                     link.cut()
@@ -127,14 +133,14 @@ def test_a_primary_that_wakes_up_with_calls_in_flight(durability: Durability | N
                 assert all(locked(outside, code, "outside") for code in LAST)
         finally:
             os.kill(servers.primary.process.pid, signal.SIGCONT)
-        crew.join()
-    assert sum(told.values()) == (len(LAST) if durability is None else 0)
+        threads.join()
+    assert sum(locked_codes.values()) == (len(LAST) if durability is None else 0)
 
 
 @pytest.mark.parametrize(("asked", "granted"), [(ONE, len(LAST)), (BOTH, 0)], ids=["one", "both"])
 def test_a_replica_that_stays_with_the_deposed_primary_confirms(asked: Durability, granted: int) -> None:
     """The other one is promoted: only who asks for the confirmation of both is safe."""
-    with trio(SERVER) as servers:
+    with replicated_servers(SERVER) as servers:
         stocked(servers)
         _, leaves = servers.replicas
         with (
@@ -155,7 +161,7 @@ def follows(replica: Server, primary: Server) -> bool:
 @pytest.mark.parametrize("appendonly", ["no", "yes"])
 def test_a_primary_that_comes_back_empty_empties_its_replicas(appendonly: str) -> None:
     """Faster than anybody promoted one of them. So a primary that starts by itself needs an append-only file."""
-    with trio(SERVER, appendonly=appendonly) as servers:
+    with replicated_servers(SERVER, appendonly=appendonly) as servers:
         stocked(servers)
         replica = servers.replicas[0]
         with (
@@ -171,7 +177,7 @@ def test_a_primary_that_comes_back_empty_empties_its_replicas(appendonly: str) -
 
 def test_min_replicas_to_write_bounds_what_is_lost_and_does_not_prevent_it() -> None:
     """A primary that is cut off goes on acknowledging until its replicas have been silent for min-replicas-max-lag."""
-    with trio(SERVER, min_replicas_to_write="1", min_replicas_max_lag="1") as servers:
+    with replicated_servers(SERVER, min_replicas_to_write="1", min_replicas_max_lag="1") as servers:
         stocked(servers)
         with VoucherSessions.from_url(servers.primary.url) as inside:
             servers.cut_off()
@@ -196,7 +202,7 @@ def redeemed_until_refused(engine: VoucherSessions) -> int:
 
 def test_refusals_and_reads_are_not_confirmed() -> None:
     """They change nothing and wait for nobody, so a deposed primary gives them from its old books."""
-    with trio(SERVER) as servers:
+    with replicated_servers(SERVER) as servers:
         stocked(servers)
         servers.cut_off()
         new = servers.promote()

@@ -63,7 +63,7 @@ def test_a_history_of_stacks_recorded_over_an_asyncio_engine_passes() -> None:
         check([each for each in history if each.verb != "redeem"])
 
 
-class Deaf:
+class EngineWithLostReplies:
     """An engine whose replies are lost."""
 
     def redeem(self, code: str, **_: Any) -> None:
@@ -76,9 +76,9 @@ class Deaf:
 def test_a_lost_reply_is_recorded_as_unknown_with_what_the_engine_generated(tmp_path: Path) -> None:
     recorder = Recorder("one", tmp_path / "log")
     with pytest.raises(OutcomeUnknown):
-        recorder.call(Deaf(), "redeem", "A")
+        recorder.call(EngineWithLostReplies(), "redeem", "A")
     with pytest.raises(KeyboardInterrupt):
-        recorder.call(Deaf(), "validate", "A", session={"type": "LOCK"})
+        recorder.call(EngineWithLostReplies(), "validate", "A", session={"type": "LOCK"})
     recorder.close()
     redeemed, validated = load([tmp_path / "log"])
     assert (redeemed.end, redeemed.args["id"]) == (None, "rdm_told")

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faults.hostile_objects import Made
-from faults.hostile_values import ANYTHING, GALLERY
-from faults.silent_clients import ENGINES, Sent, of, outcome, recorder_of, run
+from faults.hostile_objects import HostileValue
+from faults.hostile_values import ANYTHING, HOSTILE_VALUES
+from faults.recording_clients import ENGINES, Sent, concerns, outcome, recording_client_for, run
 from voucher_sessions import InvalidRequest, Redeemable, Voucher
 from voucher_sessions.models import MAX_NUMBER
 from voucher_sessions.pipelines import AsyncPipeline, Pipeline
@@ -61,9 +61,9 @@ def refused_or_sent(verb: str, arguments: Callable[[], dict[str, Any]]) -> list[
     """For each engine, and its pipeline, the field of the refusal, or None for a command in good order."""
     fields: list[str | None] = []
     for engine, piped in product(ENGINES, (False, True) if verb in QUEUED else (False,)):
-        client: Any = recorder_of(engine)
-        made = engine(client)
-        seen = outcome(lambda made=made, piped=piped: run(made, verb, arguments(), piped=piped))  # type: ignore[misc]  # of this object
+        client: Any = recording_client_for(engine)
+        under_test = engine(client)
+        seen = outcome(lambda under_test=under_test, piped=piped: run(under_test, verb, arguments(), piped=piped))  # type: ignore[misc]  # of this object
         if isinstance(seen, InvalidRequest):
             assert client.commands == []
             fields.append(seen.field)
@@ -100,18 +100,18 @@ def test_every_parameter_is_tried() -> None:
 
 @pytest.mark.parametrize(("verb", "name"), PARAMETERS)
 def test_the_gallery_of_hostile_objects(verb: str, name: str) -> None:
-    for made in GALLERY:
-        fields = refused_or_sent(verb, lambda made=made: right(verb) | {name: made.make()})  # type: ignore[misc]  # of this object
-        assert of(fields[0], name), made
-        assert len(set(fields)) == 1, made
+    for hostile in HOSTILE_VALUES:
+        fields = refused_or_sent(verb, lambda hostile=hostile: right(verb) | {name: hostile.make()})  # type: ignore[misc]  # of this object
+        assert concerns(fields[0], name), hostile
+        assert len(set(fields)) == 1, hostile
 
 
 @pytest.mark.parametrize(("verb", "name"), PARAMETERS)
 @settings(max_examples=25, deadline=None)
-@given(made=ANYTHING)
-def test_any_object(verb: str, name: str, made: Made) -> None:
-    fields = refused_or_sent(verb, lambda: right(verb) | {name: made.make()})
-    assert of(fields[0], name)
+@given(hostile=ANYTHING)
+def test_any_object(verb: str, name: str, hostile: HostileValue) -> None:
+    fields = refused_or_sent(verb, lambda: right(verb) | {name: hostile.make()})
+    assert concerns(fields[0], name)
     assert len(set(fields)) == 1
 
 
@@ -123,5 +123,9 @@ MAYBE_ANYTHING: Final = st.one_of(st.none(), ANYTHING)
 @given(data=st.data())
 def test_any_objects_in_all_places_at_once(verb: str, data: st.DataObject) -> None:
     drawn = {name: data.draw(MAYBE_ANYTHING, name) for name in VERBS[verb]}
-    fields = refused_or_sent(verb, lambda: right(verb) | {name: made.make() for name, made in drawn.items() if made})
-    assert all(field is None or any(of(field, name) for name, made in drawn.items() if made) for field in fields)
+    fields = refused_or_sent(
+        verb, lambda: right(verb) | {name: hostile.make() for name, hostile in drawn.items() if hostile}
+    )
+    assert all(
+        field is None or any(concerns(field, name) for name, hostile in drawn.items() if hostile) for field in fields
+    )

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from faults.hostile_objects import Made
-from faults.hostile_values import ANYTHING, GALLERY
-from faults.silent_clients import ENGINES, Sent, of, outcome, recorder_of, run
+from faults.hostile_objects import HostileValue
+from faults.hostile_values import ANYTHING, HOSTILE_VALUES
+from faults.recording_clients import ENGINES, Sent, concerns, outcome, recording_client_for, run
 from faults.test_hostile_input import right
 from voucher_sessions import AsyncVoucherSessions, InvalidRequest
 from voucher_sessions._transport import clients
@@ -39,11 +39,11 @@ def test_every_option_is_tried() -> None:
 
 def construct(engine: type[Any], field: str, value: Any) -> None:
     """Refused, or an engine whose first call goes out in good order, or is refused for what a partition returns."""
-    client = recorder_of(engine)
+    client = recording_client_for(engine)
     seen = outcome(lambda: run(engine(**{"client": client, field: value}), "redeem", right("redeem")))
     if isinstance(seen, InvalidRequest):
         assert client.commands == []
-        assert of(seen.field, field)
+        assert concerns(seen.field, field)
     else:
         assert isinstance(seen, Sent)
         assert {type(item) for command in client.commands for item in command} <= {str, bytes, int}
@@ -52,18 +52,18 @@ def construct(engine: type[Any], field: str, value: Any) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("field", OPTIONS)
 def test_the_gallery_as_an_option(engine: type[Any], field: str) -> None:
-    for made in GALLERY:
-        if field != "partition" or not fails(made.make()):
-            construct(engine, field, made.make())
+    for hostile in HOSTILE_VALUES:
+        if field != "partition" or not fails(hostile.make()):
+            construct(engine, field, hostile.make())
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("field", OPTIONS)
 @settings(max_examples=60, deadline=None)
-@given(made=ANYTHING)
-def test_any_object_as_an_option(engine: type[Any], field: str, made: Made) -> None:
-    assume(field != "partition" or not fails(made.make()))
-    construct(engine, field, made.make())
+@given(hostile=ANYTHING)
+def test_any_object_as_an_option(engine: type[Any], field: str, hostile: HostileValue) -> None:
+    assume(field != "partition" or not fails(hostile.make()))
+    construct(engine, field, hostile.make())
 
 
 def fails(partition: Any) -> bool:
@@ -78,7 +78,7 @@ def fails(partition: Any) -> bool:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_error_of_the_hosts_own_partition_is_told_as_it_is(engine: type[Any]) -> None:
-    client = recorder_of(engine)
+    client = recording_client_for(engine)
     with pytest.raises(ZeroDivisionError):
         run(engine(client, partition=lambda _: 1 // 0), "redeem", right("redeem"))
     assert client.commands == []
@@ -86,23 +86,23 @@ def test_an_error_of_the_hosts_own_partition_is_told_as_it_is(engine: type[Any])
 
 @pytest.mark.parametrize("engine", ENGINES)
 @settings(max_examples=100, deadline=None)
-@given(made=ANYTHING)
-def test_a_partition_may_return_anything(engine: type[Any], made: Made) -> None:
-    construct(engine, "partition", lambda _: made.make())
+@given(hostile=ANYTHING)
+def test_a_partition_may_return_anything(engine: type[Any], hostile: HostileValue) -> None:
+    construct(engine, "partition", lambda _: hostile.make())
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_gallery_as_a_client(engine: type[Any]) -> None:
     """What is no client is refused; a mock may be one."""
-    for made in GALLERY:
-        seen = outcome(lambda made=made: engine(made.make()))  # type: ignore[misc]  # of this object
-        assert "mock" in made.text or seen.field == "client", made
+    for hostile in HOSTILE_VALUES:
+        seen = outcome(lambda hostile=hostile: engine(hostile.make()))  # type: ignore[misc]  # of this object
+        assert "mock" in hostile.text or seen.field == "client", hostile
 
 
 URLS: Final = st.one_of(
     ANYTHING,
     st.builds(
-        lambda scheme, rest: Made(repr(scheme + rest), lambda: scheme + rest),
+        lambda scheme, rest: HostileValue(repr(scheme + rest), lambda: scheme + rest),
         st.sampled_from(
             ["redis://", "rediss://", "unix://", "redis+sentinel://", "memory://", "h", "redis://h?", "://"]
         ),
@@ -119,10 +119,10 @@ URLS: Final = st.one_of(
 
 @pytest.mark.parametrize("engine", ENGINES)
 @settings(max_examples=150, deadline=None)
-@given(made=URLS)
-def test_any_url(engine: type[Any], made: Made) -> None:
+@given(hostile=URLS)
+def test_any_url(engine: type[Any], hostile: HostileValue) -> None:
     """Nothing connects yet; a cluster would, and is left out."""
-    seen = outcome(lambda: engine.from_url(made.make()))
+    seen = outcome(lambda: engine.from_url(hostile.make()))
     if isinstance(seen, InvalidRequest):
         assert seen.field == "url"
     else:
@@ -136,7 +136,7 @@ def make_model(model: type[Any], data: dict[str, Any], *, tried: tuple[str, ...]
     """Refused by name, or a model of exact types that its own checks find right."""
     seen = outcome(lambda: model(**data))
     if isinstance(seen, InvalidRequest):
-        assert any(of(seen.field, name) for name in tried)
+        assert any(concerns(seen.field, name) for name in tried)
         return
     for value in dict(seen).values():
         assert value is None or isinstance(value, StrEnum) or type(value) in {str, int, float, bool}
@@ -150,8 +150,8 @@ def test_every_model_is_tried() -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_the_gallery_as_a_field(model: type[Any]) -> None:
     for name in model.model_fields:
-        for made in GALLERY:
-            make_model(model, FIELDS[model.__name__] | {name: made.make()}, tried=(name, "ttl"))
+        for hostile in HOSTILE_VALUES:
+            make_model(model, FIELDS[model.__name__] | {name: hostile.make()}, tried=(name, "ttl"))
 
 
 NAMES: Final = st.one_of(
@@ -167,6 +167,6 @@ def test_any_objects_as_fields(model: type[Any], data: st.DataObject) -> None:
     drawn = data.draw(DATA)
     make_model(
         model,
-        FIELDS[model.__name__] | {name: made.make() for name, made in drawn.items()},
+        FIELDS[model.__name__] | {name: hostile.make() for name, hostile in drawn.items()},
         tried=(*drawn, "ttl", model.__name__),
     )

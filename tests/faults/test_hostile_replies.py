@@ -10,7 +10,7 @@ import redis.exceptions
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from faults.recorded_replies import ACTS, Act, assert_error, assert_sound, right_replies
+from faults.recorded_replies import RECORDED_CALLS, RecordedCall, assert_error, assert_sound, right_replies
 from faults.test_hostile_input import QUEUED, VERBS
 from voucher_sessions import (
     AsyncVoucherSessions,
@@ -28,14 +28,14 @@ NO_ANSWER: Final = [b"no such answer"]
 RIGHT: Final[dict[int, list[list[Any]]]] = {}
 
 
-def right(act: Act) -> list[list[Any]]:
+def right(recorded_call: RecordedCall) -> list[list[Any]]:
     """The right replies, recorded once."""
-    if id(act) not in RIGHT:
-        RIGHT[id(act)] = right_replies(act)
-    return RIGHT[id(act)]
+    if id(recorded_call) not in RIGHT:
+        RIGHT[id(recorded_call)] = right_replies(recorded_call)
+    return RIGHT[id(recorded_call)]
 
 
-class Answering:
+class ScriptedClient:
     """A client that answers one command after the other as told."""
 
     def __init__(self, *answers: Any) -> None:
@@ -48,16 +48,16 @@ class Answering:
         return answer
 
 
-class AsyncAnswering(Answering):
+class AsyncScriptedClient(ScriptedClient):
     async def execute_command(self, *_: Any, **__: Any) -> Any:
         return super().execute_command()
 
 
-def on_both(act: Act, *answers: Any) -> list[Any]:
+def on_both(recorded_call: RecordedCall, *answers: Any) -> list[Any]:
     """What each engine makes of the answers: a result, or an error of ours."""
-    sync = VoucherSessions(Answering(*answers))  # type: ignore[arg-type]  # all of a client that an engine uses
-    waiting = AsyncVoucherSessions(AsyncAnswering(*answers))  # type: ignore[arg-type]  # likewise
-    return [outcome(lambda: act.call(sync)), outcome(lambda: run_through(act.call(waiting)))]
+    sync = VoucherSessions(ScriptedClient(*answers))  # type: ignore[arg-type]  # all of a client that an engine uses
+    waiting = AsyncVoucherSessions(AsyncScriptedClient(*answers))  # type: ignore[arg-type]  # likewise
+    return [outcome(lambda: recorded_call.call(sync)), outcome(lambda: run_through(recorded_call.call(waiting)))]
 
 
 def run_through(waiting: Coroutine[Any, Any, Any]) -> Any:
@@ -77,27 +77,27 @@ def outcome(run: Callable[[], Any]) -> Any:
         return error
 
 
-def check(act: Act, *answers: Any) -> None:
-    for outcome in on_both(act, *answers):
+def check(recorded_call: RecordedCall, *answers: Any) -> None:
+    for outcome in on_both(recorded_call, *answers):
         if isinstance(outcome, VoucherSessionsError):
             assert not isinstance(outcome, InvalidRequest)
-            assert_error(outcome, act)
+            assert_error(outcome, recorded_call)
         else:
-            assert_sound(outcome, act)
-        if not all(map(in_form, answers)):
+            assert_sound(outcome, recorded_call)
+        if not all(map(has_reply_form, answers)):
             assert isinstance(outcome, CorruptState), outcome
 
 
-def in_form(reply: Any) -> bool:
+def has_reply_form(reply: Any) -> bool:
     """A list of bytes and integers, as every script answers."""
     return type(reply) is list and all(type(item) in {bytes, int} for item in reply)
 
 
 def test_every_verb_is_answered() -> None:
-    assert {act.verb for act in ACTS} == set(VERBS)
-    for act in ACTS:
-        assert all(map(in_form, right(act)))
-        check(act, *right(act))
+    assert {recorded_call.verb for recorded_call in RECORDED_CALLS} == set(VERBS)
+    for recorded_call in RECORDED_CALLS:
+        assert all(map(has_reply_form, right(recorded_call)))
+        check(recorded_call, *right(recorded_call))
 
 
 STATUSES: Final = [
@@ -146,18 +146,18 @@ def is_answer(reply: Any) -> bool:
     return not isinstance(reply, Exception) and not (isinstance(reply, list) and reply[:1] == [b"again"])
 
 
-@pytest.mark.parametrize("act", ACTS, ids=repr)
+@pytest.mark.parametrize("recorded_call", RECORDED_CALLS, ids=repr)
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(reply=JUNK.filter(is_answer))
-def test_any_answer(act: Act, reply: Any) -> None:
-    check(act, reply)
+def test_any_answer(recorded_call: RecordedCall, reply: Any) -> None:
+    check(recorded_call, reply)
 
 
-@pytest.mark.parametrize("act", ACTS, ids=repr)
+@pytest.mark.parametrize("recorded_call", RECORDED_CALLS, ids=repr)
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(status=st.sampled_from(STATUSES), items=st.lists(ITEMS, max_size=19))
-def test_any_answer_in_the_right_form(act: Act, status: bytes, items: list[Any]) -> None:
-    check(act, [status, *items])
+def test_any_answer_in_the_right_form(recorded_call: RecordedCall, status: bytes, items: list[Any]) -> None:
+    check(recorded_call, [status, *items])
 
 
 def retyped(item: Any) -> list[Any]:
@@ -169,7 +169,7 @@ def retyped(item: Any) -> list[Any]:
     return [each for each in others if type(each) is not type(item)]
 
 
-def bent(item: Any) -> list[Any]:
+def bent_items(item: Any) -> list[Any]:
     """Negated, too large, cut, lengthened: of the right type, and wrong."""
     if isinstance(item, int):
         return [-item, -item - 1, item + 2**53, item + 2**63, 10**30, item + 2]
@@ -179,28 +179,28 @@ def bent(item: Any) -> list[Any]:
     return [b"", item[:-1], item + b"\xff", item + b" 5", b" " + item, item + b"\n", b"\0", *negated, *larger]
 
 
-def near(reply: list[Any]) -> list[list[Any]]:
+def similar_replies(reply: list[Any]) -> list[list[Any]]:
     """A right reply with one thing wrong: an item dropped, doubled, swapped, retyped, bent."""
     replies = []
     for at, item in enumerate(reply):
         before, after = reply[:at], reply[at + 1 :]
         replies += [before + after, [*before, item, item, *after], before]
-        replies += [[*before, other, *after] for other in retyped(item) + bent(item)]
+        replies += [[*before, other, *after] for other in retyped(item) + bent_items(item)]
         replies += [[*before, *after[:1], item, *after[1:]], [*before, item, None, *after]]
     return replies
 
 
-def all_near(act: Act) -> Iterator[list[Any]]:
+def all_similar_replies(recorded_call: RecordedCall) -> Iterator[list[Any]]:
     """The right replies with one thing wrong in one of them."""
-    for at, reply in enumerate(right(act)):
-        for bent_one in filter(is_answer, near(reply)):
-            yield [*right(act)[:at], bent_one, *right(act)[at + 1 :]]
+    for at, reply in enumerate(right(recorded_call)):
+        for bent_one in filter(is_answer, similar_replies(reply)):
+            yield [*right(recorded_call)[:at], bent_one, *right(recorded_call)[at + 1 :]]
 
 
-@pytest.mark.parametrize("act", ACTS, ids=repr)
-def test_a_right_answer_with_one_thing_wrong(act: Act) -> None:
-    for answers in all_near(act):
-        check(act, *answers)
+@pytest.mark.parametrize("recorded_call", RECORDED_CALLS, ids=repr)
+def test_a_right_answer_with_one_thing_wrong(recorded_call: RecordedCall) -> None:
+    for answers in all_similar_replies(recorded_call):
+        check(recorded_call, *answers)
 
 
 FLAGS: Final = [-1, 2, b"", b"x", b"-1"]
@@ -209,8 +209,8 @@ FLAGS: Final = [-1, 2, b"", b"x", b"-1"]
 @pytest.mark.parametrize("flag", FLAGS)
 @pytest.mark.parametrize("verb", ["delete_voucher", "release", "release_stack"])
 def test_what_is_neither_yes_nor_no_is_corrupt_state(verb: str, flag: Any) -> None:
-    act = next(act for act in ACTS if act.verb == verb)
-    for outcome in on_both(act, [*right(act)[0][:-1], flag]):
+    recorded_call = next(recorded_call for recorded_call in RECORDED_CALLS if recorded_call.verb == verb)
+    for outcome in on_both(recorded_call, [*right(recorded_call)[0][:-1], flag]):
         assert isinstance(outcome, CorruptState)
 
 
@@ -218,28 +218,28 @@ def test_what_is_neither_yes_nor_no_is_corrupt_state(verb: str, flag: Any) -> No
 @pytest.mark.parametrize("status", [b"voucher_missing", b"session_missing", b"redemption_missing", b"conflict"])
 def test_a_status_of_a_voucher_that_was_not_asked_for_is_corrupt_state(status: bytes, number: Any) -> None:
     """They are counted from 1; Python would count from the end what is below."""
-    for act in ACTS:
-        if act.codes == ("A", "B"):
-            for outcome in on_both(act, [status, number]):
-                assert isinstance(outcome, CorruptState), (act, outcome)
+    for recorded_call in RECORDED_CALLS:
+        if recorded_call.codes == ("A", "B"):
+            for outcome in on_both(recorded_call, [status, number]):
+                assert isinstance(outcome, CorruptState), (recorded_call, outcome)
 
 
 def test_deeply_nested_nonsense_is_corrupt_state() -> None:
     nested: list[Any] = []
     for _ in range(5000):
         nested = [nested]
-    for act in ACTS:
-        for outcome in on_both(act, nested):
+    for recorded_call in RECORDED_CALLS:
+        for outcome in on_both(recorded_call, nested):
             assert isinstance(outcome, CorruptState)
 
 
-@pytest.mark.parametrize("act", ACTS, ids=repr)
+@pytest.mark.parametrize("recorded_call", RECORDED_CALLS, ids=repr)
 @settings(max_examples=10, deadline=None)
 @given(
     kind=st.sampled_from([each for each in vars(redis.exceptions).values() if isinstance(each, type)]),
     text=st.one_of(st.text(max_size=9), st.sampled_from(["WRONGTYPE x", "CORRUPT x", "OOM x", "NOPERM x", "BUSY x"])),
 )
-def test_any_error_of_the_client(act: Act, kind: type[Exception], text: str) -> None:
+def test_any_error_of_the_client(recorded_call: RecordedCall, kind: type[Exception], text: str) -> None:
     """Ours, or the client's own."""
     if not issubclass(kind, redis.exceptions.RedisError) or issubclass(kind, redis.exceptions.NoScriptError):
         return
@@ -247,29 +247,31 @@ def test_any_error_of_the_client(act: Act, kind: type[Exception], text: str) -> 
         error = kind(text)
     except Exception:  # MOVED and the like must be rightly worded
         return
-    for told in on_both(act, error):
-        assert not isinstance(told, InvalidRequest)
-        assert told is error or told.__cause__ is error
+    for error_seen in on_both(recorded_call, error):
+        assert not isinstance(error_seen, InvalidRequest)
+        assert error_seen is error or error_seen.__cause__ is error
 
 
-@pytest.mark.parametrize("act", [act for act in ACTS if act.verb in QUEUED], ids=repr)
-def test_a_right_answer_with_one_thing_wrong_in_a_batch(act: Act) -> None:
+@pytest.mark.parametrize(
+    "recorded_call", [recorded_call for recorded_call in RECORDED_CALLS if recorded_call.verb in QUEUED], ids=repr
+)
+def test_a_right_answer_with_one_thing_wrong_in_a_batch(recorded_call: RecordedCall) -> None:
     """Beside a right one, which is answered rightly."""
-    beside = next(each for each in ACTS if each.verb == "get_voucher")
-    for (answer,) in all_near(act):
-        engine = VoucherSessions(Confirming(right(beside)[0], answer))  # type: ignore[arg-type]  # likewise
-        first, second = act.call(beside.call(engine.pipeline())).execute(raise_on_error=False)
+    beside = next(each for each in RECORDED_CALLS if each.verb == "get_voucher")
+    for (answer,) in all_similar_replies(recorded_call):
+        engine = VoucherSessions(ConfirmingClient(right(beside)[0], answer))  # type: ignore[arg-type]  # likewise
+        first, second = recorded_call.call(beside.call(engine.pipeline())).execute(raise_on_error=False)
         assert_sound(first, beside)
         if isinstance(second, VoucherSessionsError):
-            assert_error(second, act)
+            assert_error(second, recorded_call)
         else:
-            assert_sound(second, act)
+            assert_sound(second, recorded_call)
 
 
 @settings(max_examples=100, deadline=None)
 @given(answers=st.lists(st.one_of(JUNK, MAPPINGS), min_size=8, max_size=8))
 def test_check_server_with_any_answers(answers: list[Any]) -> None:
-    client: Any = Answering(*answers)
+    client: Any = ScriptedClient(*answers)
     found = outcome(lambda: VoucherSessions(client, durability=Durability(replicas=1)).check_server())
     if not isinstance(found, VoucherSessionsError | redis.exceptions.RedisError):
         assert {type(each) for each in found} <= {Finding}
@@ -280,7 +282,7 @@ def test_check_server_with_any_answers(answers: list[Any]) -> None:
 # --- What confirms a change ----------------------------------------------------------------------------------------
 
 
-class Confirming(Answering):
+class ConfirmingClient(ScriptedClient):
     """A client whose pipeline answers the script rightly and all else as told."""
 
     def __init__(self, *answers: Any) -> None:
@@ -289,7 +291,7 @@ class Confirming(Answering):
     def pipeline(self, **_: Any) -> Any:
         return self
 
-    def __enter__(self) -> Confirming:
+    def __enter__(self) -> ConfirmingClient:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -309,14 +311,14 @@ class Confirming(Answering):
 @example(fence=None, confirmation=True)
 @given(fence=JUNK, confirmation=st.one_of(JUNK, st.lists(st.integers(-2, 3), max_size=3)))
 def test_any_confirmation(durability: Durability, fence: Any, confirmation: Any) -> None:
-    act = next(act for act in ACTS if act.verb == "release")
-    client: Any = Confirming(right(act)[0], fence, confirmation)
-    result = outcome(lambda: act.call(VoucherSessions(client, durability=durability)))
+    recorded_call = next(recorded_call for recorded_call in RECORDED_CALLS if recorded_call.verb == "release")
+    client: Any = ConfirmingClient(right(recorded_call)[0], fence, confirmation)
+    result = outcome(lambda: recorded_call.call(VoucherSessions(client, durability=durability)))
     if isinstance(result, NotDurable):
-        assert_sound(result.result, act)
+        assert_sound(result.result, recorded_call)
         assert str(result)
     else:
-        assert_sound(result, act)
+        assert_sound(result, recorded_call)
         answers = confirmation if durability.fsync else [1, confirmation]
         assert all(type(number) is int for number in answers)
         assert answers[0] >= 1

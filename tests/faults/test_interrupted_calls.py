@@ -24,7 +24,7 @@ def server(server_of: Callable[[str], Server]) -> Server:
     return filled(server_of("valkey"))
 
 
-class Late(redis.UnixDomainSocketConnection):
+class UnnoticedReplyConnection(redis.UnixDomainSocketConnection):
     """A connection of which nobody can tell that a reply is still to come: as if it were on its way yet."""
 
     def can_read(self, timeout: float = 0) -> bool:
@@ -80,7 +80,7 @@ def test_a_call_interrupted_anywhere_leaves_no_reply_behind(
     server: Server, options: dict[str, Any], error: type[BaseException], call: Callable[[VoucherSessions], object]
 ) -> None:
     for at in count():
-        pool = redis.ConnectionPool(connection_class=Late, path=server.socket)
+        pool = redis.ConnectionPool(connection_class=UnnoticedReplyConnection, path=server.socket)
         with redis.Redis(connection_pool=pool, **options) as client:
             engine = VoucherSessions(client)
             assert credits_of(engine, "B") == 222

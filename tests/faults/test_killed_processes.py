@@ -14,18 +14,18 @@ from pathlib import Path
 
 import pytest
 from support.servers import BINARIES, running
+from support.waiting import rounds, until
 
 from faults.audit_of_workers import audit
 from faults.linearizable import check
-from faults.redemption_workers import CODES, HOUR_MS, SHORT_MS, Tills, forked
+from faults.redemption_workers import CODES, HOUR_MS, SHORT_MS, WorkerProcesses, forked
 from faults.stalled_disk import stalled_flushing
-from faults.waiting import rounds, until
 from voucher_sessions import Voucher, VoucherSessions
 
 KILLS = 15
 RESTARTS = 4
 CUTS = 6
-TILLS = 4
+WORKERS = 4
 
 # Two seconds, and what the clocks of servers that count in whole seconds and busy machines add to them.
 BOUND = 3.5
@@ -40,22 +40,22 @@ def wait_for_short_locks() -> None:
 def test_tills_are_killed_and_the_books_agree_with_what_they_were_told(tmp_path: Path) -> None:
     for at in rounds():
         with running("valkey") as server, server.client() as client:
-            tills = Tills(server.socket, tmp_path / str(at), seed=random.randrange(2**32))
-            tills.open(TILLS)
+            workers = WorkerProcesses(server.socket, tmp_path / str(at), seed=random.randrange(2**32))
+            workers.open(WORKERS)
             for _ in range(KILLS):
-                tills.kill_one()
-                tills.open()
-            tills.close()
+                workers.kill_one()
+                workers.open()
+            workers.close()
             wait_for_short_locks()
             engine = VoucherSessions(client)
-            found = audit(engine, tills.history)
+            found = audit(engine, workers.history)
             print(f"{KILLS} tills killed: {found}")
             assert not found.lost
             assert found.unknown > 0, "some were killed in the middle of a call"
             for code in CODES:
                 assert engine.list_sessions(code) == [], "nothing is stuck"
                 assert engine.get_voucher(code).quantity.locked == 0
-            check(tills.history)
+            check(workers.history)
 
 
 def hold_for_ever(socket: str) -> None:
@@ -69,11 +69,11 @@ def test_the_lock_of_a_dead_till_ends_with_its_ttl() -> None:
     with running("valkey") as server, server.client() as client:
         engine = VoucherSessions(client)
         engine.put_voucher(Voucher(code="LAST", quantity=1))
-        till = forked.Process(target=hold_for_ever, args=(server.socket,), daemon=True)
-        till.start()
+        worker = forked.Process(target=hold_for_ever, args=(server.socket,), daemon=True)
+        worker.start()
         until(lambda: bool(engine.list_sessions("LAST")))
-        till.kill()
-        till.join()
+        worker.kill()
+        worker.join()
         refused = engine.validate("LAST", session={"type": "LOCK", "key": "next"})
         assert refused.locked_by_others
         assert refused.retry_after_ms is not None
@@ -86,23 +86,23 @@ def test_the_lock_of_a_dead_till_ends_with_its_ttl() -> None:
 def test_a_server_that_flushes_always_is_killed_under_load_and_loses_nothing(name: str, tmp_path: Path) -> None:
     for at in rounds():
         with running(name, **ALWAYS) as server, server.client() as client:
-            tills = Tills(server.socket, tmp_path / str(at), seed=random.randrange(2**32), leave_ms=HOUR_MS)
-            tills.open(TILLS)
+            workers = WorkerProcesses(server.socket, tmp_path / str(at), seed=random.randrange(2**32), leave_ms=HOUR_MS)
+            workers.open(WORKERS)
             for restart in range(RESTARTS):
-                tills.until_written(random.randrange(20_000, 60_000))
+                workers.until_written(random.randrange(20_000, 60_000))
                 if restart == 1:
                     client.bgrewriteaof()  # the next one comes back from a snapshot and what was written since
                 server.kill()
                 time.sleep(random.uniform(0, 0.2))
                 server.start()
-            tills.until_written(20_000)
-            tills.close()
+            workers.until_written(20_000)
+            workers.close()
             wait_for_short_locks()
-            found = audit(VoucherSessions(client), tills.history)
+            found = audit(VoucherSessions(client), workers.history)
             print(f"{name} killed {RESTARTS} times: {found}")
             assert not found.lost
             assert found.unknown > 0, "calls were under way"
-            check(tills.history)
+            check(workers.history)
 
 
 @pytest.mark.parametrize("name", list(BINARIES))
@@ -135,19 +135,19 @@ def test_locks_whose_time_runs_out_while_the_server_is_down_are_over(name: str) 
 def test_a_server_that_waits_for_its_disk_loses_the_last_two_seconds_at_most(name: str, tmp_path: Path) -> None:
     for at in rounds():
         with running(name, **EVERYSEC) as server, server.client() as client:
-            tills = Tills(server.socket, tmp_path / str(at), seed=random.randrange(2**32), leave_ms=HOUR_MS)
-            tills.open(TILLS, patient=False)
-            tills.until_written(20_000)
+            workers = WorkerProcesses(server.socket, tmp_path / str(at), seed=random.randrange(2**32), leave_ms=HOUR_MS)
+            workers.open(WORKERS, patient=False)
+            workers.until_written(20_000)
             with stalled_flushing(server):
                 # It has waited, given up waiting and written all; and is somewhere in its next second or two.
                 until(lambda: client.info("persistence")["aof_delayed_fsync"] >= 1)
                 time.sleep(random.uniform(0, 0.7))
                 until(lambda: client.info("persistence")["aof_buffer_length"] > 2_000)
                 killed = time.monotonic_ns()
-            tills.close()
+            workers.close()
             server.start()
             wait_for_short_locks()
-            found = audit(VoucherSessions(client), tills.history)
+            found = audit(VoucherSessions(client), workers.history)
             oldest = max((killed - (op.end or 0) for op in found.lost), default=0) / 1e9
             print(f"{name} killed while its disk stalled: {found}, the oldest {oldest:.2f} s before the end")
             assert found.lost, "acknowledged, and held back"
@@ -161,15 +161,15 @@ def test_a_kill_and_a_power_cut_leave_a_prefix_of_what_happened(name: str, tmp_p
     for at in rounds():
         with running(name, **EVERYSEC) as server, server.client() as client:
             engine = VoucherSessions(client)
-            tills = Tills(server.socket, tmp_path / str(at), seed=random.randrange(2**32), leave_ms=HOUR_MS)
+            workers = WorkerProcesses(server.socket, tmp_path / str(at), seed=random.randrange(2**32), leave_ms=HOUR_MS)
             file = next(server.folder.glob("appendonlydir/*.incr.aof"))
             vouchers = file.stat().st_size
-            tills.open(TILLS, patient=False)
-            tills.until_written(60_000)
+            workers.open(WORKERS, patient=False)
+            workers.until_written(60_000)
             killed = time.monotonic_ns()
             server.kill()
-            tills.close()
-            whole, history = file.read_bytes(), tills.history
+            workers.close()
+            whole, history = file.read_bytes(), workers.history
             wait_for_short_locks()
             server.start()
             found = audit(engine, history)

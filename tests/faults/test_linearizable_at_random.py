@@ -100,9 +100,12 @@ def test_every_execution_passes_however_its_calls_overlap(
 
 def tampered(history: Sequence[Op], data: st.DataObject) -> list[Op]:
     """One reply told wrong: another one of the same verb's, or its own with a figure, a flag or a name changed."""
-    told = [each for each in history if each.end is not None]
+    answered = [each for each in history if each.end is not None]
     wrongs = [
-        (each, seen) for each in told for seen in wrong(each.seen) if essence(each, seen) != essence(each, each.seen)
+        (each, seen)
+        for each in answered
+        for seen in wrong(each.seen)
+        if essence(each, seen) != essence(each, each.seen)
     ]
     assume(wrongs)
     chosen, seen = data.draw(st.sampled_from(wrongs))
@@ -145,8 +148,8 @@ def explains(order: Sequence[Op]) -> bool:
             return False
     books = Books()
     for each in order:
-        told = answer(books, each, 0)
-        if each.end is not None and not agrees(each, told, each.seen):
+        answered = answer(books, each, 0)
+        if each.end is not None and not agrees(each, answered, each.seen):
             return False
     return True
 
@@ -177,7 +180,7 @@ def test_it_agrees_with_trying_all_orders(
             check(history)
 
 
-class Plain(Search):
+class ExhaustiveSearch(Search):
     """The same search without its shortcuts."""
 
     def successors(self, config: Config) -> Iterator[Config]:
@@ -195,6 +198,6 @@ def test_its_shortcuts_leave_no_order_out(
     if wrong:
         history = tampered(history, data)
     for ops in together(history):
-        explained = Plain(ops, Books(), 10_000).succeeds()
+        explained = ExhaustiveSearch(ops, Books(), 10_000).succeeds()
         event(f"wrong: {wrong}, explained: {explained}")
         assert Search(ops, Books(), 10_000).succeeds() == explained

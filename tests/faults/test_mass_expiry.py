@@ -17,10 +17,10 @@ import pytest
 import redis
 from support.model import LINGER_MS, MANY, written_book
 from support.servers import BINARIES, Server, running
+from support.waiting import until
 
 from faults.recount import book_of, now_ms, recount
 from faults.redemption_workers import forked
-from faults.waiting import until
 from voucher_sessions import Voucher, VoucherSessions
 
 pytestmark = pytest.mark.timeout(600)  # a busy machine needs a while to make millions of locks
@@ -146,7 +146,7 @@ def ping(socket: str, results: Connection) -> None:
 
 
 @contextmanager
-def somebody_else(server: Server) -> Iterator[list[float]]:
+def another_client(server: Server) -> Iterator[list[float]]:
     """The waits of another client, in seconds, from the longest."""
     ours, theirs = forked.Pipe()
     process = forked.Process(target=ping, args=(server.socket, theirs), daemon=True)
@@ -217,7 +217,7 @@ def test_a_million_that_expire_within_a_minute_beside_a_thousand_that_live_on(na
             engine.release("A", "nobody")
             VoucherSessions(admin).validate("NOBODY'S")
             meter.begin(admin)
-            with somebody_else(server) as waits:
+            with another_client(server) as waits:
                 answered = time.perf_counter()
                 answer = engine.validate("A", credits=MILLION - LIVING)
                 answered = time.perf_counter() - answered
@@ -252,7 +252,7 @@ def test_a_million_that_expire_in_the_same_millisecond(name: str) -> None:
             assert (refused.reason, refused.locked_by_others) == ("quantity_exceeded", True)
             assert refused.retry_after_ms is not None
             assert 0 < refused.retry_after_ms <= at - now_ms(admin) + 1_000
-            with somebody_else(server) as waits:
+            with another_client(server) as waits:
                 until(lambda: now_ms(admin) > at - 200)
                 meter.begin(admin)
                 while not (answer := engine.validate("A", credits=MILLION)).valid:

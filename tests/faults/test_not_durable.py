@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from support.servers import BINARIES
+from support.waiting import until
 
-from faults.replicas import Trio, trio
-from faults.waiting import until
-from faults.workers_over_failovers import Desk, Place
+from faults.replicas import ReplicatedServers, replicated_servers
+from faults.workers_over_failovers import CurrentEngine, PrimaryAddress
 from voucher_sessions import (
     Durability,
     NotDurable,
@@ -45,13 +45,13 @@ CHANGES: list[tuple[str, tuple[Any, ...], dict[str, Any], Callable[[Any], bool]]
 
 
 @pytest.fixture(scope="module", params=list(BINARIES))
-def servers(request: pytest.FixtureRequest) -> Iterator[Trio]:
-    with trio(request.param) as servers:
+def servers(request: pytest.FixtureRequest) -> Iterator[ReplicatedServers]:
+    with replicated_servers(request.param) as servers:
         yield servers
 
 
 @pytest.fixture
-def mend(servers: Trio) -> Iterator[Callable[[], None]]:
+def mend(servers: ReplicatedServers) -> Iterator[Callable[[], None]]:
     """No replica hears from the primary until this is called."""
 
     def mend_all() -> None:
@@ -67,17 +67,17 @@ def mend(servers: Trio) -> Iterator[Callable[[], None]]:
 
 
 @pytest.fixture(params=[False, True], ids=["sync", "async"])
-def open_engine(request: pytest.FixtureRequest, servers: Trio) -> Iterator[Callable[[], Any]]:
+def open_engine(request: pytest.FixtureRequest, servers: ReplicatedServers) -> Iterator[Callable[[], Any]]:
     """Each has a connection of its own."""
-    desks: list[Desk] = []
+    current_engines: list[CurrentEngine] = []
 
     def make() -> Any:
-        desks.append(Desk(Place(servers.primary.url), SOON, asynchronous=request.param))
-        return desks[-1]()
+        current_engines.append(CurrentEngine(PrimaryAddress(servers.primary.url), SOON, asynchronous=request.param))
+        return current_engines[-1]()
 
     yield make
-    for desk in desks:
-        desk.close()
+    for current_engine in current_engines:
+        current_engine.close()
 
 
 def is_confirmed(call: Callable[[], Any]) -> bool:
@@ -93,10 +93,10 @@ def test_every_change_waits_carries_its_result_and_is_confirmed_when_repeated(
 ) -> None:
     engine = open_engine()
     for verb, args, options, shows in CHANGES:
-        with pytest.raises(NotDurable, match="0 of 1 replicas") as told:
+        with pytest.raises(NotDurable, match="0 of 1 replicas") as raised:
             getattr(engine, verb)(*args, **options)
-        assert told.value.verb == verb.removesuffix("_stack")
-        assert shows(told.value.result)
+        assert raised.value.verb == verb.removesuffix("_stack")
+        assert shows(raised.value.result)
     # What changes nothing waits for nobody, and neither does a refusal that is an error.
     assert engine.validate("A", credits=40).valid
     assert engine.list_sessions("A") == []

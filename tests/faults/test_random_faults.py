@@ -21,7 +21,7 @@ from support.servers import Server
 from faults.history import Op, Recorder
 from faults.linearizable import TooManyOrders, check, together
 from faults.proxy import FAULTS
-from faults.random_load import LANES, PROCESSES, Told, Trip, codes, limits, ready, run
+from faults.random_load import CALLERS, PROCESSES, LoadPlan, LoadResult, codes, limits, run, warm_up
 from voucher_sessions import VoucherSessions
 
 ROUND_SECONDS = 2.0
@@ -37,12 +37,14 @@ def test_an_order_of_the_calls_explains_what_everybody_was_told(
     counts: Counter[str] = Counter()
     injected: Counter[str] = Counter()
     with ProcessPoolExecutor(PROCESSES, mp_context=spawn) as processes:
-        list(processes.map(ready, range(2 * PROCESSES)))
+        list(processes.map(warm_up, range(2 * PROCESSES)))
         for server in cycle(real_servers):
-            told = shop(processes, server, sharing=sharing)
-            history = [op for each in told for op in each.history]
-            counts += Counter("unknown" if op.end is None else "answered" for op in history) + judge(history, tmp_path)
-            injected += sum((each.injected for each in told), Counter())
+            results = run_round(processes, server, sharing=sharing)
+            history = [op for each in results for op in each.history]
+            counts += Counter("unknown" if op.end is None else "answered" for op in history) + check_history(
+                history, tmp_path
+            )
+            injected += sum((each.injected for each in results), Counter())
             print(f"{dict(counts)}; {injected.total()} faults injected: {dict(injected)}; 0 violations", flush=True)
             if time.monotonic() > ends:
                 break
@@ -50,21 +52,22 @@ def test_an_order_of_the_calls_explains_what_everybody_was_told(
     assert set(injected) == set(FAULTS)
 
 
-def shop(processes: ProcessPoolExecutor, server: Server, *, sharing: bool) -> list[Told]:
+def run_round(processes: ProcessPoolExecutor, server: Server, *, sharing: bool) -> list[LoadResult]:
     """One round, and the vouchers put before it."""
     begin, seed = time.monotonic() + 0.3, random.randrange(2**32)
-    trips = [
-        Trip(at, server.socket, begin, ROUND_SECONDS, seed + LANES * at, sharing=sharing) for at in range(PROCESSES)
+    plans = [
+        LoadPlan(at, server.socket, begin, ROUND_SECONDS, seed + CALLERS * at, sharing=sharing)
+        for at in range(PROCESSES)
     ]
     recorder = Recorder("first")
     with server.client() as client:
-        for found in codes(trips[0]):
+        for found in codes(plans[0]):
             for code in found:
                 recorder.call(VoucherSessions(client), "put_voucher", limits(code))
-    return [Told(recorder.history, Counter()), *processes.map(run, trips)]
+    return [LoadResult(recorder.history, Counter()), *processes.map(run, plans)]
 
 
-def judge(history: list[Op], folder: Path) -> Counter[str]:
+def check_history(history: list[Op], folder: Path) -> Counter[str]:
     """Voucher by voucher, those that are in one stack together; what cannot be explained is kept."""
     counts: Counter[str] = Counter()
     for ops in together(history):

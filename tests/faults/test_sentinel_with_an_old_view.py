@@ -6,8 +6,8 @@ import time
 
 import pytest
 from cluster.topology import Node, Sentinels, running_sentinels
+from support.waiting import until
 
-from faults.waiting import until
 from voucher_sessions import Durability, NotDurable, RedemptionNotFound, Voucher, VoucherNotFound, VoucherSessions
 
 DURABILITY = Durability(replicas=1, timeout_ms=100)

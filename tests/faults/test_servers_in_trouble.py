@@ -22,17 +22,17 @@ import pytest
 import redis
 import redis.exceptions
 from behaviour.test_durability import free_port, info
-from conftest import Awaited
+from conftest import BlockingAsync
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from support.servers import BINARIES, Server, running
+from support.waiting import until
 
 from faults.audit_of_workers import audit
 from faults.history import Op
 from faults.linearizable import check
 from faults.recount import recount
-from faults.redemption_workers import CODES, SHORT_MS, Tills
-from faults.waiting import until
+from faults.redemption_workers import CODES, SHORT_MS, WorkerProcesses
 from voucher_sessions import (
     AsyncVoucherSessions,
     OutcomeUnknown,
@@ -44,7 +44,7 @@ from voucher_sessions import (
 )
 from voucher_sessions._transport import clients
 
-TILLS = 4
+WORKERS = 4
 ROUNDS = 3
 ONCE = {"retry": Retry(NoBackoff(), 0)}
 STACK = [Redeemable(code="A", credits=1), Redeemable(code="B")]
@@ -75,7 +75,7 @@ def contents(admin: redis.Redis) -> dict[bytes, Any]:
 TWO, ONE = ("cart", "other"), ("cart",)
 
 
-def furnish(engine: Any, keys: tuple[str, ...] = TWO) -> None:
+def create_vouchers(engine: Any, keys: tuple[str, ...] = TWO) -> None:
     """Two vouchers, each with these live sessions and a redemption."""
     for code in "AB":
         engine.put_voucher(Voucher(code=code, quantity=9, credits=100))
@@ -118,10 +118,10 @@ def refused(engine: Any, acts: list[methodcaller], admin: redis.Redis, remedy: s
     """Each is refused with this remedy, and leaves all as it was."""
     before = contents(admin)
     for act in acts:
-        with pytest.raises(ServerRefused) as told:
+        with pytest.raises(ServerRefused) as raised:
             act(engine)
-        assert isinstance(told.value, redis.exceptions.ResponseError)
-        assert remedy in told.value.remedy, told.value
+        assert isinstance(raised.value, redis.exceptions.ResponseError)
+        assert remedy in raised.value.remedy, raised.value
         assert contents(admin) == before, act
 
 
@@ -144,7 +144,7 @@ def test_a_full_server_refuses_what_grows_and_half_changes_nothing(
     keys: tuple[str, ...],
 ) -> None:
     engine = engine_on(server)
-    furnish(engine, keys)
+    create_vouchers(engine, keys)
     full()
     refused(engine, GROWING, admin, "memory is full")
     for act in READING:
@@ -163,7 +163,7 @@ def test_a_full_server_still_gives_back(
     keys: tuple[str, ...],
 ) -> None:
     engine = engine_on(server)
-    furnish(engine, keys)
+    create_vouchers(engine, keys)
     full()
     before = contents(admin)
     act(engine)
@@ -176,7 +176,7 @@ def test_locks_that_expire_on_a_full_server_are_taken_out(
     server: Server, admin: redis.Redis, engine_on: Callable[..., Any], full: Callable[[], bool]
 ) -> None:
     engine = engine_on(server)
-    furnish(engine)
+    create_vouchers(engine)
     for at in range(3):
         assert engine.validate("A", credits=10, session=lock(f"passing-{at}", 50)).valid
     assert engine.validate("B", credits=10, session=lock("passing", 50)).valid
@@ -192,21 +192,21 @@ def test_locks_that_expire_on_a_full_server_are_taken_out(
 
 def test_memory_that_runs_out_again_and_again_under_load(server: Server, admin: redis.Redis, tmp_path: Path) -> None:
     """Somebody else's keys fill it and go, while tills sell: what was refused has not happened, and the rest has."""
-    tills = Tills(server.socket, tmp_path, seed=random.randrange(2**32))
-    tills.open(TILLS)
-    tills.until_written(20_000)
+    workers = WorkerProcesses(server.socket, tmp_path, seed=random.randrange(2**32))
+    workers.open(WORKERS)
+    workers.until_written(20_000)
     try:
         for _ in range(ROUNDS):
             admin.config_set("maxmemory", int(admin.info("memory")["used_memory"]) + 200_000)
             with kept_full(server):
-                tills.until_written(60_000)
+                workers.until_written(60_000)
             admin.config_set("maxmemory", 0)
             admin.unlink("ballast")
-            tills.until_written(20_000)
+            workers.until_written(20_000)
     finally:
         admin.config_set("maxmemory", 0)
-        tills.close()
-    happened, refusals = apart(tills.history)
+        workers.close()
+    happened, refusals = apart(workers.history)
     print(f"{len(happened)} calls, and {refusals} that a full server refused")
     assert refusals > 10 * ROUNDS
     time.sleep(max(SHORT_MS) / 1000 + 0.05)
@@ -251,7 +251,7 @@ def test_a_replica_answers_but_changes_nothing(name: str, engine_on: Callable[..
         running(name, replicaof=f"127.0.0.1 {port}") as replica,
         replica.client() as admin,
     ):
-        furnish(engine_on(primary))
+        create_vouchers(engine_on(primary))
         until(lambda: info(primary, "replication").get("slave0", {}).get("state") == "online")
         with primary.client() as of_primary:
             until(lambda: admin.dbsize() == of_primary.dbsize())
@@ -271,7 +271,7 @@ def test_a_server_that_loads_its_data_is_an_unknown_outcome_and_then_all_is_ther
     slow = {"key_load_delay": "3000", "loading_process_events_interval_bytes": "1024"}
     with running(name, save="3600 1", **slow) as server:
         with server.client() as admin:
-            furnish(VoucherSessions(admin))
+            create_vouchers(VoucherSessions(admin))
             admin.mset({f"ballast-{at}": "x" * 1000 for at in range(5_000)})
             admin.save()
             before = contents(admin)
@@ -319,7 +319,7 @@ def is_loading(probe: redis.Redis) -> bool:
 
 
 @contextmanager
-def somebody_elses_endless_script(server: Server, admin: redis.Redis) -> Iterator[None]:
+def endless_script(server: Server, admin: redis.Redis) -> Iterator[None]:
     admin.config_set("lua-time-limit", 20)
 
     def run() -> None:
@@ -348,13 +348,13 @@ def test_somebody_elses_script_keeps_the_server_busy(
     server: Server, admin: redis.Redis, engine_on: Callable[..., Any]
 ) -> None:
     engine = engine_on(server)
-    furnish(engine)
+    create_vouchers(engine)
     before = contents(admin)
-    with somebody_elses_endless_script(server, admin):
+    with endless_script(server, admin):
         for act in (*GROWING, *SHRINKING, *READING):
-            with pytest.raises(ServerRefused) as told:
+            with pytest.raises(ServerRefused) as raised:
                 act(engine)
-            assert "SCRIPT KILL" in told.value.remedy
+            assert "SCRIPT KILL" in raised.value.remedy
     assert contents(admin) == before
     assert engine.redeem("A", session="cart").credits == 10
     recount(admin, "A", "B")
@@ -373,7 +373,7 @@ def test_who_has_no_access_is_told_so(
 
     It also tries again as often as it does where a connection failed; here it is told not to.
     """
-    furnish(VoucherSessions(admin))
+    create_vouchers(VoucherSessions(admin))
     admin.execute_command("ACL", "SETUSER", "till", "off", ">secret", "~*", "+@all")
     admin.config_set("requirepass", "right")
     try:
@@ -398,7 +398,7 @@ def test_a_script_refused_a_command_half_way_is_mended_by_repair(
     for command in ("set", "zadd", "zrem", "pexpireat", "unlink", "zremrangebyrank"):
         admin.flushall()
         engine = VoucherSessions(admin)
-        furnish(engine)
+        create_vouchers(engine)
         assert engine.validate("B", session=lock("passing", 1)).valid
         admin.execute_command("ACL", "SETUSER", "till", "reset", "on", ">secret", "~*", "+@all", f"-{command}")
         crippled = engine_on(server, user)
@@ -430,7 +430,7 @@ def test_a_server_that_cannot_save_refuses_every_change(
     folder.mkdir()
     with running(name, save="3600 1", dir=str(folder)) as server, server.client() as admin:
         engine = engine_on(server)
-        furnish(engine)
+        create_vouchers(engine)
         shutil.rmtree(folder)
         admin.bgsave()
         until(lambda: admin.info("persistence")["rdb_last_bgsave_status"] == "err")
@@ -447,7 +447,7 @@ def test_too_few_replicas_refuse_every_change(
     server: Server, admin: redis.Redis, engine_on: Callable[..., Any]
 ) -> None:
     engine = engine_on(server)
-    furnish(engine)
+    create_vouchers(engine)
     admin.config_set("min-replicas-to-write", 1)
     try:
         refused(engine, GROWING + SHRINKING, admin, "min-replicas-to-write")
@@ -493,9 +493,9 @@ def test_a_cluster_that_is_down_is_waited_for_and_then_told(
                     assert engine.redeem("A", session="cart", redemption_id="order").credits == 10
                     back.join()
                     continue
-                with pytest.raises(OutcomeUnknown) as told:
+                with pytest.raises(OutcomeUnknown) as raised:
                     engine.redeem("A", session="cart", redemption_id="order")
-                assert told.value.redemption_id == "order"
+                assert raised.value.redemption_id == "order"
                 with pytest.raises((redis.exceptions.ClusterError, redis.exceptions.RedisClusterException)):
                     engine.get_voucher("A")
                 give_back(lone_node)
@@ -517,5 +517,5 @@ def engine_of(kind: str, url: str, loop: asyncio.AbstractEventLoop) -> Iterator[
             yield engine
         return
     waiting = AsyncVoucherSessions.from_url(url)
-    yield Awaited(waiting, loop)
+    yield BlockingAsync(waiting, loop)
     loop.run_until_complete(waiting.aclose())

@@ -8,9 +8,9 @@ import pytest
 import redis
 from pydantic import BaseModel, ValidationError
 
-from faults.recorded_replies import ACTS, KEY, Act
-from faults.silent_clients import assert_discreet
-from faults.test_hostile_replies import Answering, all_near, on_both, outcome
+from faults.recorded_replies import KEY, RECORDED_CALLS, RecordedCall
+from faults.recording_clients import assert_no_session_key
+from faults.test_hostile_replies import ScriptedClient, all_similar_replies, on_both, outcome
 from voucher_sessions import (
     NotDurable,
     OutcomeUnknown,
@@ -24,16 +24,16 @@ from voucher_sessions._core.keys import Keys
 from voucher_sessions._core.verbs import Verbs
 
 
-@pytest.mark.parametrize("act", ACTS, ids=repr)
-def test_no_error_about_a_bent_reply_shows_a_key(act: Act) -> None:
+@pytest.mark.parametrize("recorded_call", RECORDED_CALLS, ids=repr)
+def test_no_error_about_a_bent_reply_shows_a_key(recorded_call: RecordedCall) -> None:
     """Not the error of ours, and nothing that stands behind it."""
-    for answers in all_near(act):
-        error = outcome(lambda answers=answers: act.call(VoucherSessions(Answering(*answers))))  # type: ignore[arg-type, misc]  # a stand-in
+    for answers in all_similar_replies(recorded_call):
+        error = outcome(lambda answers=answers: recorded_call.call(VoucherSessions(ScriptedClient(*answers))))  # type: ignore[arg-type, misc]  # a stand-in
         if isinstance(error, VoucherSessionsError):
-            assert_discreet(error)
+            assert_no_session_key(error)
 
 
-@pytest.mark.parametrize("act", ACTS, ids=repr)
+@pytest.mark.parametrize("recorded_call", RECORDED_CALLS, ids=repr)
 @pytest.mark.parametrize(
     "error",
     [
@@ -46,9 +46,9 @@ def test_no_error_about_a_bent_reply_shows_a_key(act: Act) -> None:
     ],
     ids=repr,
 )
-def test_no_error_about_a_failed_command_shows_a_key(act: Act, error: Exception) -> None:
-    for told in on_both(act, error):
-        assert_discreet(told)
+def test_no_error_about_a_failed_command_shows_a_key(recorded_call: RecordedCall, error: Exception) -> None:
+    for error_seen in on_both(recorded_call, error):
+        assert_no_session_key(error_seen)
 
 
 ERRORS: Final[list[VoucherSessionsError]] = [
@@ -60,7 +60,7 @@ ERRORS: Final[list[VoucherSessionsError]] = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_errors_that_carry_a_key_do_not_show_it(error: VoucherSessionsError) -> None:
-    assert_discreet(error)
+    assert_no_session_key(error)
     assert KEY in str(vars(error)) or error.__dict__["result"].session_key == KEY
 
 
@@ -87,10 +87,10 @@ def test_no_refusal_of_a_session_shows_a_key(session: Any) -> None:
     calls = Verbs(Keys("vs"), None)
     with pytest.raises(VoucherSessionsError) as refused:
         calls.validate("A", 0, 0, session)
-    assert_discreet(refused.value)
+    assert_no_session_key(refused.value)
     with pytest.raises(ValueError, match="Session") as refused_model:
         Session.model_validate(session)
-    assert_discreet(refused_model.value)
+    assert_no_session_key(refused_model.value)
 
 
 @pytest.mark.parametrize("key", [TOO_LONG, KEY + "\ud800", KEY.encode(), [KEY]])
@@ -103,7 +103,7 @@ def test_no_refusal_of_a_bare_key_shows_it(key: Any) -> None:
     ):
         with pytest.raises(VoucherSessionsError) as refused:
             refuse()
-        assert_discreet(refused.value)
+        assert_no_session_key(refused.value)
 
 
 @pytest.mark.parametrize("wrong", [{"ttl": 5}, {"ttl": 0, "ttl_unit": "DAYS"}, {"ttl_unit": "WEEKS"}, {"type": "HOLD"}])
@@ -113,4 +113,4 @@ def test_a_hosts_own_model_does_not_show_the_key_beside_what_is_wrong(wrong: dic
 
     with pytest.raises(ValidationError) as refused:
         Body.model_validate({"session": {"type": "LOCK", "key": KEY} | wrong})
-    assert_discreet(refused.value)
+    assert_no_session_key(refused.value)

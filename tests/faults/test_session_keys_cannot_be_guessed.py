@@ -23,8 +23,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from support.servers import Server
 
-from faults.recorded_replies import ACTS, KEY, SESSION
-from faults.silent_clients import assert_discreet
+from faults.recorded_replies import KEY, RECORDED_CALLS, SESSION
+from faults.recording_clients import assert_no_session_key
 from faults.test_hostile_input import VERBS
 from voucher_sessions import (
     ActiveSession,
@@ -67,7 +67,7 @@ LETTERS: Final = string.ascii_letters + string.digits
 # --- Generated keys ------------------------------------------------------------------------------------------------
 
 
-class Source:
+class FakeSecrets:
     """In the place of ``secrets``: keeps how many bytes it was asked for, and gives others at each call."""
 
     def __init__(self) -> None:
@@ -82,9 +82,9 @@ class Source:
 
 
 @pytest.fixture
-def source(monkeypatch: pytest.MonkeyPatch) -> Source:
+def source(monkeypatch: pytest.MonkeyPatch) -> FakeSecrets:
     """The only source of chance that is left."""
-    source = Source()
+    source = FakeSecrets()
 
     def guessable(*_: object, **__: object) -> Any:
         raise AssertionError("not a cryptographic source")
@@ -103,7 +103,9 @@ MAKES_A_KEY: Final[list[Callable[[Verbs], Any]]] = [
 
 
 @pytest.mark.parametrize("make", MAKES_A_KEY)
-def test_a_generated_key_has_128_bits_of_a_cryptographic_source(source: Source, make: Callable[[Verbs], Any]) -> None:
+def test_a_generated_key_has_128_bits_of_a_cryptographic_source(
+    source: FakeSecrets, make: Callable[[Verbs], Any]
+) -> None:
     key = make(Verbs(Keys("vs"), None)).session_key
     assert key.startswith("ssn_")
     assert sum(source.asked) * 8 >= 128
@@ -115,7 +117,7 @@ def test_a_generated_key_has_128_bits_of_a_cryptographic_source(source: Source, 
     assert len(set(key[4:])) > 1
 
 
-def test_each_letter_is_as_likely_as_the_others(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_letter_is_as_likely_as_the_others(source: FakeSecrets, monkeypatch: pytest.MonkeyPatch) -> None:
     """All bytes that the source can give stand for each letter equally often, or for none; so each carries log2(62)."""
     monkeypatch.setattr(source, "token_bytes", lambda length: bytes(range(256)))
     assert Counter(requests.random_text(248)) == dict.fromkeys(LETTERS, 4)
@@ -199,12 +201,12 @@ def test_no_log_shows_a_key(server_of: Callable[[str], Server], caplog: pytest.L
             engine.put_voucher(Voucher(code=code, credits=50))
             engine.validate(code, session=SESSION)
         nowhere = redis.Redis(unix_socket_path=server.socket + "-none", retry=Retry(NoBackoff(), 0))
-        for act in ACTS:
+        for recorded_call in RECORDED_CALLS:
             for each in (engine, VoucherSessions(nowhere)):
-                attempt(lambda act=act, each=each: act.call(each))  # type: ignore[misc]  # of this act
-        asyncio.run(every_act(server.socket), debug=True)
+                attempt(lambda recorded_call=recorded_call, each=each: recorded_call.call(each))  # type: ignore[misc]  # of this act
+        asyncio.run(make_every_call(server.socket), debug=True)
         nowhere.close()
-    assert {act.verb for act in ACTS} == set(VERBS)
+    assert {recorded_call.verb for recorded_call in RECORDED_CALLS} == set(VERBS)
     assert any(record.getMessage() == "captured" for record in caplog.records)
     for record in caplog.records:
         text = logging.Formatter().format(record)
@@ -215,14 +217,14 @@ def attempt(run: Callable[[], Any]) -> None:
     try:
         run()
     except (VoucherSessionsError, redis.RedisError) as error:
-        assert_discreet(error)
+        assert_no_session_key(error)
 
 
-async def every_act(socket: str) -> None:
+async def make_every_call(socket: str) -> None:
     for path in (socket, socket + "-none"):
         async with redis.asyncio.Redis(unix_socket_path=path, retry=AsyncRetry(NoBackoff(), 0)) as client:
-            for act in ACTS:
+            for recorded_call in RECORDED_CALLS:
                 try:
-                    await act.call(AsyncVoucherSessions(client))
+                    await recorded_call.call(AsyncVoucherSessions(client))
                 except (VoucherSessionsError, redis.RedisError) as error:
-                    assert_discreet(error)
+                    assert_no_session_key(error)

@@ -114,7 +114,7 @@ class Child:
     """A forked process that does one thing and tells what came of it."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
-        self._result, told = os.pipe()
+        self._result, pipe = os.pipe()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12 on: that there are threads
             self.pid = os.fork()
@@ -123,9 +123,9 @@ class Child:
                 outcome: Any = work()
             except BaseException as error:  # the child must end here, whatever happens
                 outcome = error
-            os.write(told, pickle.dumps(outcome))
+            os.write(pipe, pickle.dumps(outcome))
             os._exit(0)
-        os.close(told)
+        os.close(pipe)
 
     def result(self) -> Any:
         """Its answer; a child that hangs is killed."""
@@ -137,8 +137,8 @@ class Child:
                 os.close(self._result)
                 pytest.fail("the child hangs")
             time.sleep(0.005)
-        with open(self._result, "rb") as told:
-            return pickle.load(told)
+        with open(self._result, "rb") as pipe:
+            return pickle.load(pipe)
 
 
 def seen(engine: VoucherSessions, code: str, times: int) -> set[Any]:

@@ -16,7 +16,7 @@ from support.servers import Server
 
 from faults.hostile_objects import misbehaving
 from faults.recorded_replies import books
-from faults.silent_clients import Recorder, outcome, run
+from faults.recording_clients import RecordingClient, outcome, run
 from faults.test_hostile_input import VERBS, right
 from voucher_sessions import Durability, Redeemable, Voucher, VoucherSessions, VoucherSessionsError
 
@@ -61,7 +61,7 @@ def keys_of(partition: str, code: str, session_key: str, redemption_id: str) -> 
             "redeemables": [Redeemable(code=code)],
             "release": (),
         }
-        client = Recorder()
+        client = RecordingClient()
         arguments = {name: own.get(name, value) for name, value in right(verb).items()}
         outcome(partial(run, engine_of(client, partition), verb, arguments))
         assert client.commands

@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import redis.asyncio.retry
-from conftest import Awaited
+from conftest import BlockingAsync
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from support.waiting import until
 
 from faults.history import Op, Recorder
-from faults.redemption_workers import CODES, HOUR_MS, Till, limits
-from faults.waiting import until
+from faults.redemption_workers import CODES, HOUR_MS, Worker, limits
 from voucher_sessions import AsyncVoucherSessions, Durability, NotDurable, VoucherSessions
 
 
 @dataclass
-class Place:
+class PrimaryAddress:
     """Where the primary is, as far as those who ask here have heard. None: they wait for the news.
 
     ``patience``: for how many seconds they wait for a reply.
@@ -31,30 +31,30 @@ class Place:
     patience: float = 60
 
 
-class Desk:
+class CurrentEngine:
     """The engine of one thread for the primary of the moment, sync or asyncio.
 
     Its client repeats nothing by itself.
     """
 
-    def __init__(self, place: Place, durability: Durability | None, *, asynchronous: bool = False) -> None:
-        self.place, self._durability = place, durability
+    def __init__(self, address: PrimaryAddress, durability: Durability | None, *, asynchronous: bool = False) -> None:
+        self.address, self._durability = address, durability
         self._loop = asyncio.new_event_loop() if asynchronous else None
         self._engines: dict[str, Any] = {}
 
     def __call__(self) -> Any:
-        until(lambda: self.place.url is not None)
-        url = str(self.place.url)
+        until(lambda: self.address.url is not None)
+        url = str(self.address.url)
         if url not in self._engines:
             self._engines[url] = self._open(url)
         return self._engines[url]
 
     def _open(self, url: str) -> Any:
-        options: dict[str, Any] = {"durability": self._durability, "socket_timeout": self.place.patience}
+        options: dict[str, Any] = {"durability": self._durability, "socket_timeout": self.address.patience}
         if self._loop is None:
             return VoucherSessions.from_url(url, retry=Retry(NoBackoff(), 0), **options)
         retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-        return Awaited(AsyncVoucherSessions.from_url(url, retry=retry, **options), self._loop)
+        return BlockingAsync(AsyncVoucherSessions.from_url(url, retry=retry, **options), self._loop)
 
     def close(self) -> None:
         for engine in self._engines.values():
@@ -63,7 +63,7 @@ class Desk:
             self._loop.close()
 
 
-class Crew:
+class CheckedThreads:
     """Threads whose errors are not lost."""
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class Crew:
 
 
 @dataclass
-class Shop:
+class WorkerThreads:
     recorders: list[Recorder] = field(default_factory=list)
     over: bool = False
 
@@ -97,7 +97,7 @@ class Shop:
     def history(self) -> list[Op]:
         return [op for each in self.recorders for op in each.history]
 
-    def sell(self, changes: int = 60) -> None:
+    def wait_for_changes(self, changes: int = 60) -> None:
         """Until so many more changes were acknowledged."""
         before = self._sold()
         until(lambda: self._sold() >= before + changes)
@@ -105,37 +105,37 @@ class Shop:
     def _sold(self) -> int:
         return sum(op.end is not None and op.changes for op in self.history)
 
-    def waits_for_replies(self, *tills: int) -> bool:
+    def waits_for_replies(self, *numbers: int) -> bool:
         """Whether these tills have sent what nobody answers."""
-        histories = [self.recorders[1 + till].history for till in tills]
+        histories = [self.recorders[1 + number].history for number in numbers]
         return all(history and history[-1].end is None for history in histories)
 
 
-def _put(shop: Shop, engine: VoucherSessions, code: str) -> bool:
+def _put(workers: WorkerThreads, engine: VoucherSessions, code: str) -> bool:
     """Whether it was confirmed."""
     try:
-        shop.recorders[0].call(engine, "put_voucher", limits(code))
+        workers.recorders[0].call(engine, "put_voucher", limits(code))
     except NotDurable:
         return False
     return True
 
 
 @contextmanager
-def selling(durability: Durability, *places: Place) -> Iterator[Shop]:
+def running_workers(durability: Durability, *addresses: PrimaryAddress) -> Iterator[WorkerThreads]:
     """A till for each place, sync and asyncio by turns; the first place has the vouchers."""
-    shop, crew = Shop([Recorder("manager")]), Crew()
-    with ExitStack() as desks:
-        with VoucherSessions.from_url(str(places[0].url), durability=durability) as engine:
+    workers, threads = WorkerThreads([Recorder("manager")]), CheckedThreads()
+    with ExitStack() as current_engines:
+        with VoucherSessions.from_url(str(addresses[0].url), durability=durability) as engine:
             for code in CODES:
-                until(lambda code=code: _put(shop, engine, code))  # type: ignore[misc]  # mypy forgets the default
-        for at, place in enumerate(places):
-            desk = Desk(place, durability, asynchronous=at % 2 == 1)
-            desks.callback(desk.close)
-            shop.recorders.append(Recorder(f"t{at}"))
-            till = Till(desk, shop.recorders[-1], f"t{at}", at, HOUR_MS)
-            crew.start(till.sell, lambda: shop.over)
+                until(lambda code=code: _put(workers, engine, code))  # type: ignore[misc]  # mypy forgets the default
+        for at, address in enumerate(addresses):
+            current_engine = CurrentEngine(address, durability, asynchronous=at % 2 == 1)
+            current_engines.callback(current_engine.close)
+            workers.recorders.append(Recorder(f"t{at}"))
+            worker = Worker(current_engine, workers.recorders[-1], f"t{at}", at, HOUR_MS)
+            threads.start(worker.run, lambda: workers.over)
         try:
-            yield shop
+            yield workers
         finally:
-            shop.over = True
-            crew.join()
+            workers.over = True
+            threads.join()

@@ -126,16 +126,16 @@ def selections(path: str) -> tuple[Selection, ...]:
 
 @dataclass
 class Outcome:
-    """What became of a mutant, or of the project without one. ``red``: the tests that failed."""
+    """What became of a mutant, or of the project without one. ``failed``: the tests that failed."""
 
     verdict: str
-    red: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
 
 
 # --- One run of some tests, in a process of its own -----------------------------------------------------------------
 
 
-class _Red:
+class _FailedTests:
     """A plugin of pytest that keeps the names of what fails."""
 
     def __init__(self) -> None:
@@ -159,11 +159,11 @@ def _import_what_never_changes() -> None:
 
 def _run(copy: Path, selection: Selection, ignored: Iterable[str], *, all_of_them: bool) -> Outcome:
     """The tests in a fork, which is ended when it takes too long."""
-    told = copy / "outcome.json"
-    told.unlink(missing_ok=True)
+    result_file = copy / "outcome.json"
+    result_file.unlink(missing_ok=True)
     pid = os.fork()
     if pid == 0:
-        _be_tested(copy, selection, list(ignored), told, all_of_them=all_of_them)
+        _run_tests_in_child(copy, selection, list(ignored), result_file, all_of_them=all_of_them)
     deadline = time.monotonic() + selection.seconds * (10 if all_of_them else 1)
     while os.waitpid(pid, os.WNOHANG) == (0, 0):
         if time.monotonic() > deadline:
@@ -171,22 +171,26 @@ def _run(copy: Path, selection: Selection, ignored: Iterable[str], *, all_of_the
             os.waitpid(pid, 0)
             return Outcome("does not end")
         time.sleep(0.01)
-    if not told.exists():
+    if not result_file.exists():
         return Outcome("crashed")
-    code, red = json.loads(told.read_text("utf-8"))
-    return Outcome("survived" if code == 0 else "killed", red)
+    code, failed = json.loads(result_file.read_text("utf-8"))
+    return Outcome("survived" if code == 0 else "killed", failed)
 
 
-def _be_tested(copy: Path, selection: Selection, ignored: list[str], told: Path, *, all_of_them: bool) -> None:
+def _run_tests_in_child(
+    copy: Path, selection: Selection, ignored: list[str], result_file: Path, *, all_of_them: bool
+) -> None:
     """Never returns: what fails here is the fork's alone."""
     try:
         os.setsid()
-        _tell(copy, selection, ignored, told, all_of_them=all_of_them)
+        _write_result(copy, selection, ignored, result_file, all_of_them=all_of_them)
     finally:
         os._exit(0)
 
 
-def _tell(copy: Path, selection: Selection, ignored: list[str], told: Path, *, all_of_them: bool) -> None:
+def _write_result(
+    copy: Path, selection: Selection, ignored: list[str], result_file: Path, *, all_of_them: bool
+) -> None:
     """Write what became of the tests; nothing where not even that works, which counts as a crash."""
     import pytest
 
@@ -197,15 +201,15 @@ def _tell(copy: Path, selection: Selection, ignored: list[str], told: Path, *, a
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
-    red = _Red()
+    failed = _FailedTests()
     options = ["-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
     options += [] if all_of_them else ["-x"]
     options += [word for name in ignored for word in ("--deselect", name)]
-    code = pytest.main([*selection.arguments, *options], plugins=[red])
+    code = pytest.main([*selection.arguments, *options], plugins=[failed])
     import voucher_sessions
 
     assert Path(voucher_sessions.__file__).is_relative_to(copy), "not the copy is tested"
-    told.write_text(json.dumps([int(code), red.names]), "utf-8")
+    result_file.write_text(json.dumps([int(code), failed.names]), "utf-8")
 
 
 # --- Copies --------------------------------------------------------------------------------------------------------
@@ -221,7 +225,7 @@ def _copied(into: Path) -> Path:
     return into
 
 
-class _Place:
+class _WorkingCopy:
     """Where one worker process keeps its copy."""
 
     folder: tempfile.TemporaryDirectory[str]
@@ -236,13 +240,13 @@ class _Place:
 
 def tried(mutant: Mutant, ignored: dict[Selection, list[str]]) -> tuple[Mutant, Outcome]:
     """What becomes of one mutant, in the worker's copy."""
-    file = _Place.copy / mutant.path
+    file = _WorkingCopy.copy / mutant.path
     original = file.read_text("utf-8")
     try:
         _written(file, mutant.mutation.applied(original))
         outcome = Outcome("survived")
         for selection in selections(mutant.path):
-            outcome = _run(_Place.copy, selection, ignored[selection], all_of_them=False)
+            outcome = _run(_WorkingCopy.copy, selection, ignored[selection], all_of_them=False)
             if outcome.verdict != "survived":
                 break
         return mutant, outcome
@@ -258,7 +262,7 @@ def _written(file: Path, text: str) -> None:
 
 
 def red_without_a_mutant(selection: Selection) -> tuple[Selection, list[str]]:
-    return selection, _run(_Place.copy, selection, (), all_of_them=True).red
+    return selection, _run(_WorkingCopy.copy, selection, (), all_of_them=True).failed
 
 
 # --- The whole run -------------------------------------------------------------------------------------------------
@@ -298,7 +302,7 @@ def run(to_try: list[Mutant], jobs: int) -> list[Mutant]:
     """The survivors. Tells of each mutant what became of it."""
     _import_what_never_changes()
     found: list[tuple[Mutant, Outcome]] = []
-    with multiprocessing.get_context("fork").Pool(jobs, _Place.prepare) as pool:
+    with multiprocessing.get_context("fork").Pool(jobs, _WorkingCopy.prepare) as pool:
         needed = list(dict.fromkeys(each for mutant in to_try for each in selections(mutant.path)))
         print(f"{len(to_try)} mutants; first the tests without any …", flush=True)
         ignored = dict(pool.imap_unordered(red_without_a_mutant, needed))
@@ -307,11 +311,11 @@ def run(to_try: list[Mutant], jobs: int) -> list[Mutant]:
         begin = time.monotonic()
         for done, (mutant, outcome) in enumerate(pool.imap_unordered(partial(tried, ignored=ignored), to_try), 1):
             found.append((mutant, outcome))
-            by = f" by {outcome.red[0]}" if outcome.red else ""
+            by = f" by {outcome.failed[0]}" if outcome.failed else ""
             seconds = time.monotonic() - begin
             print(f"[{done}/{len(to_try)}, {seconds:.0f} s] {outcome.verdict}{by}: {mutant}", flush=True)
-    told = Counter((mutant.path, outcome.verdict) for mutant, outcome in found)
-    print("\n" + "\n".join(f"{path}: {count} {verdict}" for (path, verdict), count in sorted(told.items())))
+    result_file = Counter((mutant.path, outcome.verdict) for mutant, outcome in found)
+    print("\n" + "\n".join(f"{path}: {count} {verdict}" for (path, verdict), count in sorted(result_file.items())))
     return sorted(mutant for mutant, outcome in found if outcome.verdict == "survived")
 
 

@@ -16,7 +16,7 @@ class Sent(Exception):
     """A command went out."""
 
 
-class Recorder:
+class RecordingClient:
     """A client that keeps what it is to send, and sends nothing."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Recorder:
         return _Pipeline(self.commands)
 
 
-class AsyncRecorder(Recorder):
+class AsyncRecordingClient(RecordingClient):
     async def execute_command(self, *command: Any, **options: Any) -> Any:
         super().execute_command(*command, **options)
 
@@ -60,8 +60,8 @@ class _Pipeline:
         raise Sent
 
 
-def recorder_of(engine: type[Any]) -> Recorder:
-    return Recorder() if engine is VoucherSessions else AsyncRecorder()
+def recording_client_for(engine: type[Any]) -> RecordingClient:
+    return RecordingClient() if engine is VoucherSessions else AsyncRecordingClient()
 
 
 def run(engine: Any, verb: str, arguments: dict[str, Any], *, piped: bool = False) -> Any:
@@ -81,11 +81,11 @@ def outcome(run: Callable[[], Any]) -> Any:
         return run()
     except (InvalidRequest, Sent) as error:
         if isinstance(error, InvalidRequest):
-            assert_told(error)
+            assert_well_formed(error)
         return error
 
 
-def assert_told(refused: InvalidRequest) -> None:
+def assert_well_formed(refused: InvalidRequest) -> None:
     assert isinstance(refused, ValueError)
     assert refused.problem
     assert str(refused) == f"{refused.field}: {refused.problem}"
@@ -93,7 +93,7 @@ def assert_told(refused: InvalidRequest) -> None:
     str(refused).encode()  # whoever logs it must be able to
 
 
-def of(field: str | None, name: str) -> bool:
+def concerns(field: str | None, name: str) -> bool:
     """Whether what is refused is this parameter, or a part of it, or what is of no use without it."""
     names = (name, "release") if name == "session" else (name,)
     return field is None or field in names or field.startswith((f"{name}.", f"{name}("))
@@ -112,7 +112,7 @@ def texts_of(error: BaseException) -> Iterator[str]:
             yield from traceback.format_exception(each)
 
 
-def assert_discreet(error: BaseException) -> None:
+def assert_no_session_key(error: BaseException) -> None:
     for text in texts_of(error):
         assert KEY not in text
         assert KEY[4:] not in text

@@ -1,0 +1,190 @@
+"""Callers of every kind, and the books in a model beside them: what each call must tell and leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import redis
+import redis.asyncio
+import redis.asyncio.retry
+from conftest import BlockingAsync
+from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.retry import Retry
+from support.model import Books
+
+from faults.history import Op, generated, observed, plain_args
+from faults.model_answers import agrees, answer
+from voucher_sessions import AsyncVoucherSessions, Redeemable, Used, Voucher, VoucherSessions
+
+
+class VerbCall(NamedTuple):
+    """One call, not yet made."""
+
+    verb: str
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+
+    def on(self, engine: Any) -> Any:
+        return getattr(engine, self.verb)(*self.args, **self.options)
+
+    def outcome(self, engine: Any) -> Any:
+        """The result or the error."""
+        try:
+            return self.on(engine)
+        except Exception as error:  # what it is, is what is tested
+            return error
+
+    def named(self, key: str | None, redemption_id: str | None) -> VerbCall:
+        """The same call with what its error told, as its caller repeats it."""
+        options = dict(self.options)
+        if isinstance(options.get("session"), dict) and "key" not in options["session"]:
+            options["session"] = {**options["session"], "key": key}
+        if self.verb.startswith("redeem") and "redemption_id" not in options:
+            options["redemption_id"] = redemption_id
+        return self._replace(options=options)
+
+
+def verb_call(verb: str, *args: Any, **options: Any) -> VerbCall:
+    return VerbCall(verb, args, options)
+
+
+def lock(key: str | None = None) -> dict[str, Any]:
+    return {"type": "LOCK"} if key is None else {"type": "LOCK", "key": key}
+
+
+STACK = [Redeemable(code="A", credits=3), Redeemable(code="B", credits=4)]
+FIRST: Sequence[VerbCall] = (
+    verb_call("put_voucher", Voucher(code="A", quantity=9, credits=100, points=50)),
+    verb_call("put_voucher", Voucher(code="B", quantity=None, credits=100)),
+    verb_call("put_voucher", Voucher(code="ONCE", quantity=1)),
+    verb_call("validate", "A", credits=10, session=lock("k")),
+    verb_call("validate", "B", credits=5, points=0, session=lock("k")),
+    verb_call("validate", "ONCE", session=lock("other")),
+    verb_call("redeem", "A", credits=20, points=5, redemption_id="paid"),
+    verb_call("redeem_stack", STACK, redemption_id="both"),
+    verb_call("redeem", "B", credits=1, redemption_id="refunded"),
+    verb_call("rollback", "B", "refunded"),
+)
+# Every verb in all its ways, after FIRST.
+VERB_CALLS: dict[str, VerbCall] = {
+    "put_voucher, a new one": verb_call("put_voucher", Voucher(code="C", quantity=1)),
+    "put_voucher, new limits": verb_call("put_voucher", Voucher(code="A", quantity=3, credits=60)),
+    "put_voucher with used": verb_call("put_voucher", Voucher(code="A", quantity=9), used=Used(quantity=1, credits=7)),
+    "delete_voucher": verb_call("delete_voucher", "A"),
+    "delete_voucher, none there": verb_call("delete_voucher", "C"),
+    "validate with an own key": verb_call("validate", "A", credits=7, session=lock("mine")),
+    "validate with a generated key": verb_call("validate", "A", credits=7, session=lock()),
+    "validate overrides": verb_call("validate", "A", credits=30, session=lock("k")),
+    "validate, an override refused": verb_call("validate", "A", credits=300, session=lock("k")),
+    "validate, refused": verb_call("validate", "ONCE", session=lock()),
+    "redeem": verb_call("redeem", "A", credits=6),
+    "redeem with an id": verb_call("redeem", "A", credits=6, redemption_id="order"),
+    "redeem a session": verb_call("redeem", "A", session="k"),
+    "redeem a session with an id": verb_call("redeem", "A", credits=12, session="k", redemption_id="order"),
+    "redeem a session that is not live": verb_call("redeem", "A", session="gone", redemption_id="order"),
+    "redeem, whatever became of the session": verb_call(
+        "redeem", "A", credits=1, session="gone", redemption_id="order", if_session_missing="redeem"
+    ),
+    "redeem, refused": verb_call("redeem", "ONCE", redemption_id="order"),
+    "redeem, replayed": verb_call("redeem", "A", credits=20, redemption_id="paid"),
+    "redeem, another request under the id": verb_call("redeem", "A", credits=21, redemption_id="paid"),
+    "release": verb_call("release", "A", "k"),
+    "release of nothing": verb_call("release", "A", "gone"),
+    "rollback": verb_call("rollback", "A", "paid"),
+    "rollback, replayed": verb_call("rollback", "B", "refunded"),
+    "rollback of nothing": verb_call("rollback", "B", "paid"),
+    "validate_stack": verb_call("validate_stack", STACK, session=lock("mine")),
+    "validate_stack with a generated key": verb_call("validate_stack", STACK, session=lock()),
+    "validate_stack with release": verb_call("validate_stack", STACK[:1], session=lock("k"), release=["B"]),
+    "redeem_stack": verb_call("redeem_stack", STACK),
+    "redeem_stack of a session": verb_call("redeem_stack", STACK, session="k", redemption_id="order"),
+    "release_stack": verb_call("release_stack", ["A", "B"], "k"),
+    "rollback_stack": verb_call("rollback_stack", ["A", "B"], "both"),
+    "validate without a session": verb_call("validate", "A", credits=7),
+    "validate_stack without a session": verb_call("validate_stack", STACK),
+    "get_voucher": verb_call("get_voucher", "A"),
+    "get_redemption": verb_call("get_redemption", "A", "paid"),
+    "list_sessions": verb_call("list_sessions", "A"),
+}
+
+
+class Model:
+    """What the books say to each act, one after the other."""
+
+    def __init__(self, books: Books | None = None) -> None:
+        self.books = books or Books()
+
+    def expect(self, call: VerbCall, generated_text: str = "?") -> tuple[Op, Any]:
+        """The call as recorded, and what it is to be told; ``generated_text``: the key or id that the engine generated."""
+        args = plain_args(call.verb, call.args, call.options, generated_text)
+        op = Op("", 0, call.verb.removesuffix("_stack"), args, 0)
+        return op, answer(self.books, op, 0)
+
+    def agrees(self, call: VerbCall, outcome: Any) -> None:
+        """The caller was told what the books say."""
+        op, expected = self.expect(call, generated_by(call, outcome) or "?")
+        seen = observed(op.verb, outcome)
+        assert agrees(replace(op, end=0), expected, seen), f"{call}: returned {seen}, the model says {expected}"
+
+
+def generated_by(call: VerbCall, outcome: Any) -> str | None:
+    """What the engine generated for this call, told by its result or its error."""
+    return generated(outcome, "redemption_id" if call.verb.startswith("redeem") else "session_key")
+
+
+def changes(call: VerbCall) -> bool:
+    return call.verb not in ("get_voucher", "get_redemption", "list_sessions") and (
+        not call.verb.startswith("validate") or "session" in call.options
+    )
+
+
+class ClientKind(NamedTuple):
+    """A kind of client, and of engine."""
+
+    kind: str
+    retries: int  # how often the client repeats by itself what got no reply
+    protocol: int
+
+    def client(self, port: int, timeout: float) -> Any:
+        """Of a server on loopback; it must be closed."""
+        backoff = ExponentialBackoff(cap=0.02, base=0.001) if self.retries else NoBackoff()
+        options: dict[str, Any] = {
+            "host": "127.0.0.1",
+            "port": port,
+            "protocol": self.protocol,
+            "decode_responses": self.protocol == 2,
+            "socket_timeout": timeout,
+        }
+        if self.kind == "sync":
+            return redis.Redis(**options, retry=Retry(backoff, self.retries))
+        return redis.asyncio.Redis(**options, retry=redis.asyncio.retry.Retry(backoff, self.retries))
+
+    @contextmanager
+    def engine(self, port: int, timeout: float, prefix: str) -> Iterator[VoucherSessions]:
+        """An engine behind a proxy, its connection made; the asyncio one is awaited behind the sync one's face."""
+        client = self.client(port, timeout)
+        if self.kind == "sync":
+            with client:
+                wait_until_connected(client)
+                yield VoucherSessions(client, prefix=prefix)
+            return
+        with asyncio.Runner() as runner:
+            wait_until_connected(BlockingAsync(client, runner.get_loop()))
+            engine: Any = BlockingAsync(AsyncVoucherSessions(client, prefix=prefix), runner.get_loop())
+            yield engine
+            runner.run(client.aclose())
+
+
+def wait_until_connected(client: Any) -> None:
+    """A short timeout is for the call that is tested, not for a connection to be made on a busy machine."""
+    for _ in range(200):
+        try:
+            client.execute_command("PING")
+        except redis.RedisError:
+            continue
+        return
+    raise AssertionError("no connection")
