@@ -51,7 +51,9 @@ class StubServer:
     """A client of a server that is well but for what is said; ``clock`` is how far its clock is ahead."""
 
     def __init__(self, clock: float = 0, slowness: float = 0, **answers: Any) -> None:
-        self._answers = HEALTHY | {name.replace("_", " ").replace("  ", "-"): answer for name, answer in answers.items()}
+        self._answers = HEALTHY | {
+            name.replace("_", " ").replace("  ", "-"): answer for name, answer in answers.items()
+        }
         self._clock = clock
         self._slowness = slowness
 
@@ -104,7 +106,9 @@ def test_of_a_server_that_is_well_nothing_is_found() -> None:
     assert findings_for(durability=Durability(replicas=1)) == []
     assert findings_for(EVALSHA=OK) == []
     assert findings_for(INFO=info(redis_version="6.2.0")) == []
-    assert findings_for(CONFIG_GET_appendfsync={"appendfsync": "everysec"}, durability=FSYNC) == [], "WAITAOF waits for it"
+    assert findings_for(CONFIG_GET_appendfsync={"appendfsync": "everysec"}, durability=FSYNC) == [], (
+        "WAITAOF waits for it"
+    )
 
 
 def test_what_is_not_known_is_not_judged() -> None:
@@ -184,7 +188,9 @@ def test_what_is_not_known_is_not_judged() -> None:
         ),
     ],
 )
-def test_what_is_not_well_is_told_with_a_remedy(answers: dict[str, Any], severity: str, subject: str, words: str) -> None:
+def test_what_is_not_well_is_told_with_a_remedy(
+    answers: dict[str, Any], severity: str, subject: str, words: str
+) -> None:
     findings = [each for each in findings_for(**answers) if each.subject != "unreadable" or severity == "info"]
     assert [(each.node, each.severity, each.subject) for each in findings] == [("", severity, subject)]
     assert words in findings[0].problem
