@@ -25,10 +25,8 @@ def commands(batch: Sequence[Call[Any]], durability: Durability | None) -> Itera
     """The first call of each script sends its text (EVAL), since the server may not have it; the others send its SHA1."""
     loaded: set[str] = set()
     for call in batch:
-        script = call.script
-        named = ("EVALSHA", script.sha) if script.sha in loaded else ("EVAL", script.text)
-        loaded.add(script.sha)
-        yield *named, len(call.keys), *call.keys, *call.args
+        yield call.evalsha_command() if call.script.sha in loaded else call.eval_command()
+        loaded.add(call.script.sha)
     changing = next((call for call in batch if call.changes), None)
     if durability is not None and changing is not None:
         yield from confirmation.commands(durability, changing.keys[0])

@@ -73,6 +73,14 @@ class Call(Generic[T]):
         """Without keys and arguments: they contain the session key, which must not appear in logs."""
         return f"<{self.verb} of {', '.join(map(repr, self.codes))}>"
 
+    def evalsha_command(self) -> tuple[Arg, ...]:
+        """The command that runs the script if the server has it; otherwise the server answers NOSCRIPT."""
+        return "EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args
+
+    def eval_command(self) -> tuple[Arg, ...]:
+        """The command that carries the script's text, so that the server has the script afterwards."""
+        return "EVAL", self.script.text, len(self.keys), *self.keys, *self.args
+
     def result(self, reply: Reply) -> T:
         """The result that the reply stands for.
 

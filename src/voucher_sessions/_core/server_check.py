@@ -62,13 +62,12 @@ def questions(permissions: Call[dict[str, str]], durability: Durability | None) 
     ``permissions`` is the call that tries every command of the scripts. It is sent with EVALSHA and with EVAL, because
     the engine needs both.
     """
-    numbered = len(permissions.keys), *permissions.keys, *permissions.args
     asked: dict[str, tuple[Arg, ...]] = {
         "TIME": ("TIME",),
         "INFO": ("INFO",),
         **{f"CONFIG GET {name}": ("CONFIG GET", name) for name in _SETTINGS},
-        "EVALSHA": ("EVALSHA", permissions.script.sha, *numbered),
-        "EVAL": ("EVAL", permissions.script.text, *numbered),
+        "EVALSHA": permissions.evalsha_command(),
+        "EVAL": permissions.eval_command(),
     }
     if durability is not None:
         asked |= {"WAITAOF": ("WAITAOF", 0, 0, 1)} if durability.fsync else {"WAIT": ("WAIT", 0, 1)}

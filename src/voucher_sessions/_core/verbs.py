@@ -4,8 +4,8 @@ Theory of operation
 ===================
 
 Data. A voucher is one Redis key, the book: its limits, what is used, and the totals of what live sessions have locked.
-A session has a lock on each of its vouchers: quantity 1, credits, points, and an expiry. A redemption leaves a receipt. ``keys.py`` lists
-all keys.
+A session has a lock on each of its vouchers: quantity 1, credits, points, and an expiry. A redemption leaves a receipt.
+``keys.py`` lists all keys.
 
 States of a session. On each voucher a session is either live or not live. Only these events change that:
 

@@ -74,8 +74,9 @@ class AsyncTransport:
             self._first_call = None
 
     async def _answer(self, call: Call[T]) -> T:
-        """Send a call until it has a result. Usually once; more often if many locks expire at once, in a failover, or while a
-        slot moves.
+        """Send a call until it has a result.
+
+        Once is enough, unless very many locks have expired, or a failover or the move of a slot is under way.
         """
         retry_period: RetryPeriod | None = None
         while True:
@@ -98,13 +99,12 @@ class AsyncTransport:
             return error
 
     async def _evaluate(self, call: Call[T]) -> list[Any]:
-        numbered = len(call.keys), *call.keys, *call.args
         try:
-            return await self._send(call, "EVALSHA", call.script.sha, *numbered)
+            return await self._send(call, call.evalsha_command())
         except NoScriptError:  # after a restart, SCRIPT FLUSH or a failover; EVAL loads the script
-            return await self._send(call, "EVAL", call.script.text, *numbered)
+            return await self._send(call, call.eval_command())
 
-    async def _send(self, call: Call[T], *command: Arg) -> list[Any]:
+    async def _send(self, call: Call[T], command: tuple[Arg, ...]) -> list[Any]:
         """The script's reply, and the replies to the commands that confirm durability, if they are sent.
 
         Replies are not decoded, whatever ``decode_responses`` of the host's client is: the readers take bytes.

@@ -17,9 +17,7 @@ from voucher_sessions.errors import InvalidRequest
 
 
 class Primary(NamedTuple):
-    """One server: its address, the options with which ``execute_command`` sends a command to it, and a hash tag of a slot
-    that it serves.
-    """
+    """One server: its address, the options of ``execute_command`` that select it, and a hash tag of one of its slots."""
 
     address: str
     options: dict[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from redis.exceptions import AskError, NoScriptError, ResponseError
@@ -16,6 +16,7 @@ from voucher_sessions._transport import clients
 from voucher_sessions.errors import CLIENT_ERRORS, InvalidRequest, VoucherSessionsError
 from voucher_sessions.models import Durability
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -33,27 +34,27 @@ class SyncTransport:
 
     def run(self, call: Call[T]) -> T:
         """The result of a call; raises the error of its refusal or failure."""
-        try:
-            self._prepare()
-            return self._answer(call)
-        except (VoucherSessionsError, *CLIENT_ERRORS):
-            raise
-        except BaseException:
-            self._close_after_interruption()
-            raise
+        return self._send_guarded(self._answer, call)
 
     def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """The results of calls that are sent together; for a call that failed, its exception."""
+        return self._send_guarded(self._answer_all, calls)
+
+    def _send_guarded(self, send: Callable[[S], T], argument: S) -> T:
+        """The result of ``send``. If a signal handler raises in the meantime, connections are closed.
+
+        redis-py keeps such a connection, although it may hold a reply that was not read.
+        """
         try:
-            return self._answer_all(calls)
+            self._prepare()
+            return send(argument)
         except (VoucherSessionsError, *CLIENT_ERRORS):
             raise
         except BaseException:
-            self._close_after_interruption()
+            clients.disconnect(self._client)
             raise
 
     def _answer_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
-        self._prepare()
         outcomes: list[Any] = [batch.SEND_ALONE] * len(calls)
         for positions in self._by_node(calls):
             together = [calls[at] for at in positions]
@@ -78,10 +79,6 @@ class SyncTransport:
             reply = error
         return Answer(reply, asked_at, time.time())
 
-    def _close_after_interruption(self) -> None:
-        """Close connections after a signal handler raised during a call: one may hold a reply that was not read."""
-        clients.disconnect(self._client)
-
     def _prepare(self) -> None:
         if self._process is not None and self._process != os.getpid():
             raise InvalidRequest("client", "has one connection, which is the parent's: make a new client after a fork")
@@ -90,8 +87,9 @@ class SyncTransport:
             self._first_call = None
 
     def _answer(self, call: Call[T]) -> T:
-        """Send a call until it has a result. Usually once; more often if many locks expire at once, in a failover, or while a
-        slot moves.
+        """Send a call until it has a result.
+
+        Once is enough, unless very many locks have expired, or a failover or the move of a slot is under way.
         """
         retry_period: RetryPeriod | None = None
         while True:
@@ -114,13 +112,12 @@ class SyncTransport:
             return error
 
     def _evaluate(self, call: Call[T]) -> list[Any]:
-        numbered = len(call.keys), *call.keys, *call.args
         try:
-            return self._send(call, "EVALSHA", call.script.sha, *numbered)
+            return self._send(call, call.evalsha_command())
         except NoScriptError:  # after a restart, SCRIPT FLUSH or a failover; EVAL loads the script
-            return self._send(call, "EVAL", call.script.text, *numbered)
+            return self._send(call, call.eval_command())
 
-    def _send(self, call: Call[T], *command: Arg) -> list[Any]:
+    def _send(self, call: Call[T], command: tuple[Arg, ...]) -> list[Any]:
         """The script's reply, and the replies to the commands that confirm durability, if they are sent.
 
         Replies are not decoded, whatever ``decode_responses`` of the host's client is: the readers take bytes.

@@ -78,7 +78,7 @@ def open_url(
 def open_url_async(
     url: str, options: Mapping[str, Any], check_timeout: Callable[[float | None], object] | None = None
 ) -> AsyncOpened:
-    """An asyncio client. ``check_timeout`` gets its reply timeout. If anything fails, all that was opened is closed again."""
+    """The same for ``redis.asyncio``."""
     with ExitStack() as servers:
         clients = _clients(url, options, _ASYNC, servers)
         if check_timeout:
