@@ -1,1 +1,1 @@
-"""Everything that needs no I/O: it turns a method's arguments into a script call, and the reply into a result or an error."""
+"""Everything that needs no I/O: makes a script call from arguments, and a result or an error from the reply."""

@@ -26,7 +26,7 @@ _TRIES: Final = 20
 
 
 class _PartialCount(NamedTuple):
-    """The reply 'counted': the sums of one part of the locks. ``next`` is where the next part starts, -1 after the last."""
+    """The reply 'counted': the sums of a part of the locks. ``next`` is where the next part starts, -1: no more."""
 
     book: bytes
     recorded: Locked

@@ -22,7 +22,7 @@ def group_by_node(nodes: Iterable[str]) -> list[list[int]]:
 
 
 def commands(batch: Sequence[Call[Any]], durability: Durability | None) -> Iterator[tuple[Arg, ...]]:
-    """The first call of each script sends its text (EVAL), since the server may not have it; the others send its SHA1."""
+    """The first call of each script sends its text, since the server may not have it; the others send its SHA1."""
     loaded: set[str] = set()
     for call in batch:
         yield call.evalsha_command() if call.script.sha in loaded else call.eval_command()

@@ -1,4 +1,4 @@
-"""One call of a verb: the script and arguments to send, and the result or error that its reply or failure stands for."""
+"""One call of a verb: the script and arguments to send, and the result or error for its reply or failure."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def _check(durability: Durability, verb: str, result: object, answers: list[obje
 
 
 def checked(durability: object, reply_timeout_ms: float | None = None) -> Durability | None:
-    """The checked ``durability`` of an engine. ``reply_timeout_ms`` is the client's ``socket_timeout``; None: it has none."""
+    """The checked ``durability`` of an engine. ``reply_timeout_ms`` is the client's ``socket_timeout``; None: no limit."""
     if durability is None:
         return None
     durability = checked_model("durability", Durability, durability)

@@ -1,8 +1,8 @@
 """The names of all keys, built in one place.
 
     prefix:{CODE}                    STRING  the book: limits, used, totals of all locks        no TTL
-    prefix:{CODE}:locks              ZSET    the index, if there are two locks or more: amounts expires with its last lock*
-                                             and session key, by expiry in ms
+    prefix:{CODE}:locks              ZSET    the index, if there are two locks or more:         expires with its last lock*
+                                             amounts and session key, by expiry in ms
     prefix:{CODE}:session:<key>      STRING  the lock of one session                            expires with the lock
     prefix:{CODE}:redemption:<id>    STRING  the receipt of one redemption                      no TTL, or receipt_ttl
     prefix:{CODE}:fence              STRING  the write that WAIT waits for, with durability=    1 second
@@ -42,7 +42,7 @@ def _escaped(text: str) -> bytes:
 
 
 class Keys:
-    """The keys under one prefix. ``partition`` maps a code to the text that decides its slot; by default the code itself.
+    """The keys under one prefix. ``partition`` maps a code to the text that decides its slot; by default the code.
 
     The methods return keys in the order in which the scripts take them: voucher by voucher, each one's book first.
     """

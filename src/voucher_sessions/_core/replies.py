@@ -60,7 +60,7 @@ def without_status(reply: Reply, status: bytes) -> Reply:
 
 
 def groups(items: Reply, size: int) -> list[Reply]:
-    """The items in groups of ``size``, one per voucher. The last may be too short; whoever unpacks it raises the error."""
+    """The items in groups of ``size``, one per voucher. The last may be too short; to unpack it raises an error."""
     return [items[at : at + size] for at in range(0, len(items), size)]
 
 

@@ -66,7 +66,7 @@ def new_call_id() -> str:
 
 
 class VoucherRequest(NamedTuple):
-    """The amounts requested of one voucher. None means 0 in validate, and in redeem the amounts that the session locked."""
+    """The amounts requested of one voucher. None means 0 in validate, and in redeem what the session has locked."""
 
     code: str
     credits: int | None

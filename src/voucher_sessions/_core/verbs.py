@@ -19,9 +19,9 @@ A call that is refused changes no state. rollback reduces what is used; it does 
 
 Scripts. Each verb is one Lua script, which Redis runs atomically. It reads the keys, subtracts expired locks from the
 totals, checks the request, writes, and replies. It subtracts a limited number of expired locks in one run, so that it
-never blocks the server for long. If there are more, it may reply ``again``, and the transport sends the same call again.
-Redis does not undo the writes of a script that fails, so each script completes all checks before its first write for
-the request.
+never blocks the server for long. If there are more, it may reply ``again``; the transport then sends the same call
+again. Redis does not undo the writes of a script that fails, so each script completes all checks before its first write
+for the request.
 
 Repeated runs. A client library sends a command again when no reply arrives, so a script may run several times for one
 call. To prevent a second effect, every call that changes something carries a call id, a random token that is generated

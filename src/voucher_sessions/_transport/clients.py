@@ -17,7 +17,7 @@ from voucher_sessions.errors import InvalidRequest
 
 
 class Primary(NamedTuple):
-    """One server: its address, the options of ``execute_command`` that select it, and a hash tag of one of its slots."""
+    """One server: its address, the options of ``execute_command`` that select it, and a hash tag that it serves."""
 
     address: str
     options: dict[str, Any]
@@ -61,7 +61,7 @@ def primaries(client: Any) -> list[Primary]:
 
 
 def retry_period_seconds(client: Any) -> float:
-    """How long a failed call is retried. 30 s on clusters and with Sentinel: with default settings a failover takes 20 s.
+    """How long a failed call is retried: 30 s on clusters and with Sentinel, where a failover takes 20 s by default.
 
     0 for a single server, which no other server replaces; there, only the client's own retries apply.
     """

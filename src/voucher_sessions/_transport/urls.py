@@ -65,7 +65,7 @@ class _SeveralHosts(NamedTuple):
 def open_url(
     url: str, options: Mapping[str, Any], check_timeout: Callable[[float | None], object] | None = None
 ) -> Opened:
-    """A sync client. ``check_timeout`` gets its reply timeout. If anything fails, all that was opened is closed again."""
+    """A sync client. ``check_timeout`` gets its reply timeout. If anything fails, everything opened is closed again."""
     with ExitStack() as opened:
         clients = _clients(url, options, _SYNC, opened)
         if check_timeout:
