@@ -1,14 +1,14 @@
-"""A pytest plugin: which lines of ``lua/`` did the tests execute, and which did they miss?
+"""A pytest plugin that reports which lines of ``lua/`` the tests executed, and which they missed.
 
-Switched on with ``pytest --lua-coverage``. While tests run on fakeredis, each script of the library that it executes is
-watched by a line hook of Lua's own; at the end a table is printed, and the session fails where a line was missed. What
-runs on a real server, or in another process, is not seen. Workers of pytest-xdist report to the session that started
-them.
+Switched on with ``pytest --lua-coverage``. While tests run on fakeredis, Lua's line hook records the executed lines of the
+library's scripts. At the end a table is printed, and the session fails if a line was missed. Scripts that run on a real
+server or in another process are not recorded. Workers of pytest-xdist report to the session that started them.
 
-How it works. fakeredis creates a ``lupa`` runtime for each of its servers and gives it the text of the script to
-execute. In place of that runtime it gets one that sets a hook, ``debug.sethook(…, "l")``, for the time that one of our
-scripts runs. The hook is a Lua function that notes the line in a Lua table, for a hook in Python crashes; nothing that
-the script can see changes. A line of an included block counts where it is written, whichever script executed it.
+How it works: fakeredis creates a ``lupa`` runtime for each of its servers, and gives it the text of the script to
+execute. The plugin replaces the class of these runtimes by one that sets a hook, ``debug.sethook(…, "l")``, while a
+script of the library runs. The hook is a Lua function that adds the line to a Lua table, since a hook in Python crashes
+the process. The script cannot see a difference. A line of an included block counts as a line of ``book.lua``, whichever
+script executed it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 import pytest
 from fakeredis.commands_mixins import scripting_mixin
 
-from lua_tools import lint as lua_lint
-from lua_tools.lint import Place
+from lua_tools import sources as lua_sources
+from lua_tools.sources import Place
 from voucher_sessions._core import scripts
 
 
 def watching(names: Mapping[bytes, str], executed: Mapping[str, set[int]]) -> type[Any]:
-    """The class of runtimes that add to ``executed`` the lines of the scripts that ``names`` knows by their text."""
+    """The class of runtimes that add the executed lines of the scripts, whose texts are in ``names``, to ``executed``."""
     runtime_class: type[Any] = scripting_mixin.LUA_MODULE.LuaRuntime
 
     class Watching(runtime_class):  # type: ignore[misc]  # lupa is not typed
@@ -36,7 +36,7 @@ def watching(names: Mapping[bytes, str], executed: Mapping[str, set[int]]) -> ty
                 return super().execute(lua_code, *args, **options)
             lines = self.table()
             hook = self.eval("function(lines) return function(_, line) lines[line] = true end end")(lines)
-            # A C function: to call it executes no line of Lua, which the hook would count.
+            # A C function: calling it executes no line of Lua that the hook would count.
             sethook = self.eval("debug.sethook")
             sethook(hook, b"l")
             try:
@@ -49,19 +49,19 @@ def watching(names: Mapping[bytes, str], executed: Mapping[str, set[int]]) -> ty
 
 
 def places(executed: Mapping[str, Iterable[int]]) -> tuple[set[Place], set[Place]]:
-    """The executable lines of ``lua/``, and those of them that were executed, as places in its files."""
+    """The executable lines of ``lua/``, and those of them that were executed."""
     executable, hit = set(), set()
     for script in scripts.ALL:
-        lines = lua_lint.assembled(script.name)
-        assert lua_lint.text_of(lines) == script.text, f"{script.name} is not what lua/ holds"
+        lines = lua_sources.assembled(script.name)
+        assert lua_sources.text_of(lines) == script.text, f"{script.name} is not what lua/ holds"
         place = {number: line.place for number, line in enumerate(lines, 1)}
-        executable |= {place[line] for line in lua_lint.executable_lines(script.text)}
+        executable |= {place[line] for line in lua_sources.executable_lines(script.text)}
         hit |= {place[line] for line in executed.get(script.name, ())}
     return executable, hit & executable
 
 
 def table(executable: set[Place], hit: set[Place]) -> list[str]:
-    """How each file stands, with the lines missed: ``7, 20-23``."""
+    """A row per file, with the lines that were missed: ``7, 20-23``."""
     files = sorted({place.file for place in executable})
     width = max(len(file) for file in files) + 8
     rows = [f"{'file':{width}}  lines  missed  missing"]
@@ -76,7 +76,7 @@ def table(executable: set[Place], hit: set[Place]) -> list[str]:
 
 
 def _ranges(lines: list[int], missed: list[int]) -> str:
-    """The lines missed, those with nothing executed between them drawn together."""
+    """The lines that were missed. Lines become a range if no line between them was executed."""
     runs: list[list[int]] = []
     missed_now = False
     for line in lines:

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import lupa
-from lua_tools import lint as lua_lint
+from lua_tools import sources as lua_sources
 
 from mutation.defects import Mutant, mutants
 
@@ -196,7 +196,7 @@ def _write_result(
 
     os.chdir(copy)
     sys.path[:] = [str(copy / "src"), *(path for path in sys.path if not path.startswith(str(ROOT)))]
-    for name in [name for name in sys.modules if name in {"lua_lint", "mutations"}]:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lua_tools"]:
         del sys.modules[name]  # the copy has its own
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -273,21 +273,21 @@ def compiles(mutant: Mutant) -> bool:
     if not mutant.path.endswith(".lua"):
         return True
     stem = Path(mutant.path).stem
-    original = lua_lint.source
+    original = lua_sources.source
     changed = mutant.mutation.applied(original(stem))
 
     def source(name: str) -> str:
         return changed if name == stem else original(name)
 
-    lua_lint.source = source
+    lua_sources.source = source
     try:
-        for path in lua_lint.FOLDER.iterdir():
+        for path in lua_sources.FOLDER.iterdir():
             if path.stem != "book" and stem in ("book", path.stem):
-                lua_lint.compiled(lua_lint.text_of(lua_lint.assembled(path.stem)))
+                lua_sources.executable_lines(lua_sources.text_of(lua_sources.assembled(path.stem)))
     except lupa.LuaError:
         return False
     finally:
-        lua_lint.source = original
+        lua_sources.source = original
     return True
 
 

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from lua_tools import lint as lua_lint
+from lua_tools import sources as lua_sources
 
 
 def constants(names: str) -> list[int]:
     """What lua/book.lua says in one line."""
-    values = lua_lint.source("book").partition(f"local {names} = ")[2].partition("\n")[0].partition(" --")[0]
+    values = lua_sources.source("book").partition(f"local {names} = ")[2].partition("\n")[0].partition(" --")[0]
     return [int(value) for value in values.split(",")]
 
 
