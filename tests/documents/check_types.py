@@ -1,0 +1,50 @@
+"""Type-checks every Python example in the documents, as it stands, with mypy --strict and pyright.
+
+    PYTHONPATH=tests python -m documents.check_types
+
+Each example becomes a file of its own, named after its document, in which it keeps its line numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from documents.examples import ROOT, examples
+
+SOURCES: Final = str(ROOT / "src")
+PYRIGHT_CONFIGURATION: Final = {"include": ["."], "typeCheckingMode": "strict", "extraPaths": [SOURCES]}
+CHECKERS: Final = (
+    # What it has to say about the package itself, it says in the run on the sources.
+    [sys.executable, "-m", "mypy", "--strict", "--follow-imports", "silent", "--cache-dir", os.devnull, "."],
+    [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--project", "."],
+)
+
+
+def write_examples(folder: Path) -> int:
+    """How many examples were written."""
+    blocks = [(path, block[0]) for path, block in examples()]
+    for path, example in blocks:
+        lines_before = "\n" * (example.line + example.parsed.line_offset)
+        (folder / f"{path.stem.replace('-', '_')}_{example.line}.py").write_text(lines_before + example.parsed, "utf-8")
+    return len(blocks)
+
+
+def main() -> int:
+    """0 if no checker found anything."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        print(f"{write_examples(folder)} examples", flush=True)
+        (folder / "pyrightconfig.json").write_text(json.dumps(PYRIGHT_CONFIGURATION), "utf-8")
+        environment = os.environ | {"MYPYPATH": SOURCES}
+        runs = [subprocess.run(checker, cwd=folder, env=environment, check=False) for checker in CHECKERS]
+    return int(any(run.returncode for run in runs))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
