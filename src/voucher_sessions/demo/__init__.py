@@ -1,1 +1,11 @@
-"""The demo of ``python -m voucher_sessions demo``: what a checkout does is in ``carts``, how the demo runs in ``run``."""
+"""The demo of ``python -m voucher_sessions demo``.
+
+``checkout`` is the part to read first: it is what a host application does with the library.
+
+    carts       the vouchers, and the carts that are planned for them
+    checkout    what a checkout does with one cart
+    workers     the processes that serve the carts, and the parent's view of them
+    audit       what must be true at the end
+    output      the lines that are printed
+    run         the command itself
+"""
