@@ -10,8 +10,8 @@ from support.servers import BINARIES, running
 import benchmarks
 from benchmarks import plot, postgres_server, report
 from benchmarks.axes import AXES
-from benchmarks.bench import Bench
-from benchmarks.contenders.everyone import Addresses
+from benchmarks.benchmark_run import BenchmarkRun
+from benchmarks.contenders.all_contenders import Addresses
 from benchmarks.measure import Samples
 
 FOLDER = Path(__file__).parent
@@ -34,7 +34,7 @@ def main() -> None:
         for axis in options.only or AXES:
             # A server that nothing has been done with: memory and expiry are not to tell of the axis before.
             with running(options.server, enable_debug_command="yes") as server, server.client() as admin:
-                AXES[axis].run(Bench(Addresses(server.socket, url), admin, samples, rounds, options.quick))
+                AXES[axis].run(BenchmarkRun(Addresses(server.socket, url), admin, samples, rounds, options.quick))
                 circumstances = report.circumstances(admin, rounds)
     print("\n".join(report.table(samples)))
     print("\n".join(report.targets(samples)))

@@ -6,25 +6,25 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from benchmarks import (
-    asynchronous,
+    asyncio_tasks,
     batches,
     expired_locks,
-    imports,
+    import_time,
     live_locks,
     load,
     memory,
-    parsers,
+    reply_parsers,
     stacks,
     verbs,
 )
-from benchmarks.bench import Bench
-from benchmarks.contenders.floor import NO_OP
+from benchmarks.benchmark_run import BenchmarkRun
+from benchmarks.contenders.minimal_scripts import NO_OP
 
 
 class Axis(NamedTuple):
     """How it is measured, and the contender that the others are divided by."""
 
-    run: Callable[[Bench], None]
+    run: Callable[[BenchmarkRun], None]
     yardstick: str
 
 
@@ -33,11 +33,11 @@ AXES: Final[Mapping[str, Axis]] = {
     verbs.OWN: Axis(verbs.run_own, NO_OP),
     batches.AXIS: Axis(batches.run, batches.NO_OP),
     load.AXIS: Axis(load.run, NO_OP),
-    asynchronous.AXIS: Axis(asynchronous.run, NO_OP),
-    parsers.AXIS: Axis(parsers.run, NO_OP),
+    asyncio_tasks.AXIS: Axis(asyncio_tasks.run, NO_OP),
+    reply_parsers.AXIS: Axis(reply_parsers.run, NO_OP),
     live_locks.AXIS: Axis(live_locks.run, live_locks.name(1)),
     expired_locks.AXIS: Axis(expired_locks.run, expired_locks.name(expired_locks.BATCH)),
     stacks.AXIS: Axis(stacks.run, stacks.name(1, hot=True)),
     memory.AXIS: Axis(memory.run, memory.USED),
-    imports.AXIS: Axis(imports.run, imports.BELOW),
+    import_time.AXIS: Axis(import_time.run, import_time.BELOW),
 }

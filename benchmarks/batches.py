@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from benchmarks.bench import Bench
-from benchmarks.contenders import CREDITS, LOCK, OVERRIDE, REDEEM_SESSION, RELEASE, VALIDATE, floor, ours
+from benchmarks.benchmark_run import BenchmarkRun
+from benchmarks.contenders import (
+    CREDITS,
+    LOCK,
+    OVERRIDE,
+    REDEEM_SESSION,
+    RELEASE,
+    VALIDATE,
+    minimal_scripts,
+    this_library,
+)
 from benchmarks.measure import Case, measure, progress, turns
 from benchmarks.verbs import key
 from voucher_sessions import Voucher, VoucherSessions
@@ -15,7 +24,7 @@ from voucher_sessions._core import scripts
 AXIS = "batches of 100"
 VERBS: Final = (VALIDATE, LOCK, OVERRIDE, REDEEM_SESSION, RELEASE)
 CALLS = 100
-NO_OP, WRITES = f"{floor.NO_OP}, piped", f"{floor.WRITES}, piped"
+NO_OP, WRITES = f"{minimal_scripts.NO_OP}, piped", f"{minimal_scripts.WRITES}, piped"
 SCRIPTS, PIPELINE, ONE_BY_ONE = "its scripts, piped by redis-py", "engine.pipeline()", "one by one"
 
 # Of a verb, a code and many sessions: makes a batch ready, then sends it.
@@ -40,7 +49,7 @@ def _piped(client: Any, command: Callable[[str, str, str], tuple[Any, ...]]) -> 
 
 
 def _script(verb: str, code: str, session_key: str) -> tuple[Any, ...]:
-    return ours.sent(lambda engine: ours.REQUESTS[verb](engine, code, session_key))
+    return this_library.sent(lambda engine: this_library.REQUESTS[verb](engine, code, session_key))
 
 
 def _pipeline(engine: VoucherSessions) -> Batch:
@@ -50,9 +59,9 @@ def _pipeline(engine: VoucherSessions) -> Batch:
         def send() -> None:
             with engine.pipeline() as pipe:
                 for each in keys:
-                    ours.REQUESTS[verb](pipe, code, each)
+                    this_library.REQUESTS[verb](pipe, code, each)
                 for result in pipe.execute(raise_on_error=True):
-                    ours.granted(result)
+                    this_library.granted(result)
 
         return send
 
@@ -61,7 +70,7 @@ def _pipeline(engine: VoucherSessions) -> Batch:
 
 def _one_by_one(engine: VoucherSessions) -> Batch:
     def ready(verb: str, code: str, keys: list[str]) -> Callable[[], object]:
-        return lambda: [ours.granted(ours.REQUESTS[verb](engine, code, each)) for each in keys]
+        return lambda: [this_library.granted(this_library.REQUESTS[verb](engine, code, each)) for each in keys]
 
     return ready
 
@@ -70,11 +79,14 @@ def _batches(client: Any) -> dict[str, Batch]:
     engine = VoucherSessions(client)
     for script in scripts.ALL:  # a pipeline of redis-py's does not load what is missing
         client.script_load(script.text)
-    do_nothing, only_write = client.script_load(floor.DO_NOTHING), client.script_load(floor.ONLY_WRITE)
-    no_ops = {verb: (do_nothing, *floor.nothing(verb)) for verb in VERBS}
+    do_nothing, only_write = (
+        client.script_load(minimal_scripts.DO_NOTHING),
+        client.script_load(minimal_scripts.ONLY_WRITE),
+    )
+    no_ops = {verb: (do_nothing, *minimal_scripts.nothing(verb)) for verb in VERBS}
     return {
         NO_OP: _piped(client, lambda verb, code, each: no_ops[verb]),
-        WRITES: _piped(client, lambda verb, code, each: (only_write, *floor.write(code, each))),
+        WRITES: _piped(client, lambda verb, code, each: (only_write, *minimal_scripts.write(code, each))),
         SCRIPTS: _piped(client, _script),
         PIPELINE: _pipeline(engine),
         ONE_BY_ONE: _one_by_one(engine),
@@ -88,7 +100,7 @@ def _case(batches: Mapping[str, Batch], verb: str, way: str, code: str) -> Case:
     return Case((AXIS, verb, way), batches[way](verb, code, keys), before=lock, scripted=True)
 
 
-def run(bench: Bench) -> None:
+def run(bench: BenchmarkRun) -> None:
     """The ways take turns within each verb, each on a card of its own that is new in each round."""
     client = bench.addresses.client()
     engine = VoucherSessions(client)

@@ -6,9 +6,9 @@ import statistics
 import time
 from typing import Any
 
-from benchmarks.bench import Bench
-from benchmarks.contenders import LOCK, Contender, ours
-from benchmarks.filled import fill, now_ms
+from benchmarks.benchmark_run import BenchmarkRun
+from benchmarks.bulk_locks import create_locks, now_ms
+from benchmarks.contenders import LOCK, Contender, this_library
 from benchmarks.measure import DEAREST_US, SCRIPT_CALLS, SERVER_US, Subject, progress, turns
 from benchmarks.verbs import key
 from voucher_sessions._core.keys import Keys
@@ -23,19 +23,19 @@ def name(count: int) -> str:
     return f"{count:,} expired"
 
 
-def _fill(bench: Bench, contender: Contender, count: int, case: str, ends_ms: int) -> None:
+def _fill(bench: BenchmarkRun, contender: Contender, count: int, case: str, ends_ms: int) -> None:
     """A voucher with so many locks that expire, for every round a copy of its book and its index."""
     model = f"{case}-{count}"
     contender.put([model])
     if case == BESIDE:
         contender.verbs[LOCK](model, key(0))
-    fill(bench.admin, model, count, max(ends_ms, now_ms(bench.admin) + 1))
+    create_locks(bench.admin, model, count, max(ends_ms, now_ms(bench.admin) + 1))
     for number in range(bench.rounds):
         for one, other in zip(Keys("vs").voucher(model), Keys("vs").voucher(f"{model}-{number}"), strict=True):
             bench.admin.copy(one, other)
 
 
-def _fill_all(bench: Bench, contender: Contender, counts: tuple[int, ...], ms: int) -> None:
+def _fill_all(bench: BenchmarkRun, contender: Contender, counts: tuple[int, ...], ms: int) -> None:
     """Back when all locks have expired, and not one before the last was made."""
     ends_ms = now_ms(bench.admin) + ms
     for case in (ALONE, BESIDE):
@@ -57,9 +57,9 @@ def _script_us(admin: Any, contender: Contender, code: str, sessions: range) -> 
     return [entry["duration"] for entry in admin.slowlog_get(10_000) if entry["command"].startswith(b"EVALSHA")]
 
 
-def run(bench: Bench) -> None:
+def run(bench: BenchmarkRun) -> None:
     """A round looks at each voucher once. The server is kept from taking away what has expired before it is asked."""
-    contender = ours.contender(bench.addresses.client())
+    contender = this_library.contender(bench.addresses.client())
     counts = (0, BATCH, 2_000 if bench.quick else DAY)
     bench.admin.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", 0)
     _fill_all(bench, contender, counts, 2_000 if bench.quick else 15_000)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.bench import Bench
-from benchmarks.contenders import VERBS, ours
-from benchmarks.filled import fill, now_ms
+from benchmarks.benchmark_run import BenchmarkRun
+from benchmarks.bulk_locks import create_locks, now_ms
+from benchmarks.contenders import VERBS, this_library
 from benchmarks.measure import measure, progress, turns
 from benchmarks.verbs import case_of, sessions
 
@@ -22,13 +22,13 @@ def _code(count: int) -> str:
     return f"LIVE-{count:07}"
 
 
-def run(bench: Bench) -> None:
+def run(bench: BenchmarkRun) -> None:
     """The vouchers take turns within each verb, and each turn takes away what it locked."""
     counts = COUNTS[: 3 if bench.quick else None]
-    contender = ours.contender(bench.addresses.client())
+    contender = this_library.contender(bench.addresses.client())
     contender.put(map(_code, counts))
     for count in counts:
-        fill(bench.admin, _code(count), count, now_ms(bench.admin) + WEEK_MS)
+        create_locks(bench.admin, _code(count), count, now_ms(bench.admin) + WEEK_MS)
     for number in progress(AXIS, range(bench.rounds)):
         for verb in VERBS:
             for count in turns(counts, number):

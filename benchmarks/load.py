@@ -12,9 +12,9 @@ from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
-from benchmarks.bench import Bench
+from benchmarks.benchmark_run import BenchmarkRun
 from benchmarks.contenders import LOCK, RELEASE, Contender
-from benchmarks.contenders.everyone import Addresses, opened
+from benchmarks.contenders.all_contenders import Addresses, open_contenders
 from benchmarks.measure import SERVER_US, THROUGHPUT, Scripts, Subject, progress, turns
 
 AXIS = "load"
@@ -49,7 +49,7 @@ def _work(contender: Contender, task: Task, keys: Iterator[str], chance: random.
 
 def worker(tasks: Connection, addresses: Addresses) -> None:
     """A process of its own; None ends it."""
-    with opened(addresses) as contenders:
+    with open_contenders(addresses) as contenders:
         by_name = {contender.name: contender for contender in contenders}
         chance = random.Random(os.getpid())
         keys = (f"ssn_{os.getpid():016}{number:016}" for number in itertools.count())
@@ -88,11 +88,11 @@ class Workers:
             process.join()
 
 
-def run(bench: Bench) -> None:
+def run(bench: BenchmarkRun) -> None:
     """The contenders take turns, each for a fraction of a second."""
     processes, vouchers, seconds = (2, 100, 0.05) if bench.quick else (8, 10_000, 0.4)
     with ExitStack() as stack:
-        contenders = [each for each in stack.enter_context(opened(bench.addresses)) if RELEASE in each.verbs]
+        contenders = [each for each in stack.enter_context(open_contenders(bench.addresses)) if RELEASE in each.verbs]
         for contender in contenders:
             contender.put(map(code, range(vouchers)))
         workers = Workers(bench.addresses, processes)

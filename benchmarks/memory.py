@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from benchmarks.bench import Bench
-from benchmarks.contenders import LOCK, REDEEM, ours
+from benchmarks.benchmark_run import BenchmarkRun
+from benchmarks.contenders import LOCK, REDEEM, this_library
 from benchmarks.measure import BYTES, Subject, progress
 from benchmarks.verbs import key
 
@@ -41,11 +41,11 @@ def _told_with_tables(admin: Any) -> int:
 WAYS: Final = {USED: _used, TOLD: _told, TABLES: _told_with_tables}  # Redis 7 tells of no tables
 
 
-def run(bench: Bench) -> None:
+def run(bench: BenchmarkRun) -> None:
     """Each once: memory does not depend on the moment."""
     count = 1_000 if bench.quick else 20_000
     client = bench.addresses.client()
-    contender = ours.contender(client)
+    contender = this_library.contender(client)
     lock, redeem = contender.verbs[LOCK], contender.verbs[REDEEM]
     codes = [f"MEMO-{number:07}" for number in range(count)]
     steps: dict[str, Callable[[int], object]] = {

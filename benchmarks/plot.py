@@ -8,7 +8,7 @@ from math import ceil, floor, log10
 from typing import NamedTuple
 
 from benchmarks import load, verbs
-from benchmarks.contenders.ours import NAME as OURS
+from benchmarks.contenders.this_library import NAME as OURS
 from benchmarks.measure import SERVER_US, THROUGHPUT, Samples, Spread
 from benchmarks.report import ordered, ratio
 

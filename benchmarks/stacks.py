@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.bench import Bench
-from benchmarks.contenders import AMOUNT, CREDITS, LOCK, OVERRIDE, REDEEM_SESSION, RELEASE, VALIDATE, ours
+from benchmarks.benchmark_run import BenchmarkRun
+from benchmarks.contenders import AMOUNT, CREDITS, LOCK, OVERRIDE, REDEEM_SESSION, RELEASE, VALIDATE, this_library
 from benchmarks.measure import Case, measure, progress, turns
 from voucher_sessions import Redeemable, Voucher, VoucherSessions
 
@@ -18,8 +18,8 @@ Stack = list[Redeemable]
 
 VERBS: dict[str, Callable[[VoucherSessions, Stack, str], Any]] = {
     VALIDATE: lambda engine, stack, key: engine.validate_stack(stack),
-    LOCK: lambda engine, stack, key: engine.validate_stack(stack, session=ours.session(key)),
-    OVERRIDE: lambda engine, stack, key: engine.validate_stack(stack, session=ours.session(key)),
+    LOCK: lambda engine, stack, key: engine.validate_stack(stack, session=this_library.session(key)),
+    OVERRIDE: lambda engine, stack, key: engine.validate_stack(stack, session=this_library.session(key)),
     REDEEM_SESSION: lambda engine, stack, key: engine.redeem_stack(_codes_alone(stack), session=key),
     RELEASE: lambda engine, stack, key: engine.release_stack([one.code for one in stack], key),
 }
@@ -44,7 +44,7 @@ def _stacks(size: int, chance: random.Random, *, hot: bool) -> list[Stack]:
     return [[Redeemable(code=f"S{number}", credits=AMOUNT) for number in each] for each in numbers]
 
 
-def run(bench: Bench) -> None:
+def run(bench: BenchmarkRun) -> None:
     """The sizes take turns within each verb; what was locked is redeemed, locked again, and released."""
     client = bench.addresses.client()
     engine = VoucherSessions(client)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from benchmarks import asynchronous, batches, expired_locks, imports, live_locks, load, memory, verbs
+from benchmarks import asyncio_tasks, batches, expired_locks, import_time, live_locks, load, memory, verbs
 from benchmarks.contenders import LOCK, REDEEM_SESSION, RELEASE, VALIDATE, VERBS
-from benchmarks.contenders.check_and_write import LOCKED, LOCKED_EAGER, WATCHED
-from benchmarks.contenders.escrow import NAME as ESCROWMINT
-from benchmarks.contenders.floor import NO_OP, WRITES
-from benchmarks.contenders.ours import NAME as OURS
+from benchmarks.contenders.escrowmint_reservations import NAME as ESCROWMINT
+from benchmarks.contenders.minimal_scripts import NO_OP, WRITES
 from benchmarks.contenders.postgres import NAME as POSTGRES
 from benchmarks.contenders.postgres import NOT_AWAITED as POSTGRES_NOT_AWAITED
+from benchmarks.contenders.redis_lock_and_watch import LOCKED, LOCKED_EAGER, WATCHED
+from benchmarks.contenders.this_library import NAME as OURS
 from benchmarks.measure import BYTES, CLIENT_US, MS, SERVER_US, THROUGHPUT, Samples, Spread, Subject
 
 
@@ -61,8 +61,8 @@ def _all() -> Iterator[Target]:
         yield Target(1, Subject(axis, LOCK, ours, SERVER_US), writes, 1.6)
     for verb in VERBS:
         yield Target(2, Subject(verbs.AXIS, verb, OURS, CLIENT_US), NO_OP, 1.2)
-    for tasks in asynchronous.TASKS:
-        yield Target(2, Subject(asynchronous.AXIS, asynchronous.name(tasks), OURS, CLIENT_US), NO_OP, 1.2)
+    for tasks in asyncio_tasks.TASKS:
+        yield Target(2, Subject(asyncio_tasks.AXIS, asyncio_tasks.name(tasks), OURS, CLIENT_US), NO_OP, 1.2)
     for axis in (verbs.AXIS, verbs.OWN):
         yield Target(3, Subject(axis, LOCK, OURS, SERVER_US), ESCROWMINT, 0.6)
         yield Target(3, Subject(axis, LOCK, OURS, CLIENT_US), ESCROWMINT, 0.75)
@@ -84,8 +84,8 @@ def _all() -> Iterator[Target]:
     yield Target(5, Subject(memory.AXIS, memory.OWN, memory.USED, BYTES), None, 300)
     yield Target(5, Subject(memory.AXIS, memory.SHARED, memory.USED, BYTES), None, 260)
     yield Target(6, Subject(batches.AXIS, LOCK, batches.ONE_BY_ONE, CLIENT_US), batches.PIPELINE, 5, at_least=True)
-    yield Target(7, Subject(imports.AXIS, imports.CASE, imports.PACKAGE, MS), imports.BELOW, 1.25)
-    yield Target(7, Subject(imports.AXIS, imports.CASE, imports.ENGINE, MS), imports.IN_USE, 1.25)
+    yield Target(7, Subject(import_time.AXIS, import_time.CASE, import_time.PACKAGE, MS), import_time.BELOW, 1.25)
+    yield Target(7, Subject(import_time.AXIS, import_time.CASE, import_time.ENGINE, MS), import_time.IN_USE, 1.25)
 
 
 TARGETS: Final = tuple(_all())

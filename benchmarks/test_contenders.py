@@ -13,6 +13,7 @@ import pytest
 from support.servers import running
 
 from benchmarks import postgres_server
+from benchmarks.bulk_locks import create_locks, now_ms
 from benchmarks.contenders import (
     LOCK,
     OVERRIDE,
@@ -20,21 +21,20 @@ from benchmarks.contenders import (
     REDEEM_SESSION,
     RELEASE,
     Contender,
-    check_and_write,
-    escrow,
-    ours,
+    escrowmint_reservations,
     postgres,
+    redis_lock_and_watch,
+    this_library,
 )
-from benchmarks.contenders.everyone import Addresses, opened
-from benchmarks.filled import fill, now_ms
+from benchmarks.contenders.all_contenders import Addresses, open_contenders
 from voucher_sessions import VoucherSessions
 
 NAMES = (
-    ours.NAME,
-    escrow.NAME,
-    check_and_write.LOCKED,
-    check_and_write.LOCKED_EAGER,
-    check_and_write.WATCHED,
+    this_library.NAME,
+    escrowmint_reservations.NAME,
+    redis_lock_and_watch.LOCKED,
+    redis_lock_and_watch.LOCKED_EAGER,
+    redis_lock_and_watch.WATCHED,
     postgres.NAME,
     postgres.NOT_AWAITED,
 )
@@ -49,14 +49,14 @@ def addresses() -> Iterator[Addresses]:
 
 @pytest.fixture(params=NAMES)
 def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    for module in (ours, escrow, check_and_write, postgres):
+    for module in (this_library, escrowmint_reservations, redis_lock_and_watch, postgres):
         monkeypatch.setattr(module, "CREDITS", CREDITS)
     return str(request.param)
 
 
 @pytest.fixture
 def contender(name: str, addresses: Addresses) -> Iterator[Contender]:
-    with opened(addresses) as contenders:
+    with open_contenders(addresses) as contenders:
         yield next(each for each in contenders if each.name == name)
 
 
@@ -101,7 +101,7 @@ def test_a_session_is_redeemed_or_released_once(contender: Contender, code: str)
 def test_an_override_replaces_the_lock(contender: Contender, code: str) -> None:
     verbs = contender.verbs
     if OVERRIDE not in verbs:
-        assert contender.name == escrow.NAME
+        assert contender.name == escrowmint_reservations.NAME
         return
     assert [granted(verbs[OVERRIDE], code, "a") for _ in range(4)] == [True] * 4  # 7 of 20, and not 28
     assert [granted(verbs[LOCK], code, key) for key in "bcd"] == [True, True, False]
@@ -113,9 +113,9 @@ def test_an_override_replaces_the_lock(contender: Contender, code: str) -> None:
 def test_what_has_expired_is_available_again(
     monkeypatch: pytest.MonkeyPatch, name: str, addresses: Addresses, request: pytest.FixtureRequest
 ) -> None:
-    for module in (ours, escrow, check_and_write, postgres):
+    for module in (this_library, escrowmint_reservations, redis_lock_and_watch, postgres):
         monkeypatch.setattr(module, "TTL_MINUTES", 1 / 30)
-    with opened(addresses) as contenders:
+    with open_contenders(addresses) as contenders:
         contender = next(each for each in contenders if each.name == name)
         contender.put([request.node.name])
         lock, code = contender.verbs[LOCK], request.node.name
@@ -126,7 +126,7 @@ def test_what_has_expired_is_available_again(
 
 def test_a_crowd_is_granted_no_more(name: str, addresses: Addresses, code: str) -> None:
     def work(worker: int) -> int:
-        with opened(addresses) as contenders:
+        with open_contenders(addresses) as contenders:
             lock = next(each for each in contenders if each.name == name).verbs[LOCK]
             return sum(granted(lock, code, f"{worker}-{number}") for number in range(3))
 
@@ -137,8 +137,8 @@ def test_a_crowd_is_granted_no_more(name: str, addresses: Addresses, code: str) 
 def test_a_filled_voucher_is_one_that_was_locked(addresses: Addresses) -> None:
     with addresses.client() as client:
         engine = VoucherSessions(client)
-        ours.contender(client).put(["FILLED"])
-        fill(client, "FILLED", 2_500, now_ms(client) + 60_000)
+        this_library.contender(client).put(["FILLED"])
+        create_locks(client, "FILLED", 2_500, now_ms(client) + 60_000)
         assert engine.get_voucher("FILLED").quantity.locked == 2_500
         sessions = engine.list_sessions("FILLED", limit=10_000)
         assert len({session.key for session in sessions}) == 2_500

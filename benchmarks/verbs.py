@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from benchmarks.bench import Bench
+from benchmarks.benchmark_run import BenchmarkRun
 from benchmarks.contenders import LOCK, OVERRIDE, REDEEM_SESSION, RELEASE, VERBS, Contender
-from benchmarks.contenders.everyone import opened
+from benchmarks.contenders.all_contenders import open_contenders
 from benchmarks.measure import Case, measure, progress, turns
 
 AXIS, OWN = "verbs", "verbs, a voucher a session"
@@ -56,20 +56,20 @@ def case_of(
     return Case(subject, work, before, contender.scripted)
 
 
-def run(bench: Bench) -> None:
+def run(bench: BenchmarkRun) -> None:
     """All verbs, on a card that all sessions share."""
     _run(bench, AXIS, VERBS, shared)
 
 
-def run_own(bench: Bench) -> None:
+def run_own(bench: BenchmarkRun) -> None:
     """The verbs that lock or end a lock, on a card for each session."""
     _run(bench, OWN, (LOCK, OVERRIDE, REDEEM_SESSION, RELEASE), own)
 
 
-def _run(bench: Bench, axis: str, verbs: Sequence[str], card: Callable[[str, int], str]) -> None:
+def _run(bench: BenchmarkRun, axis: str, verbs: Sequence[str], card: Callable[[str, int], str]) -> None:
     """The contenders take turns within each verb, each on cards of its own that are new in each round."""
     calls = 10 if bench.quick else 200
-    with opened(bench.addresses) as contenders:
+    with open_contenders(bench.addresses) as contenders:
         for number in progress(axis, range(bench.rounds)):
             codes = {contender.name: f"C{at}-{number:05}" for at, contender in enumerate(contenders)}
             for contender in contenders:

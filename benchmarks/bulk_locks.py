@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.contenders import AMOUNT
-from benchmarks.contenders.ours import sent
+from benchmarks.contenders.this_library import sent
 from benchmarks.measure import progress
 from voucher_sessions._core import scripts
 
@@ -43,7 +43,7 @@ def now_ms(admin: Any) -> int:
     return int(seconds) * 1000 + int(micros) // 1000
 
 
-def fill(admin: Any, code: str, locks: int, expires_at_ms: int) -> None:
+def create_locks(admin: Any, code: str, locks: int, expires_at_ms: int) -> None:
     """Lock a voucher many times, until ``expires_at_ms`` or up to a second longer."""
     session = {"type": "LOCK", "key": _KEY, "ttl": _TTL_MS, "ttl_unit": "MILLISECONDS"}
     _, *model = sent(lambda engine: engine.validate(code, credits=AMOUNT, session=session))

@@ -10,8 +10,8 @@ from typing import Any
 
 import redis.asyncio
 
-from benchmarks.bench import Bench
-from benchmarks.contenders import CREDITS, LOCK, RELEASE, floor, ours
+from benchmarks.benchmark_run import BenchmarkRun
+from benchmarks.contenders import CREDITS, LOCK, RELEASE, minimal_scripts, this_library
 from benchmarks.measure import CLIENT_US, Subject, progress, turns
 from benchmarks.verbs import key
 from voucher_sessions import AsyncVoucherSessions, Voucher
@@ -26,13 +26,13 @@ def name(tasks: int) -> str:
 
 
 def _verbs(client: Any, engine: Any, verb: str) -> dict[str, Verb]:
-    command = floor.nothing(verb)
-    sha = floor.sha(floor.DO_NOTHING)
+    command = minimal_scripts.nothing(verb)
+    sha = minimal_scripts.sha(minimal_scripts.DO_NOTHING)
 
     async def do(session_key: str) -> None:
-        ours.granted(await ours.REQUESTS[verb](engine, CODE, session_key))
+        this_library.granted(await this_library.REQUESTS[verb](engine, CODE, session_key))
 
-    return {floor.NO_OP: lambda session_key: client.evalsha(sha, *command), ours.NAME: do}
+    return {minimal_scripts.NO_OP: lambda session_key: client.evalsha(sha, *command), this_library.NAME: do}
 
 
 async def _us(lock: Verb, release: Verb, tasks: int, keys: Iterator[str]) -> float:
@@ -48,11 +48,11 @@ async def _us(lock: Verb, release: Verb, tasks: int, keys: Iterator[str]) -> flo
     return (time.perf_counter() - began) * 1e6 / (2 * max(TASKS))
 
 
-async def _run(bench: Bench) -> None:
+async def _run(bench: BenchmarkRun) -> None:
     # redis-py gives a pool 100 connections unless told otherwise.
     client: Any = redis.asyncio.Redis(unix_socket_path=bench.addresses.socket, max_connections=max(TASKS))
     engine = AsyncVoucherSessions(client)
-    await client.script_load(floor.DO_NOTHING)
+    await client.script_load(minimal_scripts.DO_NOTHING)
     await engine.put_voucher(Voucher(code=CODE, credits=CREDITS))
     locks, releases = _verbs(client, engine, LOCK), _verbs(client, engine, RELEASE)
     keys = map(key, itertools.count())
@@ -66,6 +66,6 @@ async def _run(bench: Bench) -> None:
     await client.aclose()
 
 
-def run(bench: Bench) -> None:
+def run(bench: BenchmarkRun) -> None:
     """The contenders take turns with each number of tasks."""
     asyncio.run(_run(bench))

@@ -26,17 +26,17 @@ NAME = "escrowmint"
 
 def contender(client: redis.Redis) -> Contender:
     """``client`` must decode replies, as escrowmint's own does."""
-    escrow = Client(ClientConfig(), redis_client=client)
+    escrowmint = Client(ClientConfig(), redis_client=client)
     ttl_ms = TTL_MINUTES * 60_000
     return Contender(
         NAME,
-        put=lambda codes: [escrow.top_up(code, CREDITS) for code in codes],
+        put=lambda codes: [escrowmint.top_up(code, CREDITS) for code in codes],
         verbs={
-            LOCK: lambda code, key: escrow.reserve(code, AMOUNT, ttl_ms=ttl_ms, reservation_id=key),
-            REDEEM_SESSION: lambda code, key: must(escrow.commit(code, key).applied),
-            RELEASE: lambda code, key: must(escrow.cancel(code, key)),
-            REDEEM: lambda code, key: must(escrow.try_consume(code, AMOUNT).applied),
-            STATE: lambda code, key: escrow.get_state(code),
+            LOCK: lambda code, key: escrowmint.reserve(code, AMOUNT, ttl_ms=ttl_ms, reservation_id=key),
+            REDEEM_SESSION: lambda code, key: must(escrowmint.commit(code, key).applied),
+            RELEASE: lambda code, key: must(escrowmint.cancel(code, key)),
+            REDEEM: lambda code, key: must(escrowmint.try_consume(code, AMOUNT).applied),
+            STATE: lambda code, key: escrowmint.get_state(code),
         },
         scripted=True,
         close=client.close,

@@ -9,7 +9,7 @@ from typing import Any, Final
 import redis
 
 from benchmarks.contenders import AMOUNT, LOCK, TTL_MINUTES, VERBS, Contender
-from benchmarks.contenders.ours import REQUESTS, sent
+from benchmarks.contenders.this_library import REQUESTS, sent
 
 NO_OP, WRITES = "no-op EVALSHA", "writes alone"
 

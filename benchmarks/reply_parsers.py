@@ -7,8 +7,8 @@ from typing import Any
 import redis
 from redis.connection import ConnectionPool, UnixDomainSocketConnection
 
-from benchmarks.bench import Bench
-from benchmarks.contenders import LOCK, OVERRIDE, REDEEM_SESSION, RELEASE, VALIDATE, floor, ours
+from benchmarks.benchmark_run import BenchmarkRun
+from benchmarks.contenders import LOCK, OVERRIDE, REDEEM_SESSION, RELEASE, VALIDATE, minimal_scripts, this_library
 from benchmarks.measure import measure, progress, turns
 from benchmarks.verbs import case_of, sessions
 
@@ -18,7 +18,7 @@ VERBS = (VALIDATE, LOCK, OVERRIDE, REDEEM_SESSION, RELEASE)
 PARSERS = {"hiredis": "_HiredisParser", "Python's": "_RESP2Parser"}
 
 
-def _client(bench: Bench, parser: str) -> redis.Redis:
+def _client(bench: BenchmarkRun, parser: str) -> redis.Redis:
     parser_class: Any = getattr(redis.connection, parser)
     pool: Any = ConnectionPool(
         connection_class=UnixDomainSocketConnection, path=bench.addresses.socket, parser_class=parser_class
@@ -26,13 +26,13 @@ def _client(bench: Bench, parser: str) -> redis.Redis:
     return redis.Redis(connection_pool=pool)
 
 
-def run(bench: Bench) -> None:
+def run(bench: BenchmarkRun) -> None:
     """Parsers and contenders take turns within each verb."""
     calls = 10 if bench.quick else 100
     contenders = {
         (parser, make): make(_client(bench, PARSERS[parser]))
         for parser in PARSERS
-        for make in (floor.no_op, ours.contender)
+        for make in (minimal_scripts.no_op, this_library.contender)
     }
     for number in progress(AXIS, range(bench.rounds)):
         cards = {which: f"P{at}-{number:05}" for at, which in enumerate(contenders)}

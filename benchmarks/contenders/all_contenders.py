@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 
 import redis
 
-from benchmarks.contenders import Contender, check_and_write, escrow, floor, ours, postgres
+from benchmarks.contenders import (
+    Contender,
+    escrowmint_reservations,
+    minimal_scripts,
+    postgres,
+    redis_lock_and_watch,
+    this_library,
+)
 
 
 class Addresses(NamedTuple):
@@ -22,17 +29,17 @@ class Addresses(NamedTuple):
 
 
 @contextmanager
-def opened(addresses: Addresses) -> Iterator[list[Contender]]:
+def open_contenders(addresses: Addresses) -> Iterator[list[Contender]]:
     """In the order of the tables."""
     client = addresses.client
     contenders = [
-        floor.no_op(client()),
-        floor.writes(client()),
-        ours.contender(client()),
-        escrow.contender(client(decode_responses=True)),
-        check_and_write.locked(client(decode_responses=True)),
-        check_and_write.locked(client(decode_responses=True), 0.001, check_and_write.LOCKED_EAGER),
-        check_and_write.watched(client(decode_responses=True)),
+        minimal_scripts.no_op(client()),
+        minimal_scripts.writes(client()),
+        this_library.contender(client()),
+        escrowmint_reservations.contender(client(decode_responses=True)),
+        redis_lock_and_watch.locked(client(decode_responses=True)),
+        redis_lock_and_watch.locked(client(decode_responses=True), 0.001, redis_lock_and_watch.LOCKED_EAGER),
+        redis_lock_and_watch.watched(client(decode_responses=True)),
         postgres.contender(addresses.postgres),
         postgres.contender(addresses.postgres, awaited=False),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from benchmarks.bench import Bench
+from benchmarks.benchmark_run import BenchmarkRun
 from benchmarks.measure import MS, Subject, progress, turns
 
 AXIS, CASE = "import", "a new Python process"
@@ -20,7 +20,7 @@ def _ms(statement: str) -> float:
     return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout) * 1000
 
 
-def run(bench: Bench) -> None:
+def run(bench: BenchmarkRun) -> None:
     """They take turns."""
     for statement in (BELOW, IN_USE, PACKAGE, ENGINE):  # compiles what is not yet
         _ms(statement)
