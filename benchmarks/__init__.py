@@ -1,12 +1,12 @@
-"""What a call costs, beside what Redis itself costs and beside what a user would write instead.
+"""Benchmarks: the time of a call, beside the time of an empty script and of other ways to lock an amount.
 
     python -m benchmarks
 
-See README.md beside this file for how it is measured.
+README.md beside this file explains the method.
 """
 
 import sys
 from pathlib import Path
 
-# The servers are started as the tests start them.
+# The helper that starts Redis servers is part of the tests.
 sys.path.append(str(Path(__file__).parents[1] / "tests"))

@@ -1,4 +1,4 @@
-"""Axis: asyncio, a lock and its release by 1, 16 and 256 tasks at once."""
+"""Axis: validate and release with asyncio, by 1, 16 and 256 tasks at once."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 import redis.asyncio
 
 from benchmarks.benchmark_run import BenchmarkRun
-from benchmarks.contenders import CREDITS, LOCK, RELEASE, minimal_scripts, this_library
+from benchmarks.contenders import CREDITS, Verb, minimal_scripts, this_library
 from benchmarks.measure import CLIENT_US, Subject, progress, turns
 from benchmarks.verbs import key
 from voucher_sessions import AsyncVoucherSessions, Voucher
 
 AXIS, CODE = "asyncio", "ASYNC-00"
 TASKS = (1, 16, 256)
-Verb = Callable[[str], Awaitable[object]]  # of a session
+SessionCall = Callable[[str], Awaitable[object]]  # takes a session key
 
 
 def name(tasks: int) -> str:
     return f"{tasks} {'task' if tasks == 1 else 'tasks'}"
 
 
-def _verbs(client: Any, engine: Any, verb: str) -> dict[str, Verb]:
+def _verbs(client: Any, engine: Any, verb: Verb) -> dict[str, SessionCall]:
     command = minimal_scripts.nothing(verb)
     sha = minimal_scripts.sha(minimal_scripts.DO_NOTHING)
 
@@ -35,8 +35,8 @@ def _verbs(client: Any, engine: Any, verb: str) -> dict[str, Verb]:
     return {minimal_scripts.NO_OP: lambda session_key: client.evalsha(sha, *command), this_library.NAME: do}
 
 
-async def _us(lock: Verb, release: Verb, tasks: int, keys: Iterator[str]) -> float:
-    """Microseconds a call, of as many calls however many tasks there are."""
+async def _us(lock: SessionCall, release: SessionCall, tasks: int, keys: Iterator[str]) -> float:
+    """Microseconds per call; the number of calls does not depend on the number of tasks."""
 
     async def work() -> None:
         for session_key in itertools.islice(keys, max(TASKS) // tasks):
@@ -49,12 +49,12 @@ async def _us(lock: Verb, release: Verb, tasks: int, keys: Iterator[str]) -> flo
 
 
 async def _run(bench: BenchmarkRun) -> None:
-    # redis-py gives a pool 100 connections unless told otherwise.
+    # The default pool of redis-py has 100 connections at most.
     client: Any = redis.asyncio.Redis(unix_socket_path=bench.addresses.socket, max_connections=max(TASKS))
     engine = AsyncVoucherSessions(client)
     await client.script_load(minimal_scripts.DO_NOTHING)
     await engine.put_voucher(Voucher(code=CODE, credits=CREDITS))
-    locks, releases = _verbs(client, engine, LOCK), _verbs(client, engine, RELEASE)
+    locks, releases = _verbs(client, engine, Verb.LOCK), _verbs(client, engine, Verb.RELEASE)
     keys = map(key, itertools.count())
     for contender in locks:  # opens the connections
         await _us(locks[contender], releases[contender], max(TASKS), keys)

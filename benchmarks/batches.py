@@ -1,40 +1,33 @@
-"""Axis: 100 calls a batch, through redis-py's pipeline and the engine's own: the server is busy, its caches are warm."""
+"""Axis: batches of 100 calls, sent by redis-py's pipeline, by the engine's pipeline, and one by one.
+
+In a pipeline the server executes one call after the other without waiting, so its caches are warm.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from benchmarks.benchmark_run import BenchmarkRun
-from benchmarks.contenders import (
-    CREDITS,
-    LOCK,
-    OVERRIDE,
-    REDEEM_SESSION,
-    RELEASE,
-    VALIDATE,
-    minimal_scripts,
-    this_library,
-)
+from benchmarks.contenders import CREDITS, SESSION_VERBS, Verb, minimal_scripts, this_library
 from benchmarks.measure import Case, measure, progress, turns
 from benchmarks.verbs import key
 from voucher_sessions import Voucher, VoucherSessions
 from voucher_sessions._core import scripts
 
 AXIS = "batches of 100"
-VERBS: Final = (VALIDATE, LOCK, OVERRIDE, REDEEM_SESSION, RELEASE)
 CALLS = 100
 NO_OP, WRITES = f"{minimal_scripts.NO_OP}, piped", f"{minimal_scripts.WRITES}, piped"
 SCRIPTS, PIPELINE, ONE_BY_ONE = "its scripts, piped by redis-py", "engine.pipeline()", "one by one"
 
-# Of a verb, a code and many sessions: makes a batch ready, then sends it.
-Batch = Callable[[str, str, list[str]], Callable[[], object]]
+# Prepares the batch of a verb, a code and many session keys; the function that it returns sends the batch.
+Batch = Callable[[Verb, str, list[str]], Callable[[], object]]
 
 
-def _piped(client: Any, command: Callable[[str, str, str], tuple[Any, ...]]) -> Batch:
-    """Through redis-py's own pipeline, commands and all made before."""
+def _piped(client: Any, command: Callable[[Verb, str, str], tuple[Any, ...]]) -> Batch:
+    """Send by redis-py's pipeline; the commands are built before the clock starts."""
 
-    def ready(verb: str, code: str, keys: list[str]) -> Callable[[], object]:
+    def ready(verb: Verb, code: str, keys: list[str]) -> Callable[[], object]:
         commands = [command(verb, code, each) for each in keys]
 
         def send() -> None:
@@ -48,14 +41,14 @@ def _piped(client: Any, command: Callable[[str, str, str], tuple[Any, ...]]) -> 
     return ready
 
 
-def _script(verb: str, code: str, session_key: str) -> tuple[Any, ...]:
-    return this_library.sent(lambda engine: this_library.REQUESTS[verb](engine, code, session_key))
+def _script(verb: Verb, code: str, session_key: str) -> tuple[Any, ...]:
+    return this_library.sent_command(lambda engine: this_library.REQUESTS[verb](engine, code, session_key))
 
 
 def _pipeline(engine: VoucherSessions) -> Batch:
-    """Through the engine's, calls made and results read within the time."""
+    """Send by the engine's pipeline; the time includes building the calls and reading the results."""
 
-    def ready(verb: str, code: str, keys: list[str]) -> Callable[[], object]:
+    def ready(verb: Verb, code: str, keys: list[str]) -> Callable[[], object]:
         def send() -> None:
             with engine.pipeline() as pipe:
                 for each in keys:
@@ -69,7 +62,7 @@ def _pipeline(engine: VoucherSessions) -> Batch:
 
 
 def _one_by_one(engine: VoucherSessions) -> Batch:
-    def ready(verb: str, code: str, keys: list[str]) -> Callable[[], object]:
+    def ready(verb: Verb, code: str, keys: list[str]) -> Callable[[], object]:
         return lambda: [this_library.granted(this_library.REQUESTS[verb](engine, code, each)) for each in keys]
 
     return ready
@@ -77,13 +70,13 @@ def _one_by_one(engine: VoucherSessions) -> Batch:
 
 def _batches(client: Any) -> dict[str, Batch]:
     engine = VoucherSessions(client)
-    for script in scripts.ALL:  # a pipeline of redis-py's does not load what is missing
+    for script in scripts.ALL:  # redis-py's pipeline does not load missing scripts
         client.script_load(script.text)
     do_nothing, only_write = (
         client.script_load(minimal_scripts.DO_NOTHING),
         client.script_load(minimal_scripts.ONLY_WRITE),
     )
-    no_ops = {verb: (do_nothing, *minimal_scripts.nothing(verb)) for verb in VERBS}
+    no_ops = {verb: (do_nothing, *minimal_scripts.nothing(verb)) for verb in SESSION_VERBS}
     return {
         NO_OP: _piped(client, lambda verb, code, each: no_ops[verb]),
         WRITES: _piped(client, lambda verb, code, each: (only_write, *minimal_scripts.write(code, each))),
@@ -93,15 +86,15 @@ def _batches(client: Any) -> dict[str, Batch]:
     }
 
 
-def _case(batches: Mapping[str, Batch], verb: str, way: str, code: str) -> Case:
-    """What a verb finds is what the verbs before it left; what was locked is redeemed, so what is released is new."""
-    keys = [key(at + CALLS * (verb == RELEASE)) for at in range(CALLS)]
-    lock = batches[ONE_BY_ONE](LOCK, code, keys) if verb == RELEASE else lambda: None
+def _case(batches: Mapping[str, Batch], verb: Verb, way: str, code: str) -> Case:
+    """A verb works on what the verbs before it left; redeem ends the locked sessions, so release gets new ones."""
+    keys = [key(at + CALLS * (verb == Verb.RELEASE)) for at in range(CALLS)]
+    lock = batches[ONE_BY_ONE](Verb.LOCK, code, keys) if verb == Verb.RELEASE else lambda: None
     return Case((AXIS, verb, way), batches[way](verb, code, keys), before=lock, scripted=True)
 
 
 def run(bench: BenchmarkRun) -> None:
-    """The ways take turns within each verb, each on a card of its own that is new in each round."""
+    """The ways take turns within each verb, each with a card of its own that is new in each round."""
     client = bench.addresses.client()
     engine = VoucherSessions(client)
     batches = _batches(client)
@@ -109,8 +102,8 @@ def run(bench: BenchmarkRun) -> None:
         cards = {way: f"B{at}-{number:05}" for at, way in enumerate(batches)}
         for code in cards.values():
             engine.put_voucher(Voucher(code=code, credits=CREDITS))
-        for verb in VERBS:
-            for way in turns([way for way in batches if way != WRITES or verb == LOCK], number):
+        for verb in SESSION_VERBS:
+            for way in turns([way for way in batches if way != WRITES or verb == Verb.LOCK], number):
                 case = _case(batches, verb, way, cards[way])
                 measure(bench.samples, bench.admin, case, CALLS)
     client.close()

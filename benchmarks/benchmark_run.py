@@ -1,4 +1,4 @@
-"""What every axis is given."""
+"""What each axis gets: servers, samples, and the size of the run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.measure import Samples
 
 @dataclass(frozen=True)
 class BenchmarkRun:
-    """One run. ``admin`` is a client of the Redis server, for its accounts; ``quick``: only to see that all runs."""
+    """One run. ``admin`` is a client for INFO and settings; ``quick`` makes as few calls as possible."""
 
     addresses: Addresses
     admin: Any

@@ -1,4 +1,4 @@
-"""Axis: importing the package, and an engine out of it, beside importing what they stand on."""
+"""Axis: time to import the package and its engine, beside the time to import redis and pydantic, which they need."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from benchmarks.benchmark_run import BenchmarkRun
 from benchmarks.measure import MS, Subject, progress, turns
 
 AXIS, CASE = "import", "a new Python process"
-# `import pydantic` puts off what every model needs.
-BELOW, IN_USE = "import redis, pydantic", "import redis; from pydantic import BaseModel, TypeAdapter"
+# `import pydantic` imports little; what a model needs is imported with BaseModel.
+DEPENDENCIES, DEPENDENCIES_USED = "import redis, pydantic", "import redis; from pydantic import BaseModel, TypeAdapter"
 PACKAGE, ENGINE = "import voucher_sessions", "from voucher_sessions import VoucherSessions"
 
 
 def _ms(statement: str) -> float:
-    """In a process of its own; starting Python is not counted."""
+    """Milliseconds of a statement in a new process; the start of Python is not counted."""
     code = f"import time; began = time.perf_counter(); {statement}; print(time.perf_counter() - began)"
     return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout) * 1000
 
 
 def run(bench: BenchmarkRun) -> None:
-    """They take turns."""
-    for statement in (BELOW, IN_USE, PACKAGE, ENGINE):  # compiles what is not yet
+    """The statements take turns."""
+    for statement in (DEPENDENCIES, DEPENDENCIES_USED, PACKAGE, ENGINE):  # writes the bytecode caches
         _ms(statement)
     for number in progress(AXIS, range(bench.rounds)):
-        for statement in turns((BELOW, IN_USE, PACKAGE, ENGINE), number):
+        for statement in turns((DEPENDENCIES, DEPENDENCIES_USED, PACKAGE, ENGINE), number):
             bench.samples.add(Subject(AXIS, CASE, statement, MS), _ms(statement))

@@ -1,4 +1,4 @@
-"""Axis: throughput of locks that are taken and released, by one process and by eight, on one voucher and on many."""
+"""Axis: throughput of validate and release, by one process and by eight processes, on one voucher and on 10,000."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 from benchmarks.benchmark_run import BenchmarkRun
-from benchmarks.contenders import LOCK, RELEASE, Contender
+from benchmarks.contenders import Contender, Verb
 from benchmarks.contenders.all_contenders import Addresses, open_contenders
 from benchmarks.measure import SERVER_US, THROUGHPUT, Scripts, Subject, progress, turns
 
@@ -22,7 +22,7 @@ ONE, HOT, MANY = "one process, one voucher", "8 processes, one voucher", "8 proc
 
 
 class Task(NamedTuple):
-    """What the workers are told: by whom, on how many vouchers, from when on, until when."""
+    """A task of the workers: which contender, how many vouchers, and when to begin and end (time.monotonic)."""
 
     contender: str
     vouchers: int
@@ -35,8 +35,8 @@ def code(number: int) -> str:
 
 
 def _work(contender: Contender, task: Task, keys: Iterator[str], chance: random.Random) -> float:
-    """Calls a second of one worker, a session after the other."""
-    lock, release = contender.verbs[LOCK], contender.verbs[RELEASE]
+    """Calls a second of one worker, which locks and releases one session after the other."""
+    lock, release = contender.verbs[Verb.LOCK], contender.verbs[Verb.RELEASE]
     time.sleep(max(0.0, task.begins - time.monotonic()))
     done, began = 0, time.monotonic()
     while not done or time.monotonic() < task.ends:
@@ -48,7 +48,7 @@ def _work(contender: Contender, task: Task, keys: Iterator[str], chance: random.
 
 
 def worker(tasks: Connection, addresses: Addresses) -> None:
-    """A process of its own; None ends it."""
+    """The main function of a worker process: it executes tasks until it receives None."""
     with open_contenders(addresses) as contenders:
         by_name = {contender.name: contender for contender in contenders}
         chance = random.Random(os.getpid())
@@ -59,7 +59,7 @@ def worker(tasks: Connection, addresses: Addresses) -> None:
 
 
 class Workers:
-    """Processes that do what they are told, together."""
+    """Processes that execute a task at the same time."""
 
     def __init__(self, addresses: Addresses, count: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -75,7 +75,7 @@ class Workers:
             pipe.recv()
 
     def throughput(self, contender: str, processes: int, vouchers: int, seconds: float) -> float:
-        """Calls a second of all together."""
+        """The sum of the calls a second of all workers."""
         begins = time.monotonic() + 0.01
         for pipe in self._pipes[:processes]:
             pipe.send(Task(contender, vouchers, begins, begins + seconds))
@@ -92,7 +92,9 @@ def run(bench: BenchmarkRun) -> None:
     """The contenders take turns, each for a fraction of a second."""
     processes, vouchers, seconds = (2, 100, 0.05) if bench.quick else (8, 10_000, 0.4)
     with ExitStack() as stack:
-        contenders = [each for each in stack.enter_context(open_contenders(bench.addresses)) if RELEASE in each.verbs]
+        contenders = [
+            each for each in stack.enter_context(open_contenders(bench.addresses)) if Verb.RELEASE in each.verbs
+        ]
         for contender in contenders:
             contender.put(map(code, range(vouchers)))
         workers = Workers(bench.addresses, processes)

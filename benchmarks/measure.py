@@ -1,4 +1,4 @@
-"""Measuring side by side: contenders take turns in short rounds on one server, and each round gives one ratio."""
+"""Samples, their medians and ratios, and the clock: contenders take turns in rounds, and each round gives one ratio."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 # What is measured, with its unit.
 SERVER_US, CLIENT_US, THROUGHPUT, BYTES, MS = "server µs", "round trip µs", "calls a second", "bytes", "ms"
-DEAREST_US, SCRIPT_CALLS = "server µs of the dearest script call", "script calls"
+SLOWEST_US, SCRIPT_CALLS = "server µs of the slowest script call", "script calls"
 
 
 class Subject(NamedTuple):
@@ -36,7 +36,7 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of one value a round."""
+        """Of a list with one value per round."""
         if len(values) == 1:
             return cls(values[0], values[0], values[0])
         return cls(*statistics.quantiles(values, n=4, method="inclusive"))
@@ -44,7 +44,7 @@ class Spread(NamedTuple):
 
 @dataclass
 class Samples:
-    """Of every subject one value a round."""
+    """One value per round for each subject."""
 
     values: dict[Subject, list[float]] = field(default_factory=lambda: defaultdict(list))
 
@@ -55,7 +55,7 @@ class Samples:
         return Spread.of(self.values[subject])
 
     def ratio(self, subject: Subject, to: Subject) -> Spread | None:
-        """The spread of the ratios within each round: what slows the machine down for a while slows both down."""
+        """The spread of the ratios within each round. A disturbance of the machine affects both values of a round alike."""
         pairs = zip(self.values.get(subject, ()), self.values.get(to, ()), strict=False)
         ratios = [one / other for one, other in pairs if other]
         return Spread.of(ratios) if ratios else None
@@ -63,16 +63,16 @@ class Samples:
 
 @dataclass(frozen=True)
 class Case:
-    """Some work on a subject (axis, case, contender); ``before`` makes ready what the clock leaves out."""
+    """Work to measure, and its subject (axis, case, contender). ``before`` prepares it, outside the measured time."""
 
     subject: tuple[str, str, str]
     work: Callable[[], object]
     before: Callable[[], object] = lambda: None
-    scripted: bool = False  # each call is one script call, so that the server can tell what it took
+    scripted: bool = False  # each call is one script call, so that INFO commandstats has its server time
 
 
 class Scripts(NamedTuple):
-    """Script calls and what they took, by the server's own account (INFO commandstats)."""
+    """The number of script calls and their total time, from INFO commandstats."""
 
     calls: int
     us: float
@@ -87,7 +87,7 @@ class Scripts(NamedTuple):
 
 
 def measure(samples: Samples, admin: Any, case: Case, calls: int) -> None:
-    """One round of a case that makes so many calls."""
+    """Measure one round of a case that makes ``calls`` calls."""
     case.before()
     before = Scripts.so_far(admin)
     began = time.perf_counter()
@@ -99,7 +99,7 @@ def measure(samples: Samples, admin: Any, case: Case, calls: int) -> None:
 
 
 def turns(cases: Iterable[T], number: int) -> list[T]:
-    """The cases in an order of this round's own, so that none always follows the same other; the first is the tables'."""
+    """The cases in random order, so that none always follows the same other. Round 0 has the order of the tables."""
     ordered = list(cases)
     if number:
         random.Random(number).shuffle(ordered)
@@ -107,7 +107,7 @@ def turns(cases: Iterable[T], number: int) -> list[T]:
 
 
 def progress(what: str, items: Collection[T]) -> Iterator[T]:
-    """The items, counted on the terminal; anywhere else one line tells what is under way."""
+    """Iterate over the items, with a counter on a terminal, and with one line of output elsewhere."""
     on_terminal = sys.stderr.isatty()
     if not on_terminal:
         print(f"{what}: {len(items)}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Axis: bytes of a voucher, a lock and a receipt, by what the server uses and by what it says of each key."""
+"""Axis: bytes per voucher, lock and receipt, by the server's used_memory and by MEMORY USAGE of each key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from benchmarks.benchmark_run import BenchmarkRun
-from benchmarks.contenders import LOCK, REDEEM, this_library
+from benchmarks.contenders import Verb, this_library
 from benchmarks.measure import BYTES, Subject, progress
 from benchmarks.verbs import key
 
@@ -17,15 +17,15 @@ VOUCHER, OWN, SHARED, RECEIPT = (
     "a live lock on a shared voucher",
     "a receipt",
 )
-USED, TOLD, TABLES = "used_memory", "MEMORY USAGE", "MEMORY USAGE and the tables of keys"
+USED, USAGE, TABLES = "used_memory", "MEMORY USAGE", "MEMORY USAGE and the tables of keys"
 
 
-def _used(admin: Any) -> int:
+def _used_memory(admin: Any) -> int:
     return int(admin.info("memory")["used_memory"])
 
 
-def _told(admin: Any) -> int:
-    """Of all keys, each looked at in full."""
+def _memory_usage(admin: Any) -> int:
+    """The sum over all keys; samples=0 measures every element of a key."""
     keys = list(admin.scan_iter(count=10_000))
     with admin.pipeline(transaction=False) as pipe:
         for each in keys:
@@ -33,20 +33,20 @@ def _told(admin: Any) -> int:
         return sum(pipe.execute())
 
 
-def _told_with_tables(admin: Any) -> int:
-    """And what the server needs to find the keys, and which of them expire: no part of any key's own usage."""
-    return _told(admin) + int(admin.memory_stats().get("overhead.db.hashtable.lut", 0))
+def _memory_usage_and_tables(admin: Any) -> int:
+    """With the hash tables of keys and expiries, which MEMORY USAGE of a key leaves out. Redis 7 does not report them."""
+    return _memory_usage(admin) + int(admin.memory_stats().get("overhead.db.hashtable.lut", 0))
 
 
-WAYS: Final = {USED: _used, TOLD: _told, TABLES: _told_with_tables}  # Redis 7 tells of no tables
+WAYS: Final = {USED: _used_memory, USAGE: _memory_usage, TABLES: _memory_usage_and_tables}
 
 
 def run(bench: BenchmarkRun) -> None:
-    """Each once: memory does not depend on the moment."""
+    """Measured once: memory does not vary between rounds."""
     count = 1_000 if bench.quick else 20_000
     client = bench.addresses.client()
     contender = this_library.contender(client)
-    lock, redeem = contender.verbs[LOCK], contender.verbs[REDEEM]
+    lock, redeem = contender.verbs[Verb.LOCK], contender.verbs[Verb.REDEEM]
     codes = [f"MEMO-{number:07}" for number in range(count)]
     steps: dict[str, Callable[[int], object]] = {
         VOUCHER: lambda number: contender.put([codes[number]]),
@@ -56,9 +56,9 @@ def run(bench: BenchmarkRun) -> None:
     }
     contender.put(["SHARED"])
     for each in progress(AXIS, steps):
-        before = {way: tell(bench.admin) for way, tell in WAYS.items()}
+        before = {way: size(bench.admin) for way, size in WAYS.items()}
         for number in range(count):
             steps[each](number)
-        for way, tell in WAYS.items():
-            bench.samples.add(Subject(AXIS, each, way, BYTES), (tell(bench.admin) - before[way]) / count)
+        for way, size in WAYS.items():
+            bench.samples.add(Subject(AXIS, each, way, BYTES), (size(bench.admin) - before[way]) / count)
     client.close()

@@ -1,4 +1,4 @@
-"""The results as a picture for the README: medians as dots, quartiles as lines, on a logarithmic scale."""
+"""Draws results.svg: ratios on a logarithmic scale, medians as dots and quartiles as lines."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from benchmarks import load, verbs
 from benchmarks.contenders.this_library import NAME as OURS
-from benchmarks.measure import SERVER_US, THROUGHPUT, Samples, Spread
-from benchmarks.report import ordered, ratio
+from benchmarks.measure import SERVER_US, THROUGHPUT, Spread
+from benchmarks.results import Results
 
 WIDTH, LEFT, RIGHT, ROW = 800, 290, 70, 17
 STYLE = """
@@ -26,7 +26,7 @@ line.other, line.ours { stroke-width: 3; stroke-linecap: round; opacity: .5 }
 """
 
 
-class Row(NamedTuple):
+class Bar(NamedTuple):
     """A contender in a case."""
 
     case: str
@@ -41,11 +41,13 @@ class Panel(NamedTuple):
     axis: str
     figure: str
 
-    def rows(self, samples: Samples) -> list[Row]:
-        """What there is to be shown."""
-        subjects = [each for each in ordered(samples) if (each.axis, each.figure) == (self.axis, self.figure)]
-        found = [(subject, ratio(samples, subject)) for subject in subjects]
-        return [Row(subject.case, subject.contender, spread) for subject, spread in found if spread]
+    def bars(self, results: Results) -> list[Bar]:
+        """The ratios that the panel shows."""
+        return [
+            Bar(row.subject.case, row.subject.contender, row.ratio)
+            for row in results.rows
+            if (row.subject.axis, row.subject.figure) == (self.axis, self.figure) and row.ratio
+        ]
 
 
 PANELS = (
@@ -61,7 +63,7 @@ class Scale(NamedTuple):
     most: float
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> Scale:
+    def of(cls, rows: Sequence[Bar]) -> Scale:
         """Wide enough for all of them, and for 1."""
         values = [1.0, *(value for row in rows for value in row.ratio)]
         return cls(log10(min(values)) - 0.05, log10(max(values)) + 0.05)
@@ -84,7 +86,7 @@ def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{style}"/>'
 
 
-def _row(row: Row, scale: Scale, y: float) -> Iterator[str]:
+def _row(row: Bar, scale: Scale, y: float) -> Iterator[str]:
     style = "ours" if row.contender == OURS else "other"
     yield _text(LEFT - 10, y + 4, row.contender, f"end {style if style == 'ours' else ''} name")
     yield _line(scale(row.ratio.low), y, scale(row.ratio.high), y, style)
@@ -93,7 +95,7 @@ def _row(row: Row, scale: Scale, y: float) -> Iterator[str]:
     yield _text(WIDTH - RIGHT + 10, y + 4, f"{row.ratio.median:.{digits}f}", "")
 
 
-def _panel(panel: Panel, rows: Sequence[Row], top: float) -> tuple[list[str], float]:
+def _panel(panel: Panel, rows: Sequence[Bar], top: float) -> tuple[list[str], float]:
     """Its elements, and where it ends."""
     scale, y, case = Scale.of(rows), top + 2 * ROW, ""
     marks: list[str] = []
@@ -108,12 +110,12 @@ def _panel(panel: Panel, rows: Sequence[Row], top: float) -> tuple[list[str], fl
     return [_text(10, top + 8, panel.title, "title"), *grid, *labels, *marks], y + 3 * ROW
 
 
-def svg(samples: Samples) -> str:
-    """The picture, of what was measured of it."""
+def svg(results: Results) -> str:
+    """The picture, with the panels that were measured."""
     elements: list[str] = []
     y = 20.0
     for panel in PANELS:
-        if rows := panel.rows(samples):
+        if rows := panel.bars(results):
             added, y = _panel(panel, rows, y)
             elements += added
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y:.0f}" width="{WIDTH}" height="{y:.0f}">'

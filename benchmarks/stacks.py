@@ -1,4 +1,4 @@
-"""Axis: stacks of 1 to 30 vouchers in one call, always the same (hot) or spread over 3,000 (cold)."""
+"""Axis: stacks of 1 to 30 vouchers in one call, always the same vouchers (hot) or a random choice of 3,000 (cold)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.benchmark_run import BenchmarkRun
-from benchmarks.contenders import AMOUNT, CREDITS, LOCK, OVERRIDE, REDEEM_SESSION, RELEASE, VALIDATE, this_library
+from benchmarks.contenders import AMOUNT, CREDITS, Verb, this_library
 from benchmarks.measure import Case, measure, progress, turns
 from voucher_sessions import Redeemable, Voucher, VoucherSessions
 
@@ -16,12 +16,12 @@ VOUCHERS, CALLS = 3_000, 30
 SIZES = (1, 3, 10, 30)
 Stack = list[Redeemable]
 
-VERBS: dict[str, Callable[[VoucherSessions, Stack, str], Any]] = {
-    VALIDATE: lambda engine, stack, key: engine.validate_stack(stack),
-    LOCK: lambda engine, stack, key: engine.validate_stack(stack, session=this_library.session(key)),
-    OVERRIDE: lambda engine, stack, key: engine.validate_stack(stack, session=this_library.session(key)),
-    REDEEM_SESSION: lambda engine, stack, key: engine.redeem_stack(_codes_alone(stack), session=key),
-    RELEASE: lambda engine, stack, key: engine.release_stack([one.code for one in stack], key),
+VERBS: dict[Verb, Callable[[VoucherSessions, Stack, str], Any]] = {
+    Verb.VALIDATE: lambda engine, stack, key: engine.validate_stack(stack),
+    Verb.LOCK: lambda engine, stack, key: engine.validate_stack(stack, session=this_library.session(key)),
+    Verb.OVERRIDE: lambda engine, stack, key: engine.validate_stack(stack, session=this_library.session(key)),
+    Verb.REDEEM_SESSION: lambda engine, stack, key: engine.redeem_stack(_codes_alone(stack), session=key),
+    Verb.RELEASE: lambda engine, stack, key: engine.release_stack([one.code for one in stack], key),
 }
 
 
@@ -35,7 +35,7 @@ def key(*numbers: int) -> str:
 
 
 def _codes_alone(stack: Stack) -> Stack:
-    """To redeem what the session locked."""
+    """The stack without amounts: redeem then spends what the session locked."""
     return [Redeemable(code=one.code) for one in stack]
 
 
@@ -45,7 +45,7 @@ def _stacks(size: int, chance: random.Random, *, hot: bool) -> list[Stack]:
 
 
 def run(bench: BenchmarkRun) -> None:
-    """The sizes take turns within each verb; what was locked is redeemed, locked again, and released."""
+    """The sizes take turns within each verb; locked stacks are redeemed, locked again, and released."""
     client = bench.addresses.client()
     engine = VoucherSessions(client)
     for number in range(VOUCHERS):
@@ -61,10 +61,12 @@ def run(bench: BenchmarkRun) -> None:
     client.close()
 
 
-def _case(engine: VoucherSessions, verb: str, subject: tuple[str, str, str], sessions: list[tuple[Stack, str]]) -> Case:
-    def each(verb: str) -> None:
+def _case(
+    engine: VoucherSessions, verb: Verb, subject: tuple[str, str, str], sessions: list[tuple[Stack, str]]
+) -> Case:
+    def each(verb: Verb) -> None:
         for stack, session_key in sessions:
             VERBS[verb](engine, stack, session_key)
 
-    before = (lambda: each(LOCK)) if verb == RELEASE else lambda: None
+    before = (lambda: each(Verb.LOCK)) if verb == Verb.RELEASE else lambda: None
     return Case(subject, lambda: each(verb), before, scripted=True)

@@ -1,4 +1,4 @@
-"""That the comparison is fair: every contender judges, overrides and expires, alone and in a crowd.
+"""Tests that all contenders do the same work: limits, overrides, expiry, with one caller and with many at once.
 
 pytest benchmarks
 """
@@ -8,36 +8,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 from support.servers import running
 
 from benchmarks import postgres_server
 from benchmarks.bulk_locks import create_locks, now_ms
-from benchmarks.contenders import (
-    LOCK,
-    OVERRIDE,
-    REDEEM,
-    REDEEM_SESSION,
-    RELEASE,
-    Contender,
-    escrowmint_reservations,
-    postgres,
-    redis_lock_and_watch,
-    this_library,
-)
-from benchmarks.contenders.all_contenders import Addresses, open_contenders
+from benchmarks.contenders import Contender, Verb, escrowmint_reservations, postgres, redis_lock_and_watch, this_library
+from benchmarks.contenders.all_contenders import NAMES, Addresses, open_contenders
 from voucher_sessions import VoucherSessions
 
-NAMES = (
-    this_library.NAME,
-    escrowmint_reservations.NAME,
-    redis_lock_and_watch.LOCKED,
-    redis_lock_and_watch.LOCKED_EAGER,
-    redis_lock_and_watch.WATCHED,
-    postgres.NAME,
-    postgres.NOT_AWAITED,
-)
+LOCKING = NAMES[2:]  # without the minimal scripts, which check nothing
 CREDITS = 20  # four locks
 
 
@@ -47,22 +29,28 @@ def addresses() -> Iterator[Addresses]:
         yield Addresses(server.socket, url)
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=LOCKING)
 def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     for module in (this_library, escrowmint_reservations, redis_lock_and_watch, postgres):
         monkeypatch.setattr(module, "CREDITS", CREDITS)
     return str(request.param)
 
 
-@pytest.fixture
-def contender(name: str, addresses: Addresses) -> Iterator[Contender]:
+@contextmanager
+def open_contender(name: str, addresses: Addresses) -> Iterator[Contender]:
     with open_contenders(addresses) as contenders:
         yield next(each for each in contenders if each.name == name)
 
 
 @pytest.fixture
+def contender(name: str, addresses: Addresses) -> Iterator[Contender]:
+    with open_contender(name, addresses) as contender:
+        yield contender
+
+
+@pytest.fixture
 def code(request: pytest.FixtureRequest, contender: Contender) -> str:
-    """A card of the test's own, with credits for four locks."""
+    """A new card with credits for four locks."""
     contender.put([request.node.name])
     return str(request.node.name)
 
@@ -75,66 +63,70 @@ def granted(verb: Callable[[str, str], object], code: str, key: str) -> bool:
     return True
 
 
-def test_nothing_beyond_the_limit(contender: Contender, code: str) -> None:
+def test_names_has_all_contenders_in_order(addresses: Addresses) -> None:
+    with open_contenders(addresses) as contenders:
+        assert tuple(each.name for each in contenders) == NAMES
+
+
+def test_nothing_is_granted_beyond_the_limit(contender: Contender, code: str) -> None:
     verbs = contender.verbs
-    assert [granted(verbs[LOCK], code, key) for key in "abcde"] == [True] * 4 + [False]
-    assert granted(verbs[RELEASE], code, "a")
-    assert granted(verbs[LOCK], code, "e")
-    assert granted(verbs[REDEEM_SESSION], code, "b")
-    assert not granted(verbs[LOCK], code, "f")
-    assert not granted(verbs[REDEEM], code, "f")
-    assert granted(verbs[RELEASE], code, "c")
-    assert granted(verbs[REDEEM], code, "f")
-    assert not granted(verbs[LOCK], code, "g")
+    assert [granted(verbs[Verb.LOCK], code, key) for key in "abcde"] == [True] * 4 + [False]
+    assert granted(verbs[Verb.RELEASE], code, "a")
+    assert granted(verbs[Verb.LOCK], code, "e")
+    assert granted(verbs[Verb.REDEEM_SESSION], code, "b")
+    assert not granted(verbs[Verb.LOCK], code, "f")
+    assert not granted(verbs[Verb.REDEEM], code, "f")
+    assert granted(verbs[Verb.RELEASE], code, "c")
+    assert granted(verbs[Verb.REDEEM], code, "f")
+    assert not granted(verbs[Verb.LOCK], code, "g")
 
 
 def test_a_session_is_redeemed_or_released_once(contender: Contender, code: str) -> None:
     verbs = contender.verbs
-    assert granted(verbs[LOCK], code, "a")
-    assert granted(verbs[REDEEM_SESSION], code, "a")
-    assert not granted(verbs[RELEASE], code, "a")
-    assert granted(verbs[LOCK], code, "b")
-    assert granted(verbs[RELEASE], code, "b")
-    assert not granted(verbs[REDEEM_SESSION], code, "b")
+    assert granted(verbs[Verb.LOCK], code, "a")
+    assert granted(verbs[Verb.REDEEM_SESSION], code, "a")
+    assert not granted(verbs[Verb.RELEASE], code, "a")
+    assert granted(verbs[Verb.LOCK], code, "b")
+    assert granted(verbs[Verb.RELEASE], code, "b")
+    assert not granted(verbs[Verb.REDEEM_SESSION], code, "b")
 
 
 def test_an_override_replaces_the_lock(contender: Contender, code: str) -> None:
     verbs = contender.verbs
-    if OVERRIDE not in verbs:
+    if Verb.OVERRIDE not in verbs:
         assert contender.name == escrowmint_reservations.NAME
         return
-    assert [granted(verbs[OVERRIDE], code, "a") for _ in range(4)] == [True] * 4  # 7 of 20, and not 28
-    assert [granted(verbs[LOCK], code, key) for key in "bcd"] == [True, True, False]
-    assert granted(verbs[LOCK], code, "a")
-    assert not granted(verbs[OVERRIDE], code, "d")
-    assert granted(verbs[LOCK], code, "d")
+    assert [granted(verbs[Verb.OVERRIDE], code, "a") for _ in range(4)] == [True] * 4  # 7 of 20, and not 28
+    assert [granted(verbs[Verb.LOCK], code, key) for key in "bcd"] == [True, True, False]
+    assert granted(verbs[Verb.LOCK], code, "a")
+    assert not granted(verbs[Verb.OVERRIDE], code, "d")
+    assert granted(verbs[Verb.LOCK], code, "d")
 
 
-def test_what_has_expired_is_available_again(
+def test_expired_locks_are_available_again(
     monkeypatch: pytest.MonkeyPatch, name: str, addresses: Addresses, request: pytest.FixtureRequest
 ) -> None:
     for module in (this_library, escrowmint_reservations, redis_lock_and_watch, postgres):
         monkeypatch.setattr(module, "TTL_MINUTES", 1 / 30)
-    with open_contenders(addresses) as contenders:
-        contender = next(each for each in contenders if each.name == name)
+    with open_contender(name, addresses) as contender:
         contender.put([request.node.name])
-        lock, code = contender.verbs[LOCK], request.node.name
+        lock, code = contender.verbs[Verb.LOCK], request.node.name
         assert [granted(lock, code, key) for key in "abcde"] == [True] * 4 + [False]
         time.sleep(2.1)
         assert [granted(lock, code, key) for key in "ghijk"] == [True] * 4 + [False]
 
 
-def test_a_crowd_is_granted_no_more(name: str, addresses: Addresses, code: str) -> None:
+def test_concurrent_callers_are_granted_no_more(name: str, addresses: Addresses, code: str) -> None:
     def work(worker: int) -> int:
-        with open_contenders(addresses) as contenders:
-            lock = next(each for each in contenders if each.name == name).verbs[LOCK]
+        with open_contender(name, addresses) as contender:
+            lock = contender.verbs[Verb.LOCK]
             return sum(granted(lock, code, f"{worker}-{number}") for number in range(3))
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(work, range(8))) == 4
 
 
-def test_a_filled_voucher_is_one_that_was_locked(addresses: Addresses) -> None:
+def test_locks_created_in_bulk_are_ordinary_locks(addresses: Addresses) -> None:
     with addresses.client() as client:
         engine = VoucherSessions(client)
         this_library.contender(client).put(["FILLED"])

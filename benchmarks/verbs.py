@@ -1,15 +1,15 @@
-"""Axes: the verbs, one process, one call after the other, all on one voucher, or each session on a voucher of its own."""
+"""Axes: each verb, called by one process one call at a time, with one voucher for all sessions or one per session."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from benchmarks.benchmark_run import BenchmarkRun
-from benchmarks.contenders import LOCK, OVERRIDE, REDEEM_SESSION, RELEASE, VERBS, Contender
+from benchmarks.contenders import Contender, Verb
 from benchmarks.contenders.all_contenders import open_contenders
 from benchmarks.measure import Case, measure, progress, turns
 
-AXIS, OWN = "verbs", "verbs, a voucher a session"
+AXIS, OWN = "verbs", "verbs, one voucher per session"
 
 
 def key(number: int) -> str:
@@ -17,9 +17,9 @@ def key(number: int) -> str:
     return f"ssn_{number:032}"
 
 
-def sessions(verb: str, calls: int, first: int = 0) -> range:
-    """Whose turn it is: what was redeemed is not released."""
-    return range(first + calls, first + 2 * calls) if verb == RELEASE else range(first, first + calls)
+def sessions(verb: Verb, calls: int, first: int = 0) -> range:
+    """The numbers of the sessions that a verb uses: release needs sessions that redeem has not ended."""
+    return range(first + calls, first + 2 * calls) if verb == Verb.RELEASE else range(first, first + calls)
 
 
 def shared(code: str, number: int) -> str:
@@ -28,29 +28,29 @@ def shared(code: str, number: int) -> str:
 
 
 def own(code: str, number: int) -> str:
-    """Each session has a card that no other locks, as most vouchers are used."""
+    """Each session has a card that no other session locks, which is how most vouchers are used."""
     return f"{code}-{number}"
 
 
 def case_of(
     subject: tuple[str, str, str],
     contender: Contender,
-    verb: str,
+    verb: Verb,
     code: str,
     sessions: range,
     card: Callable[[str, int], str] = shared,
 ) -> Case:
-    """A call for each session. What a verb finds is what the verbs before it left: what was locked is redeemed, so
-    what is released is locked before.
+    """One call per session. A verb works on what the verbs before it left; redeem ends the sessions that were locked,
+    so those that release ends are locked first, outside the measured time.
     """
-    do, lock = contender.verbs[verb], contender.verbs[LOCK]
+    do, lock = contender.verbs[verb], contender.verbs[Verb.LOCK]
 
     def work() -> None:
         for number in sessions:
             do(card(code, number), key(number))
 
     def before() -> None:
-        for number in sessions if verb == RELEASE else ():
+        for number in sessions if verb == Verb.RELEASE else ():
             lock(card(code, number), key(number))
 
     return Case(subject, work, before, contender.scripted)
@@ -58,15 +58,15 @@ def case_of(
 
 def run(bench: BenchmarkRun) -> None:
     """All verbs, on a card that all sessions share."""
-    _run(bench, AXIS, VERBS, shared)
+    _run(bench, AXIS, tuple(Verb), shared)
 
 
 def run_own(bench: BenchmarkRun) -> None:
     """The verbs that lock or end a lock, on a card for each session."""
-    _run(bench, OWN, (LOCK, OVERRIDE, REDEEM_SESSION, RELEASE), own)
+    _run(bench, OWN, (Verb.LOCK, Verb.OVERRIDE, Verb.REDEEM_SESSION, Verb.RELEASE), own)
 
 
-def _run(bench: BenchmarkRun, axis: str, verbs: Sequence[str], card: Callable[[str, int], str]) -> None:
+def _run(bench: BenchmarkRun, axis: str, verbs: Sequence[Verb], card: Callable[[str, int], str]) -> None:
     """The contenders take turns within each verb, each on cards of its own that are new in each round."""
     calls = 10 if bench.quick else 200
     with open_contenders(bench.addresses) as contenders:

@@ -1,10 +1,10 @@
-"""All contenders, with connections of their own: every process that measures opens its own."""
+"""Opens all contenders, each with a connection of its own. Every process that measures does so."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import redis
 
@@ -17,9 +17,22 @@ from benchmarks.contenders import (
     this_library,
 )
 
+# In the order of the tables.
+NAMES: Final = (
+    minimal_scripts.NO_OP,
+    minimal_scripts.WRITES,
+    this_library.NAME,
+    escrowmint_reservations.NAME,
+    redis_lock_and_watch.LOCKED,
+    redis_lock_and_watch.LOCKED_EAGER,
+    redis_lock_and_watch.WATCHED,
+    postgres.NAME,
+    postgres.NOT_AWAITED,
+)
+
 
 class Addresses(NamedTuple):
-    """Where the servers are: a Unix socket, a URL."""
+    """The Unix socket of the Redis server and the URL of PostgreSQL."""
 
     socket: str
     postgres: str
@@ -30,7 +43,7 @@ class Addresses(NamedTuple):
 
 @contextmanager
 def open_contenders(addresses: Addresses) -> Iterator[list[Contender]]:
-    """In the order of the tables."""
+    """All contenders, in the order of the tables."""
     client = addresses.client
     contenders = [
         minimal_scripts.no_op(client()),

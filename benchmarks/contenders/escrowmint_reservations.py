@@ -1,6 +1,6 @@
-"""``escrowmint`` from PyPI, by its own documentation: reserve, commit, cancel.
+"""The contender ``escrowmint`` from PyPI, used as its documentation says: reserve, commit, cancel.
 
-A resource has one number, so there is no quantity beside the credits; a reservation cannot be changed.
+Its resource has one number, so there is no quantity besides the credits. It cannot change a reservation.
 """
 
 from __future__ import annotations
@@ -8,18 +8,7 @@ from __future__ import annotations
 import redis
 from escrowmint import Client, ClientConfig
 
-from benchmarks.contenders import (
-    AMOUNT,
-    CREDITS,
-    LOCK,
-    REDEEM,
-    REDEEM_SESSION,
-    RELEASE,
-    STATE,
-    TTL_MINUTES,
-    Contender,
-    must,
-)
+from benchmarks.contenders import AMOUNT, CREDITS, TTL_MINUTES, Contender, Verb, must
 
 NAME = "escrowmint"
 
@@ -32,11 +21,11 @@ def contender(client: redis.Redis) -> Contender:
         NAME,
         put=lambda codes: [escrowmint.top_up(code, CREDITS) for code in codes],
         verbs={
-            LOCK: lambda code, key: escrowmint.reserve(code, AMOUNT, ttl_ms=ttl_ms, reservation_id=key),
-            REDEEM_SESSION: lambda code, key: must(escrowmint.commit(code, key).applied),
-            RELEASE: lambda code, key: must(escrowmint.cancel(code, key)),
-            REDEEM: lambda code, key: must(escrowmint.try_consume(code, AMOUNT).applied),
-            STATE: lambda code, key: escrowmint.get_state(code),
+            Verb.LOCK: lambda code, key: escrowmint.reserve(code, AMOUNT, ttl_ms=ttl_ms, reservation_id=key),
+            Verb.REDEEM_SESSION: lambda code, key: must(escrowmint.commit(code, key).applied),
+            Verb.RELEASE: lambda code, key: must(escrowmint.cancel(code, key)),
+            Verb.REDEEM: lambda code, key: must(escrowmint.try_consume(code, AMOUNT).applied),
+            Verb.STATE: lambda code, key: escrowmint.get_state(code),
         },
         scripted=True,
         close=client.close,

@@ -1,4 +1,4 @@
-"""What Redis itself costs: scripts that do nothing, or only what every lock must write."""
+"""The lower bound of what a script can cost: one that does nothing, and one that only writes what a lock needs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, Final
 
 import redis
 
-from benchmarks.contenders import AMOUNT, LOCK, TTL_MINUTES, VERBS, Contender
-from benchmarks.contenders.this_library import REQUESTS, sent
+from benchmarks.contenders import AMOUNT, TTL_MINUTES, Contender, Verb
+from benchmarks.contenders.this_library import REQUESTS, sent_command
 
 NO_OP, WRITES = "no-op EVALSHA", "writes alone"
 
 DO_NOTHING: Final = "return 1"
-# The key of the session, its place in the index, the totals of the card: a lock cannot be had for less.
+# The session, its entry in the index, and the totals of the card: no lock can write less.
 ONLY_WRITE: Final = """
 redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[2])
 redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
@@ -24,9 +24,9 @@ return 1
 Command = tuple[bytes | int | str, ...]
 
 
-def nothing(verb: str) -> Command:
-    """What the library sends for a verb after the script's name: how many keys, the keys, the arguments."""
-    return sent(lambda engine: REQUESTS[verb](engine, "C0-00000", "ssn_" + "0" * 32))[1:]
+def nothing(verb: Verb) -> Command:
+    """The number of keys, the keys and the arguments that the library sends for a verb."""
+    return sent_command(lambda engine: REQUESTS[verb](engine, "C0-00000", "ssn_" + "0" * 32))[1:]
 
 
 def write(code: str, key: str) -> Command:
@@ -36,7 +36,7 @@ def write(code: str, key: str) -> Command:
 
 
 def sha(script: str) -> str:
-    """The name under which the server keeps it."""
+    """The digest by which EVALSHA names a script."""
     return sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -47,16 +47,16 @@ def no_op(client: redis.Redis) -> Contender:
     def send(command: Any) -> Callable[[str, str], object]:
         return lambda code, key: client.evalsha(name, *command)
 
-    verbs = {verb: send(nothing(verb)) for verb in VERBS}
+    verbs = {verb: send(nothing(verb)) for verb in Verb}
     return Contender(NO_OP, put=lambda codes: None, verbs=verbs, scripted=True, close=client.close)
 
 
 def writes(client: redis.Redis) -> Contender:
-    """An EVALSHA that writes what a lock needs, and reads and judges nothing."""
+    """An EVALSHA that writes what a lock needs, and reads and checks nothing."""
     name = client.script_load(ONLY_WRITE)
 
     def lock(code: str, key: str) -> object:
         command: Any = write(code, key)
         return client.evalsha(name, *command)
 
-    return Contender(WRITES, put=lambda codes: None, verbs={LOCK: lock}, scripted=True, close=client.close)
+    return Contender(WRITES, put=lambda codes: None, verbs={Verb.LOCK: lock}, scripted=True, close=client.close)

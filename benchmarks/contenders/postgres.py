@@ -1,4 +1,4 @@
-"""PostgreSQL with a table of locks, through psycopg: the card's row is what everybody waits for."""
+"""Contender: PostgreSQL through psycopg, with a table of locks; transactions wait for the row of the card."""
 
 from __future__ import annotations
 
@@ -6,21 +6,7 @@ from collections.abc import Iterable
 
 import psycopg
 
-from benchmarks.contenders import (
-    AMOUNT,
-    CREDITS,
-    LOCK,
-    OTHER_AMOUNT,
-    OVERRIDE,
-    REDEEM,
-    REDEEM_SESSION,
-    RELEASE,
-    STATE,
-    TTL_MINUTES,
-    VALIDATE,
-    Contender,
-    must,
-)
+from benchmarks.contenders import AMOUNT, CREDITS, OTHER_AMOUNT, TTL_MINUTES, Contender, Verb, must
 
 NAME, NOT_AWAITED = "PostgreSQL", "PostgreSQL, synchronous_commit=off"
 
@@ -32,7 +18,7 @@ CREATE TABLE locks (
 );
 """
 FOR_UPDATE = "SELECT credits - used FROM cards WHERE code = %s FOR UPDATE"
-# Who waited for the row must judge by the time at which it was given.
+# clock_timestamp(), since now() is the start of the transaction, which may have waited long for the row.
 HELD_BY_OTHERS = """
 SELECT coalesce(sum(amount), 0) FROM locks WHERE code = %s AND key <> %s AND expires_at > clock_timestamp()
 """
@@ -50,13 +36,13 @@ SELECT credits - used - (
 
 
 def number(connection: psycopg.Connection, query: str, *values: object) -> int:
-    """The one number that a query answers with."""
+    """The one number that a query returns, or 0 if it returns no row."""
     row = connection.execute(query, values).fetchone()
     return int(row[0]) if row else 0
 
 
 def contender(url: str, *, awaited: bool = True) -> Contender:
-    """``awaited``: a commit is on disk when it returns, as PostgreSQL has it unless told otherwise."""
+    """``awaited``: a commit is on disk when it returns, which is the default of PostgreSQL."""
     connection = psycopg.connect(url, autocommit=True)
     if not awaited:
         connection.execute("SET synchronous_commit = off")
@@ -68,7 +54,7 @@ def contender(url: str, *, awaited: bool = True) -> Contender:
             )
 
     def available(code: str, key: str) -> int:
-        """From here on the card is this transaction's."""
+        """Lock the row of the card until the transaction ends, and return what is available to the session."""
         left = number(connection, FOR_UPDATE, code)
         return left - number(connection, HELD_BY_OTHERS, code, key)
 
@@ -93,13 +79,13 @@ def contender(url: str, *, awaited: bool = True) -> Contender:
         NAME if awaited else NOT_AWAITED,
         put=put,
         verbs={
-            VALIDATE: lambda code, key: must(number(connection, READ, code) >= AMOUNT),
-            LOCK: lambda code, key: lock(code, key, AMOUNT),
-            OVERRIDE: lambda code, key: lock(code, key, OTHER_AMOUNT),
-            REDEEM_SESSION: redeem_session,
-            RELEASE: lambda code, key: must(number(connection, TAKE, code, key)),
-            REDEEM: redeem,
-            STATE: lambda code, key: number(connection, READ, code),
+            Verb.VALIDATE: lambda code, key: must(number(connection, READ, code) >= AMOUNT),
+            Verb.LOCK: lambda code, key: lock(code, key, AMOUNT),
+            Verb.OVERRIDE: lambda code, key: lock(code, key, OTHER_AMOUNT),
+            Verb.REDEEM_SESSION: redeem_session,
+            Verb.RELEASE: lambda code, key: must(number(connection, TAKE, code, key)),
+            Verb.REDEEM: redeem,
+            Verb.STATE: lambda code, key: number(connection, READ, code),
         },
         close=connection.close,
     )

@@ -1,9 +1,8 @@
-"""What a user would write with redis-py: read the card, judge in Python, write; alone by redis-py's ``Lock``, or by
-``WATCH`` with retry.
+"""Contenders without a script: read the card, decide in Python, write, under redis-py's ``Lock`` or with ``WATCH``.
 
-Of a card, ``locks`` has the amount of each session and ``expiries`` when it ends; the card keeps the total, so that no
-lock is read but the caller's own and those that have expired. That is the most that this design gives: fewer round
-trips need a script.
+The hash ``locks`` of a card maps each session to its amount, and the sorted set ``expiries`` to its expiry. The card
+contains the total of all locks, so a call reads only the caller's own lock and the expired ones. Fewer round trips than
+these need a script.
 """
 
 from __future__ import annotations
@@ -14,21 +13,7 @@ from typing import Any, NamedTuple
 
 import redis
 
-from benchmarks.contenders import (
-    AMOUNT,
-    CREDITS,
-    LOCK,
-    OTHER_AMOUNT,
-    OVERRIDE,
-    REDEEM,
-    REDEEM_SESSION,
-    RELEASE,
-    STATE,
-    TTL_MINUTES,
-    VALIDATE,
-    Contender,
-    must,
-)
+from benchmarks.contenders import AMOUNT, CREDITS, OTHER_AMOUNT, TTL_MINUTES, Contender, Verb, must
 
 LOCKED, LOCKED_EAGER, WATCHED = "redis-py Lock", "redis-py Lock, sleep=0.001", "WATCH/MULTI"
 
@@ -46,7 +31,7 @@ class Names(NamedTuple):
 
 
 class Card(NamedTuple):
-    """A card as it was read."""
+    """A card as a call has read it."""
 
     available: int
     own: int
@@ -55,7 +40,7 @@ class Card(NamedTuple):
 
 
 def ask(pipe: Any, names: Names, key: str) -> list[Any]:
-    """The commands that read a card; their replies, where the pipeline answers at once."""
+    """Send the commands that read a card. The replies are valid if the pipeline executes commands at once (WATCH)."""
     return [
         pipe.hmget(names.card, "credits", "used", "locked"),
         pipe.hget(names.locks, key),
@@ -64,7 +49,7 @@ def ask(pipe: Any, names: Names, key: str) -> list[Any]:
 
 
 def card(client: Any, names: Names, key: str, replies: list[Any]) -> Card:
-    """The replies, understood. Locks that have expired count no longer."""
+    """Parse the replies. Expired locks do not count."""
     (credits, used, locked), own, expired = replies
     gone = (
         {each: int(amount) for each, amount in zip(expired, client.hmget(names.locks, expired), strict=True)}
@@ -90,13 +75,13 @@ def write(pipe: Any, names: Names, key: str, found: Card, amount: int, spent: in
 
 
 def own(found: Card) -> int:
-    """What the session has locked; none here would be a mistake."""
+    """What the session has locked; it must have a lock."""
     must(found.own)
     return found.own
 
 
 def locked(client: redis.Redis, sleep: float = 0.1, name: str = LOCKED) -> Contender:
-    """Alone on the card by ``Lock``; 0.1 s between two tries is what redis-py does unless told otherwise."""
+    """Under redis-py's ``Lock``, which by default waits 0.1 s between two attempts."""
 
     def read(names: Names, key: str) -> Card:
         with client.pipeline(transaction=False) as pipe:
@@ -117,7 +102,7 @@ def locked(client: redis.Redis, sleep: float = 0.1, name: str = LOCKED) -> Conte
 
 
 def watched(client: redis.Redis) -> Contender:
-    """``WATCH``, and again from the start when somebody else was faster."""
+    """With ``WATCH``; redis-py starts again if another client has changed the keys."""
 
     def change(code: str, key: str, amount: int, spend: Callable[[Card], int]) -> None:
         names = Names.of(code)
@@ -151,13 +136,13 @@ def _contender(
             client.hset(Names.of(code).card, mapping={"credits": CREDITS, "used": 0, "locked": 0}) for code in codes
         ],
         verbs={
-            VALIDATE: lambda code, key: must(read(code, key).available >= AMOUNT),
-            LOCK: lambda code, key: change(code, key, AMOUNT, lambda found: 0),
-            OVERRIDE: lambda code, key: change(code, key, OTHER_AMOUNT, lambda found: 0),
-            REDEEM_SESSION: lambda code, key: change(code, key, 0, own),
-            RELEASE: lambda code, key: change(code, key, 0, lambda found: own(found) * 0),
-            REDEEM: lambda code, key: change(code, key, 0, lambda found: AMOUNT),
-            STATE: read,
+            Verb.VALIDATE: lambda code, key: must(read(code, key).available >= AMOUNT),
+            Verb.LOCK: lambda code, key: change(code, key, AMOUNT, lambda found: 0),
+            Verb.OVERRIDE: lambda code, key: change(code, key, OTHER_AMOUNT, lambda found: 0),
+            Verb.REDEEM_SESSION: lambda code, key: change(code, key, 0, own),
+            Verb.RELEASE: lambda code, key: change(code, key, 0, lambda found: own(found) * 0),
+            Verb.REDEEM: lambda code, key: change(code, key, 0, lambda found: AMOUNT),
+            Verb.STATE: read,
         },
         close=client.close,
     )

@@ -1,4 +1,4 @@
-"""This library."""
+"""The contender that is this library, and the commands that it sends for a request."""
 
 from __future__ import annotations
 
@@ -7,45 +7,31 @@ from typing import Any, Final
 
 import redis
 
-from benchmarks.contenders import (
-    AMOUNT,
-    CREDITS,
-    LOCK,
-    OTHER_AMOUNT,
-    OVERRIDE,
-    REDEEM,
-    REDEEM_SESSION,
-    RELEASE,
-    STATE,
-    TTL_MINUTES,
-    VALIDATE,
-    Contender,
-    must,
-)
+from benchmarks.contenders import AMOUNT, CREDITS, OTHER_AMOUNT, TTL_MINUTES, Contender, Verb, must
 from voucher_sessions import Voucher, VoucherSessions
 
 NAME: Final = "voucher_sessions"
 
 
 def session(key: str) -> dict[str, object]:
-    """As a request body brings it."""
+    """The session of a request, as JSON would contain it."""
     return {"type": "LOCK", "key": key, "ttl": TTL_MINUTES, "ttl_unit": "MINUTES"}
 
 
-# Of an engine, sync or asyncio, or of its pipeline.
-REQUESTS: Final[Mapping[str, Callable[[Any, str, str], Any]]] = {
-    VALIDATE: lambda engine, code, key: engine.validate(code, credits=AMOUNT),
-    LOCK: lambda engine, code, key: engine.validate(code, credits=AMOUNT, session=session(key)),
-    OVERRIDE: lambda engine, code, key: engine.validate(code, credits=OTHER_AMOUNT, session=session(key)),
-    REDEEM_SESSION: lambda engine, code, key: engine.redeem(code, session=key),
-    RELEASE: lambda engine, code, key: engine.release(code, key),
-    REDEEM: lambda engine, code, key: engine.redeem(code, credits=AMOUNT),
-    STATE: lambda engine, code, key: engine.get_voucher(code),
+# Each takes an engine, sync or asyncio, or its pipeline.
+REQUESTS: Final[Mapping[Verb, Callable[[Any, str, str], Any]]] = {
+    Verb.VALIDATE: lambda engine, code, key: engine.validate(code, credits=AMOUNT),
+    Verb.LOCK: lambda engine, code, key: engine.validate(code, credits=AMOUNT, session=session(key)),
+    Verb.OVERRIDE: lambda engine, code, key: engine.validate(code, credits=OTHER_AMOUNT, session=session(key)),
+    Verb.REDEEM_SESSION: lambda engine, code, key: engine.redeem(code, session=key),
+    Verb.RELEASE: lambda engine, code, key: engine.release(code, key),
+    Verb.REDEEM: lambda engine, code, key: engine.redeem(code, credits=AMOUNT),
+    Verb.STATE: lambda engine, code, key: engine.get_voucher(code),
 }
 
 
 def granted(result: object) -> object:
-    """The result, if it is what was asked for."""
+    """The result, if the request was granted."""
     must(getattr(result, "valid", True) and getattr(result, "released", True))
     return result
 
@@ -65,25 +51,25 @@ def contender(client: redis.Redis) -> Contender:
     )
 
 
-class Sent(Exception):
-    """No error: a command that stops short of the server."""
+class CommandIntercepted(Exception):
+    """Carries the command that a client would have sent."""
 
 
 class Unconnected(redis.Redis):
     """A client that sends nothing."""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        raise Sent(*args)
+        raise CommandIntercepted(*args)
 
 
 _ENGINE: Final = VoucherSessions(Unconnected(unix_socket_path="nowhere"))
 
 
-def sent(request: Callable[[Any], object]) -> tuple[Any, ...]:
-    """What a request sends after EVALSHA: the script's name, how many keys, the keys, the arguments."""
+def sent_command(request: Callable[[Any], object]) -> tuple[Any, ...]:
+    """The arguments of the EVALSHA that a request sends: digest, number of keys, keys, arguments."""
     try:
         request(_ENGINE)
-    except Sent as command:
+    except CommandIntercepted as command:
         name, *rest = command.args
         assert name == "EVALSHA"
         return tuple(rest)
