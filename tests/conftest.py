@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 class BlockingAsync:
-    """An asyncio engine with the manners of the sync one, so that one suite can test both."""
+    """An asyncio engine whose methods block like those of the sync one, so that one suite can test both."""
 
     def __init__(self, engine: AsyncVoucherSessions, loop: asyncio.AbstractEventLoop) -> None:
         self._engine = engine
@@ -198,7 +198,7 @@ def make_engine(
 
 @pytest.fixture
 def engine(make_engine: Callable[..., VoucherSessions]) -> VoucherSessions:
-    """An engine of each kind; the asyncio one is awaited behind the sync one's face."""
+    """An engine of each kind; ``BlockingAsync`` awaits the calls of the asyncio one."""
     return make_engine()
 
 

@@ -1,4 +1,4 @@
-"""Totals that other hands brought out of step: what the audit says, what the repair mends, and what is safe before it."""
+"""``audit`` and ``repair``: what they report and correct when stored totals are wrong, and what works before."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def figures(audit: Audit) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
 RIGHT = (3, 600, 3)
 
 
-def test_a_book_in_order(gift: VoucherSessions, backend: Backend) -> None:
+def test_an_audit_without_differences(gift: VoucherSessions, backend: Backend) -> None:
     before = backend.contents()
     for audit in (gift.audit("GIFT"), gift.repair("GIFT")):
         assert figures(audit) == (RIGHT, RIGHT)
@@ -64,13 +64,13 @@ def test_a_book_in_order(gift: VoucherSessions, backend: Backend) -> None:
     assert backend.contents() == before
 
 
-def test_expired_locks_are_no_difference(gift: VoucherSessions, clock: Clock) -> None:
+def test_an_audit_ignores_expired_locks(gift: VoucherSessions, clock: Clock) -> None:
     gift.validate("GIFT", credits=5, session=lock("short", 20))
     clock.advance(21)
     assert figures(gift.audit("GIFT")) == (RIGHT, RIGHT)
 
 
-def test_totals_edited_by_hand(gift: VoucherSessions, backend: Backend) -> None:
+def test_repair_corrects_totals_that_were_edited(gift: VoucherSessions, backend: Backend) -> None:
     edit(backend, 9, 750)  # credits locked
     audit = gift.audit("GIFT")
     assert (audit.differs, figures(audit)) == (True, ((3, 750, 3), RIGHT))
@@ -80,7 +80,9 @@ def test_totals_edited_by_hand(gift: VoucherSessions, backend: Backend) -> None:
 
 
 @pytest.mark.parametrize(("at", "value"), [(11, 9_999_999_999_999), (12, 9_999_999)])
-def test_expiries_edited_by_hand(gift: VoucherSessions, backend: Backend, at: int, value: int) -> None:
+def test_repair_corrects_expiry_times_that_were_edited(
+    gift: VoucherSessions, backend: Backend, at: int, value: int
+) -> None:
     if at == 12:
         edit(backend, 11, backend.clock.now_ms() + 50_000)
         value = backend.clock.now_ms() + 50_000
@@ -92,7 +94,9 @@ def test_expiries_edited_by_hand(gift: VoucherSessions, backend: Backend, at: in
 
 
 @pytest.mark.parametrize(("at", "off"), [(11, 1), (12, -1)])
-def test_expiries_a_millisecond_off(gift: VoucherSessions, backend: Backend, at: int, off: int) -> None:
+def test_an_audit_finds_expiry_times_that_are_wrong_by_a_millisecond(
+    gift: VoucherSessions, backend: Backend, at: int, off: int
+) -> None:
     """Of several locks it is the very first and the very last that count."""
     gift.put_voucher(Voucher(code="GIFT", quantity=5, credits=1000, points=100))
     for key, ttl_ms in (("sooner", 50_000), ("later", 70_000)):
@@ -106,14 +110,14 @@ def test_expiries_a_millisecond_off(gift: VoucherSessions, backend: Backend, at:
     assert gift.audit("GIFT").expiries_agree
 
 
-def test_an_index_that_would_stay_for_ever(gift: VoucherSessions, backend: Backend) -> None:
+def test_repair_gives_an_index_without_ttl_its_ttl(gift: VoucherSessions, backend: Backend) -> None:
     backend.admin.persist(f"{BOOK}:locks")
     edit(backend, 11, 9_999_999_999_999)
     assert gift.repair("GIFT").differs
     assert 50_000 < backend.keys()[b"vs:{GIFT}:locks"] <= 60_000
 
 
-def test_what_was_counted_before_a_change_mends_nothing(gift: VoucherSessions, backend: Backend) -> None:
+def test_a_repair_with_outdated_counts_changes_nothing(gift: VoucherSessions, backend: Backend) -> None:
     """Else a repair would undo what happened between the two."""
     counted: Any = backend.admin.get(BOOK)
     gift.redeem("GIFT", session="a")
@@ -123,7 +127,7 @@ def test_what_was_counted_before_a_change_mends_nothing(gift: VoucherSessions, b
     assert backend.contents() == before
 
 
-def test_a_lost_index_keeps_its_locks_until_the_repair(gift: VoucherSessions, backend: Backend) -> None:
+def test_locks_of_a_deleted_index_count_until_the_repair(gift: VoucherSessions, backend: Backend) -> None:
     """What was held stays held; afterwards its sessions can still redeem what the limits allow, and never more."""
     backend.admin.delete(f"{BOOK}:locks")
     refused = gift.validate("GIFT", credits=500)
@@ -141,7 +145,7 @@ def test_a_lost_index_keeps_its_locks_until_the_repair(gift: VoucherSessions, ba
     assert (state.credits.used, state.credits.locked) == (700, 0)
 
 
-def test_totals_too_low_never_grant_beyond_the_limit(gift: VoucherSessions, backend: Backend) -> None:
+def test_totals_that_are_too_low_never_lead_to_more_than_the_limit(gift: VoucherSessions, backend: Backend) -> None:
     for at in (8, 9, 10):
         edit(backend, at, 0)
     answer = gift.validate("GIFT", credits=1000, session=lock("a"))
@@ -155,7 +159,7 @@ def test_totals_too_low_never_grant_beyond_the_limit(gift: VoucherSessions, back
     assert figures(gift.audit("GIFT")) == ((2, 500, 2), (2, 500, 2))
 
 
-def test_a_lost_session_key_holds_its_amounts_until_its_time_or_its_owner(
+def test_the_amounts_of_a_deleted_session_key_stay_locked_until_expiry_or_a_new_call(
     gift: VoucherSessions, backend: Backend
 ) -> None:
     backend.admin.delete(f"{BOOK}:session:a")
@@ -167,7 +171,7 @@ def test_a_lost_session_key_holds_its_amounts_until_its_time_or_its_owner(
     assert gift.audit("GIFT").differs is False
 
 
-def test_a_lock_over_the_key_of_somebody_else_changes_nothing(gift: VoucherSessions, backend: Backend) -> None:
+def test_a_foreign_value_at_the_session_key_is_not_overwritten(gift: VoucherSessions, backend: Backend) -> None:
     backend.admin.rpush(f"{BOOK}:session:new", "someone else's")
     backend.admin.pexpire(f"{BOOK}:session:new", 60_000)
     before = backend.contents()
@@ -176,14 +180,14 @@ def test_a_lock_over_the_key_of_somebody_else_changes_nothing(gift: VoucherSessi
     assert backend.contents() == before
 
 
-def test_a_member_of_somebody_elses_is_corrupt_state(gift: VoucherSessions, backend: Backend) -> None:
+def test_a_foreign_index_member_is_corrupt_state(gift: VoucherSessions, backend: Backend) -> None:
     backend.admin.zadd(f"{BOOK}:locks", {"nonsense": backend.clock.now_ms() + 50_000})
     for ask in (gift.audit, gift.repair):
         with pytest.raises(CorruptState):
             ask("GIFT")
 
 
-def test_nothing_to_audit(engine: VoucherSessions) -> None:
+def test_auditing_an_unknown_voucher_raises(engine: VoucherSessions) -> None:
     for ask in (engine.audit, engine.repair):
         with pytest.raises(VoucherNotFound):
             ask("NOBODY")
@@ -199,7 +203,7 @@ def test_many_locks_are_counted_in_parts(gift: VoucherSessions, backend: Backend
     assert gift.audit("GIFT").differs is False
 
 
-def test_a_mass_expiry_is_taken_out_first(gift: VoucherSessions, backend: Backend) -> None:
+def test_an_audit_first_removes_expired_locks(gift: VoucherSessions, backend: Backend) -> None:
     plant_expired_locks(backend, "GIFT", 1201)
     assert figures(gift.audit("GIFT")) == (RIGHT, RIGHT)
 
@@ -222,31 +226,31 @@ def counted(book: bytes, recorded: int, found: int, following: int = -1) -> list
     return [b"counted", book, recorded, 0, 0, found, 0, 0, 1, following]
 
 
-def test_a_book_that_changes_while_it_is_counted_is_counted_anew() -> None:
+def test_counting_starts_again_when_the_voucher_changes() -> None:
     audit, called = steps(
         counted(b"1", 7, 500, 500), counted(b"2", 7, 3), counted(b"3", 503, 500, 500), counted(b"3", 503, 3)
     )
     assert (audit.differs, called) == (False, ["audit"] * 4)
 
 
-def test_a_book_that_never_stands_still_is_not_repaired() -> None:
+def test_a_voucher_that_always_changes_is_not_repaired() -> None:
     busy = [counted(b"%d" % at, 7, 500, 500 if at % 2 else -1) for at in range(1, 41)]
     audit, called = steps(*busy)
     assert (audit.exact, set(called)) == (False, {"audit"})
 
 
-def test_a_repair_overtaken_by_a_change_begins_anew() -> None:
+def test_a_repair_starts_again_when_the_voucher_changed_after_the_count() -> None:
     audit, called = steps(counted(b"1", 7, 6), [b"repaired", 0], counted(b"2", 8, 7), [b"repaired", 1])
     assert (audit.recorded.quantity, audit.counted.quantity, called) == (8, 7, ["audit", "repair"] * 2)
     audit, _ = steps(counted(b"1", 7, 6), [b"repaired", 0], counted(b"2", 6, 6))
     assert (audit.recorded.quantity, audit.counted.quantity) == (7, 6), "its own repair, whose reply was lost"
 
 
-def test_a_repair_that_is_always_overtaken_ends() -> None:
+def test_a_repair_gives_up_when_the_voucher_always_changes() -> None:
     audit, called = steps(*[counted(b"1", 7, 6), [b"repaired", 0]] * 20)
     assert (audit.exact, len(called)) == (False, 40)
 
 
-def test_an_audit_without_a_book_is_no_reply() -> None:
+def test_an_audit_reply_without_a_voucher_is_corrupt_state() -> None:
     with pytest.raises(CorruptState):
         steps([b"counted", 5, 0, 0, 0, 0, 0, 0, 1, -1])

@@ -1,4 +1,4 @@
-"""Bad input is ``InvalidRequest`` that names the field, and not one command goes out for it."""
+"""Bad input raises ``InvalidRequest`` with the name of the field, before any command is sent."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_a_request_model_is_refused_when_it_is_made(model: type[Any], field: str
     assert refused.value.field == field
 
 
-def test_inside_a_hosts_own_model_it_is_part_of_that_models_error() -> None:
+def test_inside_a_hosts_model_the_error_is_part_of_that_models_error() -> None:
     class Body(pydantic.BaseModel):
         session: Session
 
@@ -298,12 +298,12 @@ def test_objects_that_cannot_be_read_or_were_never_checked(field: str, act: meth
     test_bad_input_names_the_field_and_sends_nothing(field, act)
 
 
-def test_what_fails_only_now_and_then_is_told_of_the_model() -> None:
+def test_an_object_that_fails_only_sometimes_is_reported_for_the_model() -> None:
     """Looked at again, no field fails by itself."""
     assert Session._unreadable_name({"key": "k", "ttl_unit": "no unit"}) == "Session"
 
 
-def test_of_subclasses_the_plain_value_counts() -> None:
+def test_subclasses_of_str_and_int_are_read_as_their_plain_value() -> None:
     with fakeredis.FakeRedis() as client:
         engine = VoucherSessions(client, prefix=LyingText("vs"), partition=lambda _: LyingText("P"))
         engine.put_voucher(Voucher(code=LyingText("A"), credits=LyingNumber(9)))
@@ -318,7 +318,7 @@ def test_of_subclasses_the_plain_value_counts() -> None:
         assert client.exists("vs:{P}{A}", "vs:{P}{A}:redemption:order") == 2
 
 
-def test_an_object_that_cannot_be_read_is_no_client_nor_url() -> None:
+def test_an_unreadable_object_is_refused_as_client_and_as_url() -> None:
     hostile: Any = Unreadable()
     for engine in (VoucherSessions, AsyncVoucherSessions):
         with pytest.raises(InvalidRequest, match="client"):

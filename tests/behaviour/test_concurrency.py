@@ -1,4 +1,4 @@
-"""Many processes on one voucher of a real server: never one too many, never a cent over."""
+"""Many processes use one voucher on a real server: the limit is never exceeded, by no redemption and no cent."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def spend_many(task: tuple[str, int]) -> int:
     return spent
 
 
-def test_a_gift_card_never_pays_a_cent_over(server: Server) -> None:
+def test_a_gift_card_never_pays_more_than_its_balance(server: Server) -> None:
     with VoucherSessions.from_url(server.url) as engine:
         engine.put_voucher(Voucher(code="GIFT", credits=20_000))
         spent = in_processes(spend_many, [(server.url, worker) for worker in range(PROCESSES)])

@@ -1,4 +1,4 @@
-"""``durability=``: what is not confirmed by replicas or disk in time is told, and safe to repeat."""
+"""``durability=``: a change that replicas or disk do not confirm in time raises ``NotDurable`` and can be repeated."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_every_verb_works_where_a_replica_confirms(
     assert engine.delete_voucher("A")
 
 
-def test_what_no_replica_confirms_is_told_with_its_result_and_safe_to_repeat(
+def test_a_change_without_a_replicas_confirmation_raises_with_its_result_and_can_be_repeated(
     pair: tuple[Server, Server], engine_on: Callable[[Server, Durability], Any]
 ) -> None:
     primary, replica = pair
@@ -140,14 +140,14 @@ def repeated_until_confirmed(repeat: Callable[[], Any]) -> Any:
     raise AssertionError("never confirmed")
 
 
-def test_two_replicas_are_asked_for_where_there_is_one(
+def test_fewer_replicas_than_required_raise_not_durable(
     pair: tuple[Server, Server], engine_on: Callable[[Server, Durability], Any]
 ) -> None:
     with pytest.raises(NotDurable, match="1 of 2 replicas"):
         engine_on(pair[0], Durability(replicas=2, timeout_ms=1000)).put_voucher(Voucher(code="A"))
 
 
-def test_on_disk_or_told(engine_on: Callable[[Server, Durability], Any]) -> None:
+def test_a_change_is_on_disk_or_raises_not_durable(engine_on: Callable[[Server, Durability], Any]) -> None:
     for name in BINARIES:
         with running(name, appendonly="yes") as server:
             engine = engine_on(server, Durability(fsync=True, timeout_ms=4000))
@@ -162,14 +162,16 @@ def test_on_disk_or_told(engine_on: Callable[[Server, Durability], Any]) -> None
             assert engine.get_voucher("A").credits.limit == 5
 
 
-def test_without_an_append_only_file_nothing_can_be_on_disk(
+def test_fsync_without_an_append_only_file_raises_not_durable(
     pair: tuple[Server, Server], engine_on: Callable[[Server, Durability], Any]
 ) -> None:
     with pytest.raises(NotDurable, match=r"appendonly is disabled|unknown command"):
         engine_on(pair[0], Durability(fsync=True)).put_voucher(Voucher(code="A"))
 
 
-def test_on_the_disks_of_replicas_or_told(engine_on: Callable[[Server, Durability], Any]) -> None:
+def test_a_change_is_on_the_replicas_disks_or_raises_not_durable(
+    engine_on: Callable[[Server, Durability], Any],
+) -> None:
     on_disk = {"repl_diskless_sync_delay": "0", "appendonly": "yes", "appendfsync": "always"}
     for name in sorted(BINARIES.keys() - {"redis7"}):  # which has no WAITAOF
         port = str(free_port())
@@ -184,7 +186,9 @@ def test_on_the_disks_of_replicas_or_told(engine_on: Callable[[Server, Durabilit
 
 
 @pytest.mark.parametrize("asked", [Durability(replicas=1), Durability(fsync=True)])
-def test_a_server_that_cannot_is_told_at_the_first_change(asked: Durability, loop: asyncio.AbstractEventLoop) -> None:
+def test_a_server_without_the_command_raises_not_durable_at_the_first_change(
+    asked: Durability, loop: asyncio.AbstractEventLoop
+) -> None:
     for engine in (
         VoucherSessions(fakeredis.FakeRedis(), durability=asked),
         BlockingAsync(AsyncVoucherSessions(fakeredis.FakeAsyncRedis(), durability=asked), loop),
@@ -194,7 +198,7 @@ def test_a_server_that_cannot_is_told_at_the_first_change(asked: Durability, loo
         assert raised.value.result == engine.get_voucher("A")
 
 
-def test_a_user_who_may_not_wait_is_told_at_the_first_change(pair: tuple[Server, Server]) -> None:
+def test_a_user_without_permission_for_wait_gets_not_durable_at_the_first_change(pair: tuple[Server, Server]) -> None:
     with pair[0].client() as admin:
         admin.acl_setuser("till", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-wait"])
     with (
@@ -218,7 +222,7 @@ def test_a_user_who_may_not_wait_is_told_at_the_first_change(pair: tuple[Server,
         ([redis.ResponseError("OOM"), 1], "OOM"),
     ],
 )
-def test_what_does_not_count_as_confirmed(answers: list[Any], problem: str) -> None:
+def test_replies_that_do_not_confirm_a_change(answers: list[Any], problem: str) -> None:
     durability = Durability(replicas=1, fsync=isinstance(answers[-1], list))
     with pytest.raises(NotDurable) as raised:
         confirmation._check(durability, "redeem", "the result", answers)
@@ -242,13 +246,13 @@ def test_a_durability_is_checked_when_it_is_made(bad: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("bad", [Durability(), {"replicas": 1}, 1, "fsync"])
-def test_an_engine_wants_a_durability_that_asks_for_something(bad: Any) -> None:
+def test_an_engine_refuses_a_durability_that_requires_nothing(bad: Any) -> None:
     for engine in (VoucherSessions, AsyncVoucherSessions):
         with pytest.raises(InvalidRequest, match="durability"):
             engine.from_url("memory://", durability=bad)
 
 
-def test_what_counts_as_confirmed() -> None:
+def test_replies_that_confirm_a_change() -> None:
     confirmation._check(Durability(replicas=1), "redeem", None, [True, 1])
     confirmation._check(Durability(fsync=True), "redeem", None, [True, [1, 0]])
     confirmation._check(Durability(replicas=1, fsync=True), "redeem", None, [True, [1, 1]])
@@ -259,7 +263,7 @@ def test_what_counts_as_confirmed() -> None:
     [(1000, {"socket_timeout": 1}), (2501, {"socket_timeout": 2.5}), (5000, {"socket_timeout": 5})],
 )
 @pytest.mark.parametrize("engine", [VoucherSessions, AsyncVoucherSessions])
-def test_a_client_that_gives_up_before_the_server_is_told_at_construction(
+def test_a_socket_timeout_below_the_durability_timeout_is_refused_at_construction(
     engine: Any, timeout_ms: int, options: dict[str, Any]
 ) -> None:
     durability = Durability(replicas=1, timeout_ms=timeout_ms)
@@ -281,7 +285,7 @@ def test_a_client_that_gives_up_before_the_server_is_told_at_construction(
     engine(library.Redis(socket_timeout=None), durability=durability)
 
 
-def test_of_a_client_of_somebodys_own_nobody_knows_how_long_it_waits() -> None:
+def test_the_timeout_of_a_foreign_client_is_not_checked() -> None:
     class Own:
         def execute_command(self, *words: object) -> None: ...
 

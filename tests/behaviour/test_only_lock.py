@@ -1,4 +1,4 @@
-"""A voucher's only lock stands in its book and needs no index: what that changes, and that nothing else does."""
+"""A voucher's only lock is stored in the voucher's own key, without an index: no result depends on that."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ BEGIN: list[Any] = [
 
 @settings(max_examples=300, deadline=None)
 @given(STEPS)
-def test_it_makes_no_difference_where_the_only_lock_stands(steps: list[Any]) -> None:
+def test_results_do_not_depend_on_where_the_only_lock_is_stored(steps: list[Any]) -> None:
     """Nor to the millisecond: both ways live through the same time."""
 
     def results(after: Callable[[Any], object]) -> list[Any]:
@@ -76,7 +76,7 @@ def test_it_makes_no_difference_where_the_only_lock_stands(steps: list[Any]) -> 
     assert alone == indexed
 
 
-def test_it_has_no_index_until_another_comes(gift: VoucherSessions, backend: Backend) -> None:
+def test_the_only_lock_has_no_index_until_a_second_lock(gift: VoucherSessions, backend: Backend) -> None:
     gift.validate("GIFT", credits=10, points=1, session=lock("a", 60_000))
     assert (lock_in_book(backend), backend.admin.exists(INDEX)) == ("a", 0)
     gift.validate("GIFT", credits=20, points=2, session=lock("a", 70_000))
@@ -96,7 +96,7 @@ def test_it_has_no_index_until_another_comes(gift: VoucherSessions, backend: Bac
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_any_key_can_stand_in_the_book(gift: VoucherSessions, backend: Backend, key: str) -> None:
+def test_the_vouchers_key_can_store_any_session_key(gift: VoucherSessions, backend: Backend, key: str) -> None:
     assert gift.validate("GIFT", credits=10, session=lock(key)).valid
     assert lock_in_book(backend) == key
     gift.put_voucher(Voucher(code="GIFT", quantity=3, credits=900))
@@ -106,7 +106,7 @@ def test_any_key_can_stand_in_the_book(gift: VoucherSessions, backend: Backend, 
     assert gift.redeem("GIFT", session=key).credits == 10
 
 
-def test_it_goes_with_its_time(gift: VoucherSessions, backend: Backend, clock: Clock) -> None:
+def test_the_only_lock_expires(gift: VoucherSessions, backend: Backend, clock: Clock) -> None:
     gift.validate("GIFT", credits=1000, session=lock("a", 20))
     clock.advance(21)
     assert gift.list_sessions("GIFT") == []
@@ -115,7 +115,7 @@ def test_it_goes_with_its_time(gift: VoucherSessions, backend: Backend, clock: C
 
 
 @pytest.mark.parametrize("beside", [(), ("a",), ("a", "b")])
-def test_a_lock_over_the_key_of_somebody_else_leaves_others_as_they_were(
+def test_a_foreign_value_at_the_session_key_leaves_other_locks_unchanged(
     gift: VoucherSessions, backend: Backend, beside: tuple[str, ...]
 ) -> None:
     for key in beside:
@@ -128,7 +128,7 @@ def test_a_lock_over_the_key_of_somebody_else_leaves_others_as_they_were(
     assert backend.contents() == before
 
 
-# --- Other hands --------------------------------------------------------------------------------------------------
+# --- Keys changed by others ----------------------------------------------------------------------------------------
 
 
 def edit(backend: Backend, at: int, value: int) -> None:
@@ -137,7 +137,7 @@ def edit(backend: Backend, at: int, value: int) -> None:
     backend.admin.set(BOOK, written_book(words, key))
 
 
-def test_an_audit_finds_it_in_order(gift: VoucherSessions, backend: Backend) -> None:
+def test_an_audit_of_the_only_lock_finds_no_difference(gift: VoucherSessions, backend: Backend) -> None:
     gift.validate("GIFT", credits=10, points=1, session=lock("a"))
     before = backend.contents()
     for audit in (gift.audit("GIFT"), gift.repair("GIFT")):
@@ -147,7 +147,9 @@ def test_an_audit_finds_it_in_order(gift: VoucherSessions, backend: Backend) -> 
 
 
 @pytest.mark.parametrize("quantity", [0, 2, 90])
-def test_there_is_one_of_it(gift: VoucherSessions, backend: Backend, quantity: int) -> None:
+def test_repair_corrects_the_quantity_locked_by_the_only_lock(
+    gift: VoucherSessions, backend: Backend, quantity: int
+) -> None:
     gift.validate("GIFT", credits=10, points=1, session=lock("a"))
     edit(backend, 8, quantity)
     audit = gift.repair("GIFT")
@@ -158,7 +160,9 @@ def test_there_is_one_of_it(gift: VoucherSessions, backend: Backend, quantity: i
     assert figures(gift, "GIFT")["credits"] == (1000, 0, 0, 1000)
 
 
-def test_its_time_is_told_once(gift: VoucherSessions, backend: Backend, clock: Clock) -> None:
+def test_repair_corrects_the_expiry_time_of_the_only_lock(
+    gift: VoucherSessions, backend: Backend, clock: Clock
+) -> None:
     gift.validate("GIFT", credits=10, session=lock("a", 60_000))
     edit(backend, 11, clock.now_ms() + 90_000)
     assert gift.audit("GIFT").expiries_agree is False
@@ -168,7 +172,7 @@ def test_its_time_is_told_once(gift: VoucherSessions, backend: Backend, clock: C
     assert words[11] == words[12] < clock.now_ms() + 60_001
 
 
-def test_an_index_of_others_beside_it_is_counted_and_mended(
+def test_an_unexpected_index_beside_the_only_lock_is_counted_and_repaired(
     gift: VoucherSessions, backend: Backend, clock: Clock
 ) -> None:
     gift.validate("GIFT", credits=10, session=lock("a", 40))
@@ -179,7 +183,9 @@ def test_an_index_of_others_beside_it_is_counted_and_mended(
     assert gift.validate("GIFT", credits=1000).valid, "it expires in its time, whatever stands in an index"
 
 
-def test_it_is_counted_once_in_however_many_parts(gift: VoucherSessions, backend: Backend, clock: Clock) -> None:
+def test_an_audit_in_many_parts_counts_the_only_lock_once(
+    gift: VoucherSessions, backend: Backend, clock: Clock
+) -> None:
     gift.validate("GIFT", credits=10, session=lock("a", 60_000))
     backend.admin.zadd(INDEX, {f"1 0 ghost{at}": clock.now_ms() + 50_000 for at in range(600)})
     for ask in (gift.audit, gift.repair):
@@ -188,7 +194,7 @@ def test_it_is_counted_once_in_however_many_parts(gift: VoucherSessions, backend
     assert gift.audit("GIFT").differs is False
 
 
-def test_a_repair_puts_it_into_the_index(gift: VoucherSessions, backend: Backend, clock: Clock) -> None:
+def test_a_repair_moves_the_only_lock_into_the_index(gift: VoucherSessions, backend: Backend, clock: Clock) -> None:
     gift.validate("GIFT", credits=10, session=lock("a", 60_000))
     backend.admin.zadd(INDEX, {"5 0 ghost": clock.now_ms() + 50_000})
     assert gift.repair("GIFT").differs
@@ -197,7 +203,9 @@ def test_a_repair_puts_it_into_the_index(gift: VoucherSessions, backend: Backend
     assert 50_000 < backend.admin.pttl(INDEX) <= 60_000
 
 
-def test_its_session_key_that_is_gone_holds_it_until_it_is_set_again(gift: VoucherSessions, backend: Backend) -> None:
+def test_the_only_lock_without_its_session_key_stays_locked_until_it_is_set_again(
+    gift: VoucherSessions, backend: Backend
+) -> None:
     gift.validate("GIFT", credits=10, session=lock("a"))
     backend.admin.delete(f"{BOOK}:session:a")
     assert gift.release("GIFT", "a").released is False

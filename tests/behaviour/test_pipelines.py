@@ -1,4 +1,4 @@
-"""``engine.pipeline()``: the same results as one by one, in their order, failures in their places."""
+"""``engine.pipeline()`` returns the results of the single calls, in their order, with each error at its place."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _timeless(value: Any) -> Any:
     return [_timeless(each) for each in value] if isinstance(value, list) else value
 
 
-def test_the_results_are_those_of_the_calls_one_by_one(
+def test_a_pipeline_returns_the_same_results_as_single_calls(
     engine: VoucherSessions, backend: Backend, execute: Callable[..., list[Any]]
 ) -> None:
     one_by_one = comparable(call_every_verb(engine))
@@ -110,7 +110,9 @@ def test_every_verb_can_be_queued_with_the_same_parameters() -> None:
         assert inspect.signature(queued).parameters == inspect.signature(called).parameters
 
 
-def test_what_is_refused_stands_in_its_place(engine: VoucherSessions, execute: Callable[..., list[Any]]) -> None:
+def test_a_refused_call_is_an_error_at_its_place_in_the_results(
+    engine: VoucherSessions, execute: Callable[..., list[Any]]
+) -> None:
     engine.put_voucher(Voucher(code="ONCE", quantity=1))
 
     def queued() -> Any:
@@ -124,14 +126,14 @@ def test_what_is_refused_stands_in_its_place(engine: VoucherSessions, execute: C
     assert engine.get_voucher("ONCE").quantity.used == 2, "all calls have run before the first error is raised"
 
 
-def test_bad_input_is_told_at_once_and_queues_nothing(engine: VoucherSessions) -> None:
+def test_bad_input_raises_at_once_and_queues_nothing(engine: VoucherSessions) -> None:
     pipe = engine.pipeline()
     with pytest.raises(InvalidRequest, match="code"):
         pipe.redeem("")
     assert len(pipe) == 0
 
 
-def test_leaving_the_block_forgets_what_was_not_executed(
+def test_leaving_the_with_block_discards_calls_that_were_not_executed(
     engine: VoucherSessions, backend: Backend, loop: asyncio.AbstractEventLoop
 ) -> None:
     pipe: Any = engine.pipeline()
@@ -149,7 +151,7 @@ def test_leaving_the_block_forgets_what_was_not_executed(
     assert backend.keys() == {}
 
 
-def test_a_call_that_must_be_repeated_is(
+def test_a_call_that_must_be_repeated_is_repeated(
     engine: VoucherSessions, backend: Backend, execute: Callable[..., list[Any]]
 ) -> None:
     engine.put_voucher(Voucher(code="HOT", quantity=1202))
@@ -231,14 +233,14 @@ def queue_two(pipe: Any) -> None:
     pipe.put_voucher(Voucher(code="A")).get_voucher("A")
 
 
-def test_a_lost_connection_leaves_every_change_unknown() -> None:
+def test_a_lost_connection_makes_every_change_an_unknown_outcome() -> None:
     for change, reading in on_both(queue_two, redis.exceptions.ConnectionError("gone")):
         assert isinstance(change, OutcomeUnknown)
         assert change.codes == ("A",)
         assert type(reading) is redis.exceptions.ConnectionError
 
 
-def test_each_reply_is_settled_for_itself() -> None:
+def test_each_reply_of_a_batch_is_read_by_itself() -> None:
     refused = (redis.exceptions.OutOfMemoryError("full"),)
     for first, second in on_both(queue_two, refused, [b"nonsense"]):
         assert isinstance(first, ServerRefused)
@@ -255,12 +257,12 @@ def test_each_reply_is_settled_for_itself() -> None:
     ],
     ids=repr,
 )
-def test_what_did_not_run_is_sent_by_itself(error: Exception) -> None:
+def test_a_call_that_did_not_run_is_sent_again_alone(error: Exception) -> None:
     for results in on_both(queue_two, (error,), [b"again"]):
         assert [type(each) for each in results] == [VoucherState, VoucherState]
 
 
-def test_a_call_sent_by_itself_can_fail_too() -> None:
+def test_a_call_that_is_sent_again_alone_can_fail() -> None:
     for (result,) in on_both(lambda pipe: pipe.redeem("A", session="cart"), [b"again"]):
         assert isinstance(result, CorruptState), "the stub answers with a voucher's state"
 
@@ -359,21 +361,21 @@ def on_clusters(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     return run
 
 
-def test_on_a_cluster_what_has_moved_is_looked_for(on_clusters: Callable[..., list[Any]]) -> None:
+def test_on_a_cluster_a_moved_slot_is_found(on_clusters: Callable[..., list[Any]]) -> None:
     moved = (redis.exceptions.MovedError("7 127.0.0.1:7000"),)
     for results, looked_again in on_clusters(queue_two, STATE, moved):
         assert [type(each) for each in results] == [VoucherState, VoucherState]
         assert looked_again >= 1
 
 
-def test_on_a_cluster_a_node_that_is_gone_is_looked_for(on_clusters: Callable[..., list[Any]]) -> None:
+def test_on_a_cluster_the_successor_of_a_lost_node_is_found(on_clusters: Callable[..., list[Any]]) -> None:
     for (change, reading), looked_again in on_clusters(queue_two, redis.exceptions.ConnectionError("gone")):
         assert isinstance(change, OutcomeUnknown)
         assert type(reading) is redis.exceptions.ConnectionError
         assert looked_again >= 1
 
 
-def test_on_a_cluster_a_slot_that_nobody_serves_is_waited_for_alone(on_clusters: Callable[..., list[Any]]) -> None:
+def test_on_a_cluster_only_calls_of_an_unserved_slot_wait(on_clusters: Callable[..., list[Any]]) -> None:
     for results, _ in on_clusters(queue_two):
         assert [type(each) for each in results] == [VoucherState, VoucherState]
 

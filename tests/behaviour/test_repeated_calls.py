@@ -1,4 +1,4 @@
-"""A call that a client library sends again, after others have run in between: no second effect, the same answer."""
+"""A call that a client sends again, after other calls have run in between: no second effect, the same result."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_session_that_has_ended_is_not_locked_again(
 
 
 @pytest.mark.parametrize("backend", ["fakeredis"], indirect=True)
-def test_nor_is_one_in_the_very_millisecond_of_its_expiry(
+def test_a_session_is_not_locked_again_in_the_millisecond_of_its_expiry(
     gift: VoucherSessions, send: Callable[..., Any], clock: Clock
 ) -> None:
     """A real server's clock does not stand still for it."""
@@ -86,9 +86,7 @@ def test_nor_is_one_in_the_very_millisecond_of_its_expiry(
     assert figures(gift) == (0, 0)
 
 
-def test_a_lock_that_was_valid_stays_so_whatever_the_limits_are_now(
-    gift: VoucherSessions, send: Callable[..., Any]
-) -> None:
+def test_a_repeated_lock_stays_valid_when_limits_were_lowered(gift: VoucherSessions, send: Callable[..., Any]) -> None:
     call = locking()
     send(call)
     gift.put_voucher(Voucher(code="GIFT", quantity=0))
@@ -96,7 +94,9 @@ def test_a_lock_that_was_valid_stays_so_whatever_the_limits_are_now(
     assert (again.valid, again.reason, again.locked_by_others, again.session.credits) == (True, None, False, 30)
 
 
-def test_a_call_has_no_effect_on_a_later_life(gift: VoucherSessions, send: Callable[..., Any]) -> None:
+def test_a_repeated_call_has_no_effect_on_a_voucher_that_was_created_again(
+    gift: VoucherSessions, send: Callable[..., Any]
+) -> None:
     call, releasing = locking(), CALLS.release("GIFT", "cart")
     send(call)
     send(releasing)
@@ -107,7 +107,9 @@ def test_a_call_has_no_effect_on_a_later_life(gift: VoucherSessions, send: Calla
     assert figures(gift) == (0, 0)
 
 
-def test_calls_that_others_overtook(gift: VoucherSessions, send: Callable[..., Any]) -> None:
+def test_a_repeated_call_after_other_calls_has_no_second_effect(
+    gift: VoucherSessions, send: Callable[..., Any]
+) -> None:
     first, releasing = locking(), CALLS.release("GIFT", "cart")
     send(first)
     send(releasing)
@@ -118,7 +120,7 @@ def test_calls_that_others_overtook(gift: VoucherSessions, send: Callable[..., A
 
 
 @pytest.mark.parametrize("is_new", [False, True])
-def test_a_put_that_was_overtaken_by_a_deletion_brings_nothing_back(
+def test_a_repeated_put_does_not_restore_a_deleted_voucher(
     gift: VoucherSessions, send: Callable[..., Any], is_new: bool
 ) -> None:
     if is_new:
@@ -134,7 +136,7 @@ def test_a_put_that_was_overtaken_by_a_deletion_brings_nothing_back(
     assert send(put).credits.limit == 80
 
 
-def test_a_release_answers_as_it_did(gift: VoucherSessions, send: Callable[..., Any]) -> None:
+def test_a_repeated_release_has_the_same_result(gift: VoucherSessions, send: Callable[..., Any]) -> None:
     send(locking())
     send(locking("other"))
     call = CALLS.release("GIFT", "cart")
@@ -147,13 +149,15 @@ def test_a_release_answers_as_it_did(gift: VoucherSessions, send: Callable[..., 
     assert figures(gift) == (0, 30)
 
 
-def test_a_deletion_answers_as_it_did(gift: VoucherSessions, send: Callable[..., Any]) -> None:
+def test_a_repeated_deletion_has_the_same_result(gift: VoucherSessions, send: Callable[..., Any]) -> None:
     call = CALLS.delete_voucher("GIFT")
     assert [send(call), send(call), gift.delete_voucher("GIFT")] == [True, True, False]
 
 
 @pytest.mark.parametrize("used", [None, Used(quantity=1, credits=20)])
-def test_figures_are_brought_once(gift: VoucherSessions, send: Callable[..., Any], used: Used | None) -> None:
+def test_a_repeated_put_with_used_has_one_effect(
+    gift: VoucherSessions, send: Callable[..., Any], used: Used | None
+) -> None:
     call = CALLS.put_voucher(Voucher(code="GIFT", quantity=9, credits=90), used)
     brought = send(call).credits.used
     gift.redeem("GIFT", credits=7)
@@ -175,7 +179,9 @@ def test_a_session_that_is_locked_and_released_many_times_keeps_its_amounts(
         assert len(backend.admin.get("vs:{GIFT}:session:cart") or b"") < 100
 
 
-def test_the_lock_of_a_stack_is_answered_alike(gift: VoucherSessions, send: Callable[..., Any], clock: Clock) -> None:
+def test_a_repeated_lock_of_a_stack_has_the_same_result(
+    gift: VoucherSessions, send: Callable[..., Any], clock: Clock
+) -> None:
     """Voucher by voucher, with what is available to the caller."""
     for code in ("LOYAL", "SALE"):
         gift.put_voucher(Voucher(code=code, quantity=2, credits=40, points=50))

@@ -1,4 +1,4 @@
-"""The same calls give the same results on fakeredis and on every real server, the times apart."""
+"""The same calls give the same results on fakeredis and on every real server, except for times."""
 
 from __future__ import annotations
 

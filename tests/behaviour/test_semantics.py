@@ -68,13 +68,13 @@ def single(engine: VoucherSessions) -> VoucherSessions:
 # 1. Own lock
 
 
-def test_01_a_session_never_stands_in_its_own_way(single: VoucherSessions) -> None:
+def test_01_a_sessions_own_lock_does_not_reduce_what_is_available_to_it(single: VoucherSessions) -> None:
     for _ in range(3):
         assert single.validate("ONCE", session=lock("mine")).valid
     assert single.redeem("ONCE", session="mine").quantity == 1
 
 
-def test_01_available_counts_the_locks_of_other_sessions_alone(gift: VoucherSessions) -> None:
+def test_01_available_is_reduced_only_by_locks_of_other_sessions(gift: VoucherSessions) -> None:
     gift.validate("GIFT", credits=1000, points=100, session=lock("mine"))
     gift.validate("GIFT", credits=500, points=50, session=lock("other"))
     mine = gift.validate("GIFT", credits=1, session=lock("mine")).available
@@ -83,7 +83,7 @@ def test_01_available_counts_the_locks_of_other_sessions_alone(gift: VoucherSess
     assert (nobody.credits, nobody.points) == (4499, 250)
 
 
-def test_01_of_a_limited_quantity_only_other_sessions_are_counted(single: VoucherSessions) -> None:
+def test_01_available_quantity_is_reduced_only_by_other_sessions(single: VoucherSessions) -> None:
     assert single.validate("ONCE", session=lock("mine")).available.quantity == 1
     assert single.validate("ONCE", session=lock("other")).available.quantity == 0
 
@@ -105,7 +105,7 @@ def test_02_validate_without_a_session_changes_nothing(gift: VoucherSessions, ba
 
 
 @pytest.mark.parametrize("session", [None, lock("k")])
-def test_02_an_unknown_code_is_an_answer(engine: VoucherSessions, backend: Backend, session: Any) -> None:
+def test_02_an_unknown_code_is_a_result_and_no_error(engine: VoucherSessions, backend: Backend, session: Any) -> None:
     answer = engine.validate("NOBODY", session=session)
     assert (answer.code, answer.valid, answer.reason, answer.session) == ("NOBODY", False, "not_found", None)
     assert (answer.locked_by_others, answer.retry_after_ms) == (False, None)
@@ -178,7 +178,7 @@ def test_03_a_refused_new_session_leaves_nothing(single: VoucherSessions, backen
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_03_refusals_tell_held_from_used_up(engine: VoucherSessions, order: tuple[int, int]) -> None:
+def test_03_refusals_distinguish_locked_from_used_up(engine: VoucherSessions, order: tuple[int, int]) -> None:
     engine.put_voucher(Voucher(code="CARD", credits=100))
     locks = [("soon", 30, 60_000), ("late", 30, 90_000)]
     for at in order:
@@ -196,9 +196,7 @@ def test_03_refusals_tell_held_from_used_up(engine: VoucherSessions, order: tupl
 
 
 @pytest.mark.parametrize("asked", [{"credits": 1}, {"points": 1}])
-def test_03_what_is_used_up_is_not_held_though_others_hold_the_rest(
-    engine: VoucherSessions, asked: dict[str, int]
-) -> None:
+def test_03_used_up_is_not_reported_as_locked_by_others(engine: VoucherSessions, asked: dict[str, int]) -> None:
     engine.put_voucher(Voucher(code="CARD", quantity=2))
     assert engine.validate("CARD", session=lock("a")).valid
     assert engine.validate("CARD", session=lock("b")).valid
@@ -207,7 +205,7 @@ def test_03_what_is_used_up_is_not_held_though_others_hold_the_rest(
 
 
 @pytest.mark.parametrize("lowered", ["credits", "points"])
-def test_03_what_is_not_asked_for_is_no_reason(engine: VoucherSessions, lowered: str) -> None:
+def test_03_an_amount_that_was_not_requested_is_never_the_reason(engine: VoucherSessions, lowered: str) -> None:
     """Limits may fall below what is used; who asks for none of it is held by the other sessions all the same."""
     engine.put_voucher(Voucher(code="CARD", quantity=2, credits=10, points=10))
     engine.redeem("CARD", credits=10, points=10)
@@ -369,7 +367,7 @@ def test_06_the_index_forgets_a_long_lock_when_it_next_takes_out_expired_ones(
     assert 0 < backend.keys()[b"vs:{GIFT}:locks"] <= 60_000
 
 
-def test_06_in_the_very_millisecond_of_the_last_expiry(gift: VoucherSessions, clock: Clock) -> None:
+def test_06_a_lock_has_expired_in_the_millisecond_of_its_expiry(gift: VoucherSessions, clock: Clock) -> None:
     """Redis still shows the index then; its expired locks must not be taken out of the new totals."""
     session = gift.validate("GIFT", credits=100, session=lock("gone", 15)).session
     assert session is not None
@@ -382,7 +380,7 @@ def test_06_in_the_very_millisecond_of_the_last_expiry(gift: VoucherSessions, cl
     assert figures(gift, "GIFT")["quantity"] == (None, 1, 1, None)
 
 
-def test_06_the_books_after_a_reclaim_are_those_of_what_is_left(
+def test_06_totals_after_removing_expired_locks_are_those_of_the_live_locks(
     gift: VoucherSessions, backend: Backend, clock: Clock
 ) -> None:
     assert gift.validate("GIFT", credits=100, points=7, session=lock("longest", 90_000)).valid
@@ -398,7 +396,7 @@ def test_06_the_books_after_a_reclaim_are_those_of_what_is_left(
 
 
 @pytest.mark.parametrize(("locks", "lingers_ms"), [(MANY - 1, 0), (MANY, LINGER_MS)])
-def test_06_a_large_index_waits_for_a_call_that_takes_it_away(
+def test_06_a_large_expired_index_is_removed_by_a_later_call(
     backend: Backend, clock: Clock, locks: int, lingers_ms: int
 ) -> None:
     """Redis by default frees what expires while all clients wait; a small one goes with its last lock."""
@@ -481,7 +479,7 @@ def plant_expired_locks(backend: Backend, code: str, number: int) -> None:
 # 7. redeem without a session
 
 
-def test_07_redeem_without_a_session_takes_only_what_nobody_has_locked(gift: VoucherSessions) -> None:
+def test_07_redeem_without_a_session_takes_only_unlocked_amounts(gift: VoucherSessions) -> None:
     gift.validate("GIFT", credits=4000, session=lock("cart"))
     with pytest.raises(GiftAmountExceeded) as refused:
         gift.redeem("GIFT", credits=1001)
@@ -494,7 +492,7 @@ def test_07_redeem_without_a_session_takes_only_what_nobody_has_locked(gift: Vou
     assert figures(gift, "GIFT")["credits"] == (5000, 1000, 4000, 0)
 
 
-def test_07_a_voucher_that_is_held_is_not_redeemed(single: VoucherSessions) -> None:
+def test_07_a_locked_voucher_is_not_redeemed_without_its_session(single: VoucherSessions) -> None:
     single.validate("ONCE", session=lock("cart"))
     with pytest.raises(QuantityExceeded) as refused:
         single.redeem("ONCE")
@@ -506,7 +504,7 @@ def test_07_a_voucher_that_is_held_is_not_redeemed(single: VoucherSessions) -> N
     assert not refused.value.locked_by_others
 
 
-def test_07_points_beyond_the_card_are_refused(gift: VoucherSessions) -> None:
+def test_07_more_points_than_available_are_refused(gift: VoucherSessions) -> None:
     with pytest.raises(LoyaltyPointsExceeded) as refused:
         gift.redeem("GIFT", credits=5000, points=301)
     assert (refused.value.requested, refused.value.available) == (301, 300)
@@ -514,7 +512,7 @@ def test_07_points_beyond_the_card_are_refused(gift: VoucherSessions) -> None:
     assert figures(gift, "GIFT")["credits"] == (5000, 0, 0, 5000)
 
 
-def test_07_no_such_voucher(engine: VoucherSessions) -> None:
+def test_07_an_unknown_voucher_raises(engine: VoucherSessions) -> None:
     with pytest.raises(VoucherNotFound) as missing:
         engine.redeem("NOBODY", session="cart")
     assert missing.value.code == "NOBODY"
@@ -558,7 +556,7 @@ def test_08_redeem_spends_what_the_session_locked_and_removes_it(
     assert 0 < backend.keys()[session] <= TOMBSTONE_MS
 
 
-def test_08_less_than_locked_gives_the_rest_back(gift: VoucherSessions) -> None:
+def test_08_redeeming_less_than_locked_frees_the_rest(gift: VoucherSessions) -> None:
     gift.validate("GIFT", credits=1200, points=30, session=lock("cart"))
     done = gift.redeem("GIFT", credits=0, points=10, session="cart")
     assert (done.credits, done.points) == (0, 10)
@@ -599,7 +597,7 @@ def test_09_a_session_that_is_not_live_changes_nothing(gift: VoucherSessions, cl
         gift.get_redemption("GIFT", "order")
 
 
-def test_09_unless_it_is_asked_for_as_an_ordinary_redemption(gift: VoucherSessions) -> None:
+def test_09_if_session_missing_redeem_redeems_without_the_session(gift: VoucherSessions) -> None:
     done = gift.redeem("GIFT", credits=10, session="gone", redemption_id="order", if_session_missing="redeem")
     assert (done.credits, done.session_key, done.replayed) == (10, "gone", False)
     again = gift.redeem("GIFT", credits=10, session="gone", redemption_id="order")
@@ -648,7 +646,7 @@ def test_10_an_id_is_scoped_to_its_voucher(gift: VoucherSessions) -> None:
     assert gift.redeem("OTHER", credits=5, redemption_id="order").replayed is False
 
 
-def test_10_a_replay_is_answered_after_rollback_and_when_the_voucher_is_gone(gift: VoucherSessions) -> None:
+def test_10_a_replay_works_after_a_rollback_and_after_the_voucher_was_deleted(gift: VoucherSessions) -> None:
     gift.redeem("GIFT", credits=10, redemption_id="order")
     gift.rollback("GIFT", "order")
     again = gift.redeem("GIFT", credits=10, redemption_id="order")
@@ -658,7 +656,7 @@ def test_10_a_replay_is_answered_after_rollback_and_when_the_voucher_is_gone(gif
     assert gift.get_redemption("GIFT", "order").rolled_back
 
 
-def test_10_a_refusal_is_not_remembered(single: VoucherSessions) -> None:
+def test_10_a_refused_redemption_leaves_no_receipt(single: VoucherSessions) -> None:
     single.validate("ONCE", session=lock("other"))
     with pytest.raises(QuantityExceeded):
         single.redeem("ONCE", redemption_id="order")
@@ -673,7 +671,7 @@ def test_10_a_generated_id_is_random(gift: VoucherSessions) -> None:
 
 
 @pytest.mark.parametrize("receipt_ttl", [0.3, timedelta(milliseconds=300)])
-def test_10_receipts_go_after_receipt_ttl_alone(
+def test_10_receipts_expire_only_after_receipt_ttl(
     make_engine: Callable[..., VoucherSessions], backend: Backend, clock: Clock, receipt_ttl: Any
 ) -> None:
     engine = make_engine(receipt_ttl=receipt_ttl)
@@ -729,7 +727,7 @@ def test_11_used_never_goes_below_zero(gift: VoucherSessions) -> None:
     assert figures(gift, "GIFT")["quantity"] == (None, 0, 0, None)
 
 
-def test_11_a_voucher_put_again_is_not_given_what_it_never_gave(gift: VoucherSessions) -> None:
+def test_11_a_rollback_does_not_credit_a_voucher_that_was_created_again(gift: VoucherSessions) -> None:
     gift.redeem("GIFT", credits=700, redemption_id="before")
     gift.delete_voucher("GIFT")
     gift.put_voucher(Voucher(code="GIFT", credits=5000))
@@ -833,7 +831,7 @@ def test_13_quantity_none_is_without_limit_and_zero_is_never(engine: VoucherSess
         engine.redeem("CARD")
 
 
-def test_13_put_keeps_locks_and_used_unless_figures_are_brought(gift: VoucherSessions) -> None:
+def test_13_put_keeps_locks_and_used_amounts_unless_used_is_given(gift: VoucherSessions) -> None:
     gift.redeem("GIFT", credits=700, points=7)
     gift.validate("GIFT", credits=1200, session=lock("cart"))
     gift.put_voucher(Voucher(code="GIFT", quantity=100, credits=6000, points=300))
@@ -869,7 +867,7 @@ def test_15_numbers_are_exact_to_two_to_the_53(engine: VoucherSessions) -> None:
     assert engine.rollback("CARD", "order").credits == BIGGEST - 1
 
 
-def test_15_a_voucher_without_limit_ends_where_numbers_end(engine: VoucherSessions) -> None:
+def test_15_a_voucher_without_limit_ends_at_2_to_the_53(engine: VoucherSessions) -> None:
     engine.put_voucher(Voucher(code="CARD"), used=Used(quantity=BIGGEST - 1))
     engine.redeem("CARD")
     assert engine.validate("CARD").reason == "quantity_exceeded"
@@ -937,7 +935,7 @@ def test_16_a_voucher_put_again_starts_with_nothing(gift: VoucherSessions, backe
     assert gift.get_redemption("GIFT", "order").credits == 700
 
 
-def test_16_a_stranger_index_is_not_taken_over(engine: VoucherSessions, backend: Backend) -> None:
+def test_16_a_foreign_index_is_not_taken_over(engine: VoucherSessions, backend: Backend) -> None:
     backend.admin.zadd("vs:{CARD}:locks", {"1 0 ghost": backend.clock.now_ms() + 60_000})
     engine.put_voucher(Voucher(code="CARD", quantity=1, credits=10))
     assert engine.list_sessions("CARD") == []
@@ -959,7 +957,7 @@ def test_list_sessions_soonest_to_expire_first(gift: VoucherSessions, clock: Clo
     assert sessions[0].model_dump(mode="json")["ttl"] is None
 
 
-def test_a_prefix_is_a_world_of_its_own(make_engine: Callable[..., VoucherSessions], backend: Backend) -> None:
+def test_prefixes_are_isolated_from_each_other(make_engine: Callable[..., VoucherSessions], backend: Backend) -> None:
     one, other = make_engine(prefix="one"), make_engine(prefix="two")
     one.put_voucher(Voucher(code="A", quantity=1))
     with pytest.raises(VoucherNotFound):
@@ -967,7 +965,7 @@ def test_a_prefix_is_a_world_of_its_own(make_engine: Callable[..., VoucherSessio
     assert set(backend.keys()) == {b"one:{A}"}
 
 
-def test_script_flush_heals_by_itself(gift: VoucherSessions, backend: Backend) -> None:
+def test_calls_work_after_script_flush(gift: VoucherSessions, backend: Backend) -> None:
     backend.admin.script_flush()
     assert gift.validate("GIFT", credits=5, session=lock("cart")).valid
     backend.admin.script_flush()

@@ -83,7 +83,7 @@ def test_14_a_stack_locks_all_in_the_order_of_the_request(cart_engine: VoucherSe
     assert locked(cart_engine) == CART
 
 
-def test_14_all_or_nothing_and_every_refusal_told(cart_engine: VoucherSessions, backend: Backend) -> None:
+def test_14_a_stack_is_all_or_nothing_and_reports_every_refusal(cart_engine: VoucherSessions, backend: Backend) -> None:
     cart_engine.validate("GIFT", credits=4000, session=lock("other"))
     cart_engine.validate("SALE", session=lock("cart", 90_000))
     before = backend.contents()
@@ -123,7 +123,9 @@ def test_14_a_stack_is_redeemed_under_one_id_with_a_receipt_each(
     assert used(cart_engine) == CART
 
 
-def test_14_a_refused_redemption_changes_nothing_and_tells_all(cart_engine: VoucherSessions, backend: Backend) -> None:
+def test_14_a_refused_redemption_changes_nothing_and_reports_every_refusal(
+    cart_engine: VoucherSessions, backend: Backend
+) -> None:
     cart_engine.validate_stack(cart(), session=lock("cart"))
     cart_engine.validate("GIFT", credits=3000, session=lock("other"))
     before = backend.contents()
@@ -136,7 +138,7 @@ def test_14_a_refused_redemption_changes_nothing_and_tells_all(cart_engine: Vouc
     assert backend.contents() == before
 
 
-def test_14_every_missing_voucher_and_session_is_told(cart_engine: VoucherSessions, backend: Backend) -> None:
+def test_14_every_missing_voucher_and_session_is_reported(cart_engine: VoucherSessions, backend: Backend) -> None:
     cart_engine.validate("GIFT", credits=1, session=lock("cart"))
     before = backend.contents()
     with pytest.raises(SessionNotFound) as no_session:
@@ -152,7 +154,7 @@ def test_14_every_missing_voucher_and_session_is_told(cart_engine: VoucherSessio
 
 
 @pytest.mark.parametrize(("code", "amounts"), [("SALE", {}), ("GIFT", {"credits": 2000}), ("LOYAL", {"points": 50})])
-def test_14_an_id_that_one_of_the_stack_has_is_a_conflict(
+def test_14_an_id_that_one_voucher_of_the_stack_has_used_is_a_conflict(
     cart_engine: VoucherSessions, backend: Backend, code: str, amounts: dict[str, Any]
 ) -> None:
     """Wherever it stands in the stack: nothing is redeemed, and that one not twice."""
@@ -164,7 +166,7 @@ def test_14_an_id_that_one_of_the_stack_has_is_a_conflict(
     assert backend.contents() == before
 
 
-def test_14_an_id_that_stands_for_another_stack_is_a_conflict(cart_engine: VoucherSessions) -> None:
+def test_14_an_id_of_another_stack_is_a_conflict(cart_engine: VoucherSessions) -> None:
     cart_engine.redeem_stack(cart(), redemption_id="second")
     with pytest.raises(RedemptionConflict) as conflict:
         cart_engine.redeem_stack(cart(points=51), redemption_id="second")
@@ -197,7 +199,7 @@ def test_14_a_stack_is_released_and_rolled_back_as_one(cart_engine: VoucherSessi
     assert all(each.replayed for each in cart_engine.rollback_stack(CODES, "order"))
 
 
-def test_14_swapping_the_cart_releases_what_left_it(cart_engine: VoucherSessions, backend: Backend) -> None:
+def test_14_release_frees_the_vouchers_that_left_the_cart(cart_engine: VoucherSessions, backend: Backend) -> None:
     cart_engine.validate_stack(cart(), session=lock("cart"))
     cart_engine.validate("GIFT", credits=1000, session=lock("other"))
     swapped = [Redeemable(code="LOYAL", points=70)]
@@ -259,7 +261,7 @@ def test_14_all_vouchers_of_a_call_share_one_batch(engine: VoucherSessions, back
         methodcaller("release_stack", CODES[1:], "cart"),
     ],
 )
-def test_14_a_stack_with_somebody_elses_index_changes_nothing(
+def test_14_a_stack_with_a_foreign_index_changes_nothing(
     cart_engine: VoucherSessions, backend: Backend, act: methodcaller
 ) -> None:
     cart_engine.validate_stack(cart(), session=lock("cart"))
@@ -369,7 +371,7 @@ def test_14_a_partition_puts_codes_into_one_slot(make_engine: Callable[..., Vouc
         lambda code: str(len(code)),
     ],
 )
-def test_14_engines_that_disagree_on_the_partition_are_told_at_once(
+def test_14_engines_with_different_partitions_are_refused_at_their_first_call(
     make_engine: Callable[..., VoucherSessions], backend: Backend, other: Callable[[str], str]
 ) -> None:
     first = make_engine(partition=customer)
@@ -384,6 +386,6 @@ def test_14_engines_that_disagree_on_the_partition_are_told_at_once(
     assert backend.contents() == before
 
 
-def test_14_without_a_partition_and_a_cluster_nothing_is_asked() -> None:
+def test_14_without_partition_and_cluster_no_agreement_is_checked() -> None:
     assert Verbs(Keys("vs"), None).agree_on_partition() is None
     assert Verbs(Keys("vs", clustered=True), None).agree_on_partition() is not None

@@ -1,7 +1,7 @@
-"""Random histories of all verbs, held to a plain model after every step.
+"""Random histories of all verbs: after every step the results are compared with a model in plain Python.
 
-On fakeredis the clock is moved, from 1 ms to days. On real servers it is waited for: locks there are either short, and
-have expired before the next step, or for hours.
+On fakeredis the test moves the clock, by 1 ms to days. On real servers it waits: locks there are either short, and
+have expired before the next step, or last for hours.
 """
 
 from __future__ import annotations
@@ -425,11 +425,11 @@ REAL = settings(FAKE, max_examples=15, stateful_step_count=30)
 
 
 @pytest.mark.parametrize("machine", [OnFakeredis, OnFakeredisAsync])
-def test_every_history_is_the_models_on_fakeredis(machine: type[Machine]) -> None:
+def test_random_histories_match_the_model_on_fakeredis(machine: type[Machine]) -> None:
     run_state_machine_as_test(machine, settings=FAKE)
 
 
 @pytest.mark.parametrize("name", list(BINARIES))
-def test_every_history_is_the_models_on_a_real_server(name: str, server_of: Callable[[str], Server]) -> None:
+def test_random_histories_match_the_model_on_a_real_server(name: str, server_of: Callable[[str], Server]) -> None:
     machine = type("OnThisServer", (OnServer,), {"server": server_of(name)})
     run_state_machine_as_test(machine, settings=REAL)

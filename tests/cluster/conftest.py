@@ -1,4 +1,4 @@
-"""The same suite for a cluster and for a Sentinel set-up, over the clients that ``from_url`` builds."""
+"""The fixtures of the behaviour suite for a cluster and for Sentinel, with clients that ``from_url`` builds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tills: processes that sell while servers move and die, and the audit of the books against what they were told."""
+"""Processes that redeem vouchers while servers move and die, and the check of the stored data against their results."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def customer(code: str) -> str:
 
 
 class RedemptionRecord(NamedTuple):
-    """What a till was told of one redemption."""
+    """The result of one redemption."""
 
     credits: int
     session_key: str | None
@@ -59,15 +59,15 @@ class RedemptionRecord(NamedTuple):
 
 @dataclass
 class Outcomes:
-    """What the tills were told."""
+    """The results of the workers' calls."""
 
     redemptions: dict[tuple[str, str], RedemptionRecord] = field(default_factory=dict)
     held: dict[tuple[str, str], int] = field(default_factory=dict)
     calls: int = 0
     slowest: float = 0
     unknown: Counter[str] = field(default_factory=Counter)  # outcomes, by verb
-    client_errors: Counter[str] = field(default_factory=Counter)  # what redis-py told the engines, by kind of error
-    lost: set[str] = field(default_factory=set)  # orders of which the servers forgot what the tills were told
+    client_errors: Counter[str] = field(default_factory=Counter)  # errors that redis-py raised to the engines, by kind
+    lost: set[str] = field(default_factory=set)  # orders of which the servers lost an acknowledged write
 
     def add(self, other: Outcomes) -> None:
         self.redemptions |= other.redemptions
@@ -81,12 +81,12 @@ class Outcomes:
     def __str__(self) -> str:
         return (
             f"{self.calls} calls, {len(self.redemptions)} receipts, the slowest call {self.slowest:.2f} s, "
-            f"unknown outcomes {dict(self.unknown)}, below the engines {dict(self.client_errors)}, {len(self.lost)} writes lost"
+            f"unknown outcomes {dict(self.unknown)}, errors of the client {dict(self.client_errors)}, {len(self.lost)} writes lost"
         )
 
 
 class Worker:
-    """One lane of carts. A call whose outcome is unknown it repeats as it was; every other error is its end."""
+    """Processes one cart after the other. It repeats a call with an unknown outcome; any other error ends it."""
 
     def __init__(self, name: str, single: Any, stack: Any) -> None:
         self._name = name
@@ -241,7 +241,7 @@ async def _run_workers(url: str, kind: str, retries: bool) -> Outcomes:
 
 @contextmanager
 def running_workers(url: str) -> Iterator[Outcomes]:
-    """All tills sell from beginning to end; then what they were told is there."""
+    """All workers run until the end of the block; then their results are there."""
     with VoucherSessions.from_url(url) as single:
         for code in SINGLES:
             single.put_voucher(Voucher(code=code, quantity=QUANTITY, credits=CREDITS))
@@ -332,7 +332,7 @@ class StoredState:
 
 
 def audit(url: str, admin: Any, outcomes: Outcomes) -> None:
-    """Limits, used, locked and every receipt agree with what the tills were told, and there is nothing else.
+    """Limits, used, locked and every receipt agree with the results of the workers, and nothing else is stored.
 
     What the servers lost of that (replication does not wait) is done again first, and counted.
     """

@@ -76,7 +76,7 @@ def test_a_cluster_client_needs_its_row(cluster: Cluster, call_as_user: Callable
                 assert denied(cluster.nodes) == {name}
 
 
-def test_a_cluster_that_may_not_be_asked_for_its_slots_is_not_waited_for(
+def test_missing_permission_for_cluster_slots_raises_at_once(
     cluster: Cluster, call_as_user: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()  # so that calls have their patience

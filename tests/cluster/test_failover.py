@@ -1,9 +1,9 @@
-"""Primaries killed while four processes sell: the calls go on by themselves, and the books are right.
+"""Primaries are killed while four processes redeem: the calls continue without an error, and all totals are right.
 
-Replication does not wait, so a server that dies can take along the last writes that it has answered: of each lane of
-carts one at most, for replies and what the replicas get leave in the same turn of the server's loop. What the tills
-were told and the new primary does not know is done again under the same ids, as callers would. The books agree with
-themselves before that; after it they agree with all that the tills were told.
+Replication is asynchronous, so a server that dies can lose the last writes that it has answered: at most one for each
+cart that is processed at the time, because replies and the data for replicas leave in the same turn of the server's
+loop. What workers got a result for and the new primary does not have is done again under the same ids, as callers
+would do. The totals agree with the locks and receipts before that; after it they agree with all results too.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def test_a_primary_of_the_cluster_is_killed(server: str) -> None:
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_a_host_with_the_primary_and_a_sentinel_is_killed(server: str) -> None:
+def test_the_host_of_the_primary_and_a_sentinel_is_killed(server: str) -> None:
     with running_sentinels(server) as sentinels:
         primary, (first, other, _) = sentinels.primary(), sentinels.sentinels
         with running_workers(sentinels.url) as outcomes:

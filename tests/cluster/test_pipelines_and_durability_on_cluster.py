@@ -53,7 +53,7 @@ def test_a_batch_is_split_per_node(
 
 
 @pytest.mark.parametrize("options", [{"socket_timeout": 1}, {"socket_timeout": 0.5}])
-def test_a_clusters_client_that_gives_up_before_the_server_is_told_at_construction(
+def test_a_socket_timeout_below_the_durability_timeout_is_refused_on_a_cluster(
     cluster: Cluster, options: dict[str, Any]
 ) -> None:
     durability = Durability(replicas=1, timeout_ms=1000)
@@ -95,7 +95,7 @@ async def _redeem_while_slots_move(cluster: Cluster) -> None:
     await waiting.aclose()
 
 
-def test_a_replica_that_stands_still_confirms_nothing() -> None:
+def test_a_stopped_replica_confirms_nothing() -> None:
     with running_cluster("valkey", node_timeout_ms=60_000) as cluster:
         primary = cluster.primary_of(slot_of("vs:{V1}"))
         replica = cluster.replica_of(primary)
@@ -120,7 +120,7 @@ def _confirmed(engine: VoucherSessions) -> bool:
     return True
 
 
-def test_a_primary_that_is_killed_is_waited_for() -> None:
+def test_calls_wait_for_the_successor_of_a_killed_primary() -> None:
     with running_cluster("valkey") as cluster:
         engine = VoucherSessions.from_url(cluster.url)
         durable = VoucherSessions(engine.client, durability=Durability(replicas=1, timeout_ms=200))

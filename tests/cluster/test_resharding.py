@@ -1,4 +1,4 @@
-"""Slots moved back and forth while four processes sell: nobody is told of it, and the books are right."""
+"""Slots are moved back and forth while four processes redeem: no call fails, and all totals are right."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SLOTS = sorted(
 
 
 def run_workers_while_moving(cluster: Cluster, move: Callable[[int], int]) -> Outcomes:
-    """What the tills were told meanwhile."""
+    """The results of the workers that ran meanwhile."""
     moves = 0
     with running_workers(cluster.url) as outcomes:
         ends = time.monotonic() + SECONDS
@@ -36,7 +36,7 @@ def run_workers_while_moving(cluster: Cluster, move: Callable[[int], int]) -> Ou
 
 
 @pytest.mark.parametrize("server", sorted({"valkey", "redis8"} & BINARIES.keys()))
-def test_slots_that_move_key_by_key(server: str) -> None:
+def test_slots_migrated_key_by_key(server: str) -> None:
     with running_cluster(server, node_timeout_ms=10_000) as cluster:
         # Some stay open for longer than redis-py follows ASK and TRYAGAIN.
         seconds = cycle([0.8, 0, 0, 0.1, 0, 0])
@@ -44,6 +44,6 @@ def test_slots_that_move_key_by_key(server: str) -> None:
     assert outcomes.client_errors["ClusterError"] > 0, "redis-py gave up, and the engines did not"
 
 
-def test_slots_that_move_at_once() -> None:
+def test_slots_reassigned_at_once() -> None:
     with running_cluster("valkey", node_timeout_ms=10_000) as cluster:
         run_workers_while_moving(cluster, cluster.move_at_once)

@@ -1,4 +1,4 @@
-"""``check_server`` on a cluster, where every primary is asked, and through Sentinel."""
+"""``check_server`` on a cluster, where it checks every primary, and through Sentinel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_every_primary_is_asked(engine: VoucherSessions, backend: Backend, clust
     assert backend.keys() == {}
 
 
-def test_what_one_primary_alone_forbids_is_told_of_it(cluster: Cluster) -> None:
+def test_a_permission_missing_on_one_primary_is_reported_for_that_primary(cluster: Cluster) -> None:
     node = cluster.primary_of(9000)
     node.ask("ACL", "SETUSER", "default", "-zadd")
     try:

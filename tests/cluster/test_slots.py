@@ -1,6 +1,6 @@
-"""Where vouchers live on a cluster, and what a stack of several slots is told (DESIGN.md 3.14).
+"""Where vouchers are stored on a cluster, and the error for a stack of several slots (DESIGN.md 3.14).
 
-Here the clients are handed in, with the settings that redis-py gives them.
+Here the test makes the clients itself, with the default settings of redis-py.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ for name in (
     "test_14_bad_input_names_the_field_and_sends_nothing",
     "test_14_bad_amounts_are_refused_when_a_redeemable_is_made",
     "test_14_on_a_cluster_a_stack_of_several_slots_is_refused_before_anything_is_sent",
-    "test_14_without_a_partition_and_a_cluster_nothing_is_asked",
+    "test_14_without_partition_and_cluster_no_agreement_is_checked",
 ):
     del globals()[name]
 

@@ -1,4 +1,4 @@
-"""Random histories of all verbs on a cluster and through Sentinel, held to the model after every step."""
+"""Random histories of all verbs on a cluster and through Sentinel, compared with the model after every step."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Spread(OnePartition):
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("machine", [OnePartition, Spread, ThroughSentinel])
-def test_every_history_is_the_models(
+def test_random_histories_match_the_model_on_cluster_and_sentinel(
     machine: type[OnePartition], asynchronous: bool, request: pytest.FixtureRequest
 ) -> None:
     topology = request.getfixturevalue("sentinels" if machine is ThroughSentinel else "cluster")

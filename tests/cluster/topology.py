@@ -1,4 +1,4 @@
-"""Clusters of 3 + 3 servers and Sentinel set-ups of 1 + 2 servers and 3 sentinels, on loopback, ended with the tests."""
+"""Clusters of 3 + 3 servers and Sentinel set-ups of 1 + 2 servers and 3 sentinels, on loopback, ended with the test."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ class Cluster:
 
 
 class Admin(redis.RedisCluster):
-    """A cluster's client with the manners of the client of one server, as far as the tests need them.
+    """A cluster's client that behaves like the client of one server, as far as the tests need it.
 
     It names keys as an engine without a partition would, and leaves out what engines remember of their partition.
     """

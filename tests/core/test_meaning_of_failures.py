@@ -1,4 +1,4 @@
-"""What an engine makes of a server or a connection in trouble, and of what others wrote under its keys."""
+"""Which errors an engine raises for failed servers, lost connections and data that it did not write itself."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_lost_reply_of_a_reading_verb_is_the_clients_own_error(act: methodcall
     ],
     ids=str,
 )
-def test_an_error_of_the_server_is_told_with_what_helps(act: methodcaller, error: Exception) -> None:
+def test_an_error_of_the_server_is_raised_with_its_remedy(act: methodcaller, error: Exception) -> None:
     for seen in on_both(act, error):
         assert isinstance(seen, ServerRefused)
         assert isinstance(seen, redis.exceptions.ResponseError)
@@ -120,7 +120,7 @@ def test_an_error_of_the_server_is_told_with_what_helps(act: methodcaller, error
         assert seen.remedy in str(seen)
 
 
-def test_each_trouble_has_its_own_remedy() -> None:
+def test_each_server_error_has_its_own_remedy() -> None:
     told = {
         seen.remedy
         for error in (
@@ -137,7 +137,7 @@ def test_each_trouble_has_its_own_remedy() -> None:
     assert len(told) == 7
 
 
-def test_a_refused_password_comes_as_it_is() -> None:
+def test_a_refused_password_is_raised_unchanged() -> None:
     error = redis.exceptions.AuthenticationError("WRONGPASS")
     for act in CHANGING + READING:
         for seen in on_both(act, error):
@@ -181,7 +181,7 @@ NONSENSE: list[Any] = [
 
 @pytest.mark.parametrize("act", CHANGING + READING)
 @pytest.mark.parametrize("nonsense", NONSENSE)
-def test_a_reply_of_nonsense_is_corrupt_state(act: methodcaller, nonsense: Any) -> None:
+def test_an_invalid_reply_is_corrupt_state(act: methodcaller, nonsense: Any) -> None:
     for seen in on_both(act, nonsense):
         assert isinstance(seen, CorruptState), seen
 
@@ -222,21 +222,21 @@ def test_a_reply_to_another_verb_is_corrupt_state(act: methodcaller, reply: list
         assert isinstance(seen, CorruptState), seen
 
 
-def test_an_answer_that_comes_after_the_locks_time_has_nothing_left_of_it() -> None:
+def test_a_reply_that_arrives_after_the_expiry_has_no_time_left() -> None:
     """A call that the client sent again finds its own lock as it was."""
     act = methodcaller("validate", "A", session={"type": "LOCK", "key": "cart"})
     for seen in on_both(act, [b"answered", 1005, b"", 0, 0, 1, 1, 1, 1000, 0, 0]):
         assert (seen.valid, seen.session.remaining_ms) == (True, 0)
 
 
-def test_noscript_heals_once_and_sends_the_text() -> None:
+def test_noscript_is_followed_by_one_eval() -> None:
     stub = Stub(redis.exceptions.NoScriptError("NOSCRIPT"), [b"deleted", 1])
     assert VoucherSessions(stub).delete_voucher("A") is True  # type: ignore[arg-type]  # a stand-in
     assert [args[0] for args in stub.sent] == ["EVALSHA", "EVAL"]
     assert stub.sent[0][2:] == stub.sent[1][2:]
 
 
-def test_again_is_called_again() -> None:
+def test_a_reply_that_asks_for_another_call_is_followed_by_one() -> None:
     stub = Stub([b"again"], [b"again"], [b"state", -1, 0, 0, 0, 0, 0, 0, 0, 0])
     assert VoucherSessions(stub).get_voucher("A").quantity.limit is None  # type: ignore[arg-type]  # a stand-in
     assert len(stub.sent) == 3
@@ -286,7 +286,7 @@ def taken(make_engine: Callable[..., VoucherSessions], backend: Backend) -> Call
 
 @pytest.mark.parametrize("value", ["list", "some text", "5", "[1, 2]", "", '["a"," b",-5,0,0,0,0,0,0,0,0,0,0]'])
 @pytest.mark.parametrize("act", [*ACTS, methodcaller("delete_voucher", "A")])
-def test_a_book_of_somebody_elses_is_corrupt_state(
+def test_a_foreign_value_at_the_vouchers_key_is_corrupt_state(
     taken: Callable[..., VoucherSessions], backend: Backend, act: methodcaller, value: str
 ) -> None:
     engine = taken("vs:{A}", value)
@@ -297,7 +297,7 @@ def test_a_book_of_somebody_elses_is_corrupt_state(
 
 
 @pytest.mark.parametrize("act", [ACTS[3], ACTS[5], ACTS[6]])
-def test_an_index_of_somebody_elses_is_corrupt_state(
+def test_a_foreign_value_at_the_index_key_is_corrupt_state(
     taken: Callable[..., VoucherSessions], backend: Backend, act: methodcaller
 ) -> None:
     engine = taken("vs:{A}:locks")
@@ -308,7 +308,7 @@ def test_an_index_of_somebody_elses_is_corrupt_state(
 
 
 @pytest.mark.parametrize("act", [ACTS[3], ACTS[5], ACTS[6]])
-def test_a_session_of_somebody_elses_is_corrupt_state(
+def test_a_foreign_value_at_a_session_key_is_corrupt_state(
     taken: Callable[..., VoucherSessions], backend: Backend, act: methodcaller
 ) -> None:
     engine = taken("vs:{A}:session:cart", "some text")
@@ -327,7 +327,7 @@ def test_a_session_of_somebody_elses_is_corrupt_state(
         methodcaller("get_redemption", "A", "order"),
     ],
 )
-def test_a_receipt_of_somebody_elses_is_corrupt_state(
+def test_a_foreign_value_at_a_receipt_key_is_corrupt_state(
     make_engine: Callable[..., VoucherSessions], backend: Backend, act: methodcaller, value: str
 ) -> None:
     engine = make_engine()
@@ -339,7 +339,7 @@ def test_a_receipt_of_somebody_elses_is_corrupt_state(
     assert backend.contents() == before
 
 
-def test_a_rollback_on_a_corrupt_book_changes_nothing(
+def test_a_rollback_on_a_corrupt_voucher_changes_nothing(
     make_engine: Callable[..., VoucherSessions], backend: Backend
 ) -> None:
     engine = make_engine()
@@ -354,7 +354,7 @@ def test_a_rollback_on_a_corrupt_book_changes_nothing(
     assert engine.get_voucher("A").credits.used == 0
 
 
-def test_an_expired_lock_of_somebody_elses_is_corrupt_state(
+def test_a_foreign_expired_index_member_is_corrupt_state(
     make_engine: Callable[..., VoucherSessions], backend: Backend
 ) -> None:
     engine = make_engine()

@@ -1,4 +1,4 @@
-"""Which failures a call outlasts where a failover can be waited for, and what it says when it gives up."""
+"""Which failures a call retries while a failover may be in progress, and what it raises when it gives up."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def on_both(act: methodcaller, *answers: Any) -> list[Any]:
 
 @pytest.mark.parametrize("error", NOT_RUN, ids=repr)
 @pytest.mark.parametrize("act", [*VERBS, BRINGS], ids=verb_of)
-def test_what_did_not_run_is_sent_again(patience: None, act: methodcaller, error: Exception) -> None:
+def test_a_command_that_did_not_run_is_sent_again(patience: None, act: methodcaller, error: Exception) -> None:
     for outcome, sent in on_both(act, error, error, REPLIES[verb_of(act)]):
         assert not isinstance(outcome, Exception)
         assert sent == 3
@@ -97,7 +97,7 @@ def test_what_did_not_run_is_sent_again(patience: None, act: methodcaller, error
 
 @pytest.mark.parametrize("error", LOST, ids=repr)
 @pytest.mark.parametrize("act", [*VERBS, BRINGS], ids=verb_of)
-def test_a_lost_reply_is_asked_for_again(patience: None, act: methodcaller, error: Exception) -> None:
+def test_a_call_whose_reply_was_lost_is_sent_again(patience: None, act: methodcaller, error: Exception) -> None:
     for outcome, sent in on_both(act, error, REPLIES[verb_of(act)]):
         assert not isinstance(outcome, Exception)
         assert sent == 2
@@ -105,14 +105,14 @@ def test_a_lost_reply_is_asked_for_again(patience: None, act: methodcaller, erro
 
 @pytest.mark.parametrize("error", PERMANENT, ids=repr)
 @pytest.mark.parametrize("act", VERBS, ids=verb_of)
-def test_what_patience_does_not_mend_comes_at_once(patience: None, act: methodcaller, error: Exception) -> None:
+def test_permanent_errors_are_raised_at_once(patience: None, act: methodcaller, error: Exception) -> None:
     for outcome, sent in on_both(act, error):
         assert outcome is error or (isinstance(outcome, ServerRefused) and outcome.__cause__ is error)
         assert sent == 1
 
 
 @pytest.mark.parametrize("error", [NOT_RUN[1], LOST[0], LOST[2]], ids=repr)
-def test_patience_ends(patience: None, error: Exception) -> None:
+def test_retries_end_after_the_retry_period(patience: None, error: Exception) -> None:
     """A client may have sent the command before: that the last try did not run says nothing of the first."""
     for outcome, sent in on_both(CHANGING[3], *[error] * 200):
         assert isinstance(outcome, OutcomeUnknown)
@@ -122,7 +122,7 @@ def test_patience_ends(patience: None, error: Exception) -> None:
         assert outcome is error
 
 
-def test_a_connection_closed_by_another_task_is_a_lost_one(patience: None) -> None:
+def test_a_connection_closed_by_another_task_counts_as_lost(patience: None) -> None:
     stub: Any = AsyncStub(AttributeError("'NoneType' object has no attribute 'writelines'"), REPLIES["redeem"])
     assert asyncio.run(AsyncVoucherSessions(stub).redeem("A", session="cart")).session_key == "cart"
 

@@ -1,4 +1,4 @@
-"""``check_server``: what a server is like that the engine cannot keep its promises on, and what to do about it."""
+"""``check_server``: which server settings break the engine's guarantees, and which remedy each finding names."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ FORBIDDEN_BY_7_0 = "ERR The user executing the script can't run this command or 
 CLOSED_BY_7_0 = "ERR The user executing the script can't access at least one of the keys mentioned in the command"
 
 
-def test_of_a_server_that_is_well_nothing_is_found() -> None:
+def test_a_healthy_server_has_no_findings() -> None:
     assert findings_for() == []
     assert findings_for(durability=FSYNC) == []
     assert findings_for(durability=Durability(replicas=1)) == []
@@ -111,7 +111,7 @@ def test_of_a_server_that_is_well_nothing_is_found() -> None:
     )
 
 
-def test_what_is_not_known_is_not_judged() -> None:
+def test_unreadable_settings_are_not_judged() -> None:
     for durability in (None, FSYNC, Durability(replicas=1)):
         told = findings_for(INFO=REFUSED, CONFIG_GET_appendfsync={"appendfsync": "no"}, durability=durability)
         assert [each.subject for each in told] == ["unreadable"]
@@ -188,7 +188,7 @@ def test_what_is_not_known_is_not_judged() -> None:
         ),
     ],
 )
-def test_what_is_not_well_is_told_with_a_remedy(
+def test_each_problem_is_reported_with_its_remedy(
     answers: dict[str, Any], severity: str, subject: str, words: str
 ) -> None:
     findings = [each for each in findings_for(**answers) if each.subject != "unreadable" or severity == "info"]
@@ -197,7 +197,7 @@ def test_what_is_not_well_is_told_with_a_remedy(
     assert findings[0].remedy
 
 
-def test_the_gravest_comes_first() -> None:
+def test_findings_are_sorted_by_severity() -> None:
     findings = findings_for(INFO=info(redis_version="4.0.0", connected_slaves=0), CONFIG_GET_save=REFUSED)
     assert [each.severity for each in findings] == ["error", "warning", "info"]
 
@@ -208,7 +208,7 @@ def test_a_forbidden_clock_is_a_forbidden_command() -> None:
 
 
 @pytest.mark.parametrize("clock", [0, -1.1])
-def test_a_slow_answer_is_no_wrong_clock(clock: float) -> None:
+def test_a_slow_answer_is_not_reported_as_a_wrong_clock(clock: float) -> None:
     """The server read its clock at some moment of the 1.2 s that the answer took."""
     assert findings_for(clock=clock, slowness=1.2) == []
 
@@ -228,12 +228,12 @@ def test_a_server_that_does_not_answer_raises_the_clients_error(error: Exception
 
 
 @pytest.mark.parametrize("answers", [{"EVAL": [b"tried"]}, {"TIME": 5}, {"TIME": {}}])
-def test_an_answer_of_nonsense_is_corrupt_state(answers: dict[str, Any]) -> None:
+def test_an_invalid_answer_is_corrupt_state(answers: dict[str, Any]) -> None:
     with pytest.raises(CorruptState):
         findings_for(**answers)
 
 
-def test_a_finding_is_a_result_like_the_others() -> None:
+def test_findings_are_frozen_models_like_other_results() -> None:
     (finding,) = findings_for(INFO=info(connected_slaves=0))
     assert finding.model_dump(mode="json") == {
         "node": "",
@@ -247,7 +247,7 @@ def test_a_finding_is_a_result_like_the_others() -> None:
 # --- Real servers -------------------------------------------------------------------------------------------------
 
 
-def test_it_is_asked_in_every_protocol_and_changes_nothing(engine: VoucherSessions, backend: Backend) -> None:
+def test_check_server_works_in_every_protocol_and_changes_nothing(engine: VoucherSessions, backend: Backend) -> None:
     engine.put_voucher(Voucher(code="A"))
     before = backend.contents()
     subjects = [each.subject for each in engine.check_server()]
@@ -305,7 +305,7 @@ LOGIN = {"username": "till", "password": "secret"}
         ("lazyfree-lazy-expire", "no"),
     ],
 )
-def test_the_remedy_of_a_setting_mends_it(
+def test_the_remedy_for_a_setting_removes_the_finding(
     healthy: Server, engine_on: Callable[..., Any], setting: str, value: str
 ) -> None:
     engine = engine_on(healthy)
@@ -319,7 +319,7 @@ def test_the_remedy_of_a_setting_mends_it(
     assert engine.check_server() == []
 
 
-def test_what_durability_asks_for_is_looked_for(healthy: Server, engine_on: Callable[..., Any]) -> None:
+def test_check_server_checks_the_requirements_of_durability(healthy: Server, engine_on: Callable[..., Any]) -> None:
     with healthy.client() as admin:
         lacks_waitaof = admin.info("server")["redis_version"].startswith("7.0.")
     told = [each.problem for each in engine_on(healthy, durability=Durability(replicas=2)).check_server()]
@@ -346,7 +346,7 @@ def test_a_permission_that_is_missing_is_named_and_its_remedy_grants_it(
         assert engine.check_server() == []
 
 
-def test_what_is_tried_leaves_nothing_behind_even_where_nothing_can_be_removed(
+def test_trial_commands_leave_no_key_even_without_permission_to_delete(
     healthy: Server, engine_on: Callable[..., Any]
 ) -> None:
     removing = ["-zrem", "-zremrangebyrank", "-unlink", "-pexpireat"]
@@ -357,7 +357,7 @@ def test_what_is_tried_leaves_nothing_behind_even_where_nothing_can_be_removed(
         assert admin.keys() == []
 
 
-def test_keys_that_are_not_the_users_are_told(healthy: Server, engine_on: Callable[..., Any]) -> None:
+def test_keys_without_access_are_reported(healthy: Server, engine_on: Callable[..., Any]) -> None:
     with healthy.client() as admin:
         for keys in ("~other:*", "%R~vs:*"):
             admin.execute_command("ACL", "SETUSER", "till", "reset", "on", ">secret", keys, "+@all")
@@ -368,7 +368,7 @@ def test_keys_that_are_not_the_users_are_told(healthy: Server, engine_on: Callab
             assert engine_on(healthy, LOGIN).check_server() == []
 
 
-def test_a_user_who_may_not_look_is_told_so(healthy: Server, engine_on: Callable[..., Any]) -> None:
+def test_settings_that_the_user_may_not_read_are_reported(healthy: Server, engine_on: Callable[..., Any]) -> None:
     with healthy.client() as admin:
         admin.execute_command("ACL", "SETUSER", "till", "reset", "on", ">secret", "~vs:*", "+@all", "-info", "-config")
     told = engine_on(healthy, LOGIN).check_server()
@@ -420,6 +420,6 @@ def test_the_primaries_of_a_cluster_are_known_before_its_first_command(loop: asy
         assert admin.keys() == []
 
 
-def test_of_one_server_there_is_one_primary() -> None:
+def test_a_single_server_is_the_only_primary() -> None:
     with redis.Redis() as client:
         assert clients.primaries(client) == [clients.Primary("", {}, "0")]

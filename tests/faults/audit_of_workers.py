@@ -1,6 +1,6 @@
-"""The audit: what the books hold afterwards, against what the tills were told.
+"""Compares what is stored in the end with the recorded results of the workers.
 
-An unknown outcome may have come to pass or not; what was acknowledged is there, or told to be lost.
+A call with an unknown outcome may have taken effect or not. An acknowledged change is either there or counted as lost.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The history of concurrent calls: when each began and ended, and what it was told, or that its outcome is unknown.
+"""The history of concurrent calls: when each began and ended, and its result, or that its outcome is unknown.
 
-``Recorder`` makes the calls and keeps their history, ``load`` reads what recorders of other processes logged; histories
-are lists that can be pickled and added. ``linearizable.check`` judges them.
+``Recorder`` makes the calls and keeps their history, ``load`` reads the logs that recorders of other processes wrote;
+histories are lists that can be pickled and added. ``linearizable.check`` checks them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Objects that no caller should hand in: what raises, lies or never ends, beside every kind of plain value.
+"""Objects that raise, misreport their value or never end, and recipes for them and for plain values.
 
-They are handed out as ``HostileValue``, which makes the object when it is needed: hypothesis and pytest show their parameters,
-and these must not be shown.
+Tests get them as ``HostileValue``, which makes the object when it is needed: hypothesis and pytest print their
+parameters, and these objects must not be printed.
 """
 
 from __future__ import annotations

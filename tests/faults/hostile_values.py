@@ -1,4 +1,4 @@
-"""A gallery of objects that no caller should hand in, and strategies for more of them."""
+"""A list of values that no caller should pass to an engine, and hypothesis strategies for more of them."""
 
 from __future__ import annotations
 

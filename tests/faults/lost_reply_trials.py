@@ -1,4 +1,4 @@
-"""One call of one caller, whose replies are lost, and then what must hold."""
+"""Makes one call whose replies are lost, and checks all that must be true afterwards."""
 
 from __future__ import annotations
 

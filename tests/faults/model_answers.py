@@ -1,4 +1,4 @@
-"""What the model of the books answers to a recorded call, in the form in which the recorder keeps what was told."""
+"""The results that the model gives for a recorded call, in the form in which the recorder stores results."""
 
 from __future__ import annotations
 

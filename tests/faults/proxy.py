@@ -1,7 +1,7 @@
-"""A proxy between clients and a server that loses what it is told to lose, and can cut the two off from each other.
+"""A proxy between clients and a server that loses commands or replies on request, and can cut the connection.
 
 It knows of the protocol only how a script call begins: a client sends its next command when it has read the reply to
-the last one, so what the server says next is the reply to that.
+the last one, so the server's next data is the reply to that.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Shoppers: processes that call every verb through a proxy with random faults, and record what they are told.
+"""Processes that make random calls of every verb through a proxy with random faults, and record the results.
 
-Each process has threads and tasks, clients that repeat and clients that do not. A shopper repeats a call whose outcome
-is unknown as it was, and now and then goes on without.
+Each process has threads and tasks, with clients that retry and clients that do not. A caller repeats a call with an
+unknown outcome unchanged, and now and then continues without doing so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from faults.proxy import FAULTS, Fault, Proxy, at_random
 from faults.verb_calls import ClientKind, VerbCall, lock, verb_call
 from voucher_sessions import AsyncVoucherSessions, Redeemable, Used, Voucher, VoucherSessions
 
-PROCESSES, CALLERS = 2, 6  # lanes of each process: three threads and three tasks
+PROCESSES, CALLERS = 2, 6  # callers of each process: three threads and three tasks
 VOUCHERS, SLICE_SECONDS = 4, 0.25  # so many vouchers at a time, and seconds until others take their place
 SHARED_CART_SECONDS = 0.1  # seconds for which a shared cart stands
 HOUR_MS = 3_600_000
@@ -29,7 +29,7 @@ TIMEOUT, DELAY, RATE = 0.1, 0.2, 0.12
 # remembers refusals. So calls come late from the others alone, who know that they may.
 LOST_REPLIES: tuple[Fault, ...] = tuple(fault for fault in FAULTS if fault != "late")
 
-# Each way through a shop yields calls and is sent their outcomes.
+# Yields calls and is sent their outcomes.
 CallSequence = Generator[VerbCall, Any, Any]
 
 
@@ -41,7 +41,7 @@ class LoadPlan(NamedTuple):
     begin: float  # by time.monotonic
     seconds: float
     seed: int
-    sharing: bool  # whether shoppers also use each other's carts, and put and delete vouchers
+    sharing: bool  # whether callers also use each other's carts, and put and delete vouchers
 
 
 class LoadResult(NamedTuple):
@@ -52,18 +52,18 @@ class LoadResult(NamedTuple):
 
 
 def codes(plan: LoadPlan) -> list[list[str]]:
-    """The vouchers of a trip, slice by slice."""
+    """The vouchers of a plan, slice by slice."""
     slices = range(1 + int(plan.seconds / SLICE_SECONDS))
     return [[f"{plan.begin:.3f}-{at}-{number}" for number in range(VOUCHERS)] for at in slices]
 
 
 def limits(code: str) -> Voucher:
-    """Plenty of one thing and little of another, so that shoppers meet."""
+    """Plenty of one thing and little of another, so that callers compete."""
     return Voucher(code=code, quantity=None if code.endswith("0") else 6, credits=60)
 
 
 class RandomCaller:
-    """One lane of calls.
+    """Makes one call after the other.
 
     ``short_locks``: some of its locks last for moments. A client that repeats by itself for longer than that would lock anew
     what has expired in between, and rightly so, but that is twice.
@@ -201,7 +201,7 @@ def warm_up(_: int) -> None:
 
 
 def run(plan: LoadPlan) -> LoadResult:
-    """All shoppers of one process."""
+    """All callers of one process."""
     recorder = Recorder(f"p{plan.number}")
     with Proxy(plan.socket, delay=DELAY) as for_once, Proxy(plan.socket, delay=DELAY) as for_repeating:
         for_once.follow(at_random(plan.seed, RATE))

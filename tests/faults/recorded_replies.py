@@ -1,4 +1,4 @@
-"""Right replies, recorded from every verb, for tests that bend them; and what must be true of any result."""
+"""Correct replies, recorded for every verb, for tests that change them; and what must be true of any result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that send nothing, and what a refusal must be like."""
+"""Clients that record commands instead of sending them, and checks of the errors that an engine raises."""
 
 from __future__ import annotations
 

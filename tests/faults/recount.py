@@ -1,4 +1,4 @@
-"""A book, recounted from what is stored beside it: the locks in its index, and the receipts of its life."""
+"""Checks a voucher's stored totals against the locks in its index and the receipts since it was created."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def book_of(admin: redis.Redis, code: str) -> list[Any] | None:
 def recount(admin: redis.Redis, *codes: str, damaged: bool = False) -> None:
     """Raise AssertionError where a book is not what its locks and receipts add up to, or has given more than it may.
 
-    Locks that have expired may still be in both, and when all have, in the book alone. ``damaged``: other hands had taken locks
-    away, so that others could lock what they held; what is used must not exceed the limit even so.
+    Locks that have expired may still be in both, and when all have, in the book alone. ``damaged``: something other than the engine
+    had removed locks, so that others could lock what they held; what is used must not exceed the limit even so.
     """
     for code in codes:
         book = book_of(admin, code)

@@ -1,7 +1,8 @@
-"""Tills: processes that sell until they are told to stop or killed, and whose logs outlive them.
+"""Processes that redeem vouchers until they are stopped or killed, and keep a log that survives them.
 
-A till does what a host does: it locks, redeems, releases, rolls back and repeats, as it was, a call whose outcome is
-unknown. Keys and ids are its own, so each can be traced; amounts are small and limits tight, so that tills meet.
+A worker does what a host does: it locks, redeems, releases and rolls back, and repeats a call with an unknown outcome
+unchanged. Its keys and ids are its own, so each can be traced; amounts are small and limits low, so that workers
+compete.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from voucher_sessions._transport.keeper import die_with
 forked = multiprocessing.get_context("forkserver")
 forked.set_forkserver_preload(["voucher_sessions"])
 
-PLENTY = [f"P{at}" for at in range(6)]  # whatever a till asks for is there
-SCARCE = [f"S{at}" for at in range(6)]  # tills stand in each other's way
+PLENTY = [f"P{at}" for at in range(6)]  # there is enough for every worker
+SCARCE = [f"S{at}" for at in range(6)]  # workers compete for them
 CODES = [*PLENTY, *SCARCE]
 SHORT_MS = (20, 60, 150)
 HOUR_MS = 3_600_000
@@ -49,7 +50,7 @@ def limits(code: str) -> Voucher:
 
 
 class WorkerProcesses:
-    """Running tills on the server at this socket; ``leave`` is the TTL of the locks that nobody ends."""
+    """Running workers on the server at this socket; ``leave_ms`` is the TTL of the locks that nobody ends."""
 
     def __init__(self, socket: str, folder: Path, *, seed: int, leave_ms: int = SHORT_MS[-1]) -> None:
         folder.mkdir(exist_ok=True)
@@ -89,7 +90,7 @@ class WorkerProcesses:
         process.join()
 
     def until_written(self, size: int) -> None:
-        """Until the tills have logged so much more than now, all together."""
+        """Wait until all workers together have logged so many bytes more."""
         before = self._written()
         until(lambda: self._written() - before >= size)
 
@@ -102,7 +103,7 @@ class WorkerProcesses:
             process.terminate()
         for process, _ in self._running:
             process.join(60)
-            assert process.exitcode in {0, -signal.SIGTERM}, f"a till ended with {process.exitcode}"
+            assert process.exitcode in {0, -signal.SIGTERM}, f"a worker ended with {process.exitcode}"
         self._running.clear()
         self._recorder.close()
 
@@ -112,7 +113,7 @@ class WorkerProcesses:
 
 
 def _run_worker(socket: str, log: Path, name: str, seed: int, leave_ms: int, patient: bool) -> None:
-    """The process of one till."""
+    """The process of one worker."""
     die_with(os.getppid())
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
@@ -124,7 +125,7 @@ def _run_worker(socket: str, log: Path, name: str, seed: int, leave_ms: int, pat
 
 
 class Worker:
-    """Sells cart after cart over the engine of the moment."""
+    """Processes cart after cart with the engine that ``engine`` returns at the time."""
 
     def __init__(self, engine: Callable[[], Any], recorder: Recorder, name: str, seed: int, leave_ms: int) -> None:
         self._engine, self._recorder, self._name = engine, recorder, name

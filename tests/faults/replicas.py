@@ -1,4 +1,4 @@
-"""A primary and two replicas over links that can be cut, promoted by hand."""
+"""A primary and two replicas, connected by proxies that can be cut; the test promotes a replica itself."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from faults.proxy import Proxy
 
 
 class ReplicatedServers:
-    """``links`` are those by which the replicas follow the primary; ``client_link`` is a way to it that can be cut too."""
+    """The replicas follow the primary over ``links``; clients can use ``client_link``. All can be cut."""
 
     def __init__(self, primary: Server, replicas: list[Server], links: list[Proxy], client_link: Proxy) -> None:
         self.primary, self.replicas, self.links, self.client_link = primary, replicas, links, client_link
         self._followed = ExitStack()
 
     def cut_off(self) -> None:
-        """The primary, from its replicas and from who comes by the street. No connection is closed."""
+        """The primary, from its replicas and from clients that use ``client_link``. No connection is closed."""
         for each in (*self.links, self.client_link):
             each.cut()
 

@@ -1,4 +1,4 @@
-"""A disk that stalls: the server's thread that flushes its append-only file is stopped, the others go on."""
+"""A stalled disk: the server's thread that flushes the append-only file is stopped, its other threads continue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""asyncio calls cancelled at every point where they wait: the effect is there once or not at all, the replies in place."""
+"""asyncio calls cancelled wherever they wait: each has its effect once or never, and no reply goes to another call."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def credits_of(engine: AsyncVoucherSessions, code: str) -> int | None:
 @pytest.mark.parametrize(
     "options", [{}, {"single_connection_client": True}, {"protocol": 2}, {"durable": True}], ids=str
 )
-def test_a_call_cancelled_anywhere_leaves_no_reply_behind(
+def test_a_cancelled_call_leaves_no_reply_on_its_connection(
     server: Server, options: dict[str, Any], warm: bool, late: bool
 ) -> None:
     """With ``durable``, the change goes out with its confirmation in one pipeline."""
@@ -183,7 +183,7 @@ def test_a_cancelled_call_took_effect_once_or_not_at_all(
                 return
 
 
-def test_what_was_generated_for_a_cancelled_call_is_found_by_asking(server: Server) -> None:
+def test_the_generated_key_of_a_cancelled_call_can_be_found_by_reading(server: Server) -> None:
     """CancelledError carries nothing: whoever cancels calls names sessions and redemptions, or looks for them."""
 
     async def main() -> None:
@@ -258,7 +258,7 @@ async def by_hand(call: Coroutine[Any, Any, Any], waiting: Awaitable[None]) -> N
 
 @pytest.mark.parametrize("cancel", [by_timeout, by_wait_for, by_task_group, by_hand])
 @pytest.mark.parametrize("options", [{}, {"single_connection_client": True}], ids=str)
-def test_a_call_given_up_while_the_server_takes_its_time(
+def test_a_call_is_cancelled_while_the_server_is_slow(
     server: Server, options: dict[str, Any], cancel: Callable[[Any, Any], Awaitable[None]]
 ) -> None:
     async def main() -> None:

@@ -1,5 +1,6 @@
-"""What other hands do to the keys: deleted, evicted, edited, flushed away. A clear error or a healed state, never a
-redemption beyond the limit, never a negative number.
+"""Keys that something other than this library deletes, evicts, edits or flushes.
+
+The result is a clear error or a correct state, never a redemption beyond the limit, never a negative number.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def engine(backend: Backend) -> VoucherSessions:
 # --- Keys that are gone -------------------------------------------------------------------------------------------
 
 
-def test_a_book_that_is_gone_is_a_voucher_that_is_gone(engine: VoucherSessions, backend: Backend) -> None:
+def test_deleting_the_vouchers_key_deletes_the_voucher(engine: VoucherSessions, backend: Backend) -> None:
     backend.admin.delete(BOOK)
     assert engine.validate("A", session=lock("cart")).reason == "not_found"
     for act in (
@@ -67,9 +68,7 @@ def test_a_book_that_is_gone_is_a_voucher_that_is_gone(engine: VoucherSessions, 
     assert engine.redeem("A", credits=5, redemption_id="order").replayed, "receipts outlive the voucher"
 
 
-def test_a_book_that_is_gone_and_put_again_owes_nothing_to_the_old_one(
-    engine: VoucherSessions, backend: Backend
-) -> None:
+def test_a_voucher_put_after_its_key_was_deleted_starts_with_nothing(engine: VoucherSessions, backend: Backend) -> None:
     backend.admin.delete(BOOK)
     state = engine.put_voucher(Voucher(code="A", quantity=1, credits=10))
     assert (state.quantity.used, state.quantity.locked) == (0, 0)
@@ -83,7 +82,7 @@ def test_a_book_that_is_gone_and_put_again_owes_nothing_to_the_old_one(
     recount(backend.admin, "A")
 
 
-def test_a_receipt_that_is_gone_is_a_redemption_nobody_knows_of(engine: VoucherSessions, backend: Backend) -> None:
+def test_deleting_a_receipt_makes_its_redemption_unknown(engine: VoucherSessions, backend: Backend) -> None:
     """Its amounts stay used, and the same id is a new redemption: within the limit, like any other."""
     backend.admin.delete(f"{BOOK}:redemption:order")
     for ask in (engine.get_redemption, engine.rollback):
@@ -127,7 +126,7 @@ def refused_by_all(engine: VoucherSessions, backend: Backend, text: str) -> None
 
 
 @pytest.mark.parametrize("text", NO_BOOKS, ids=lambda text: text[:20])
-def test_what_is_json_and_no_book_is_corrupt_state(engine: VoucherSessions, backend: Backend, text: str) -> None:
+def test_json_that_is_no_voucher_is_corrupt_state(engine: VoucherSessions, backend: Backend, text: str) -> None:
     refused_by_all(engine, backend, text)
 
 
@@ -135,9 +134,7 @@ BAD: list[Any] = ["x", None, True, -5, 5.5, 1e300, []]
 
 
 @pytest.mark.parametrize("at", range(13))
-def test_a_book_with_a_word_that_was_never_written_is_corrupt_state(
-    engine: VoucherSessions, backend: Backend, at: int
-) -> None:
+def test_a_voucher_with_an_invalid_field_is_corrupt_state(engine: VoucherSessions, backend: Backend, at: int) -> None:
     """An edit that leaves a number in the place of a number cannot be told from the truth; all others are."""
     words = book_of(backend.admin, "A") or []
     for bad in BAD[1:] if at < 2 else BAD:  # any text may be a random word
@@ -155,7 +152,7 @@ def edit(backend: Backend, at: int, value: int) -> None:
 
 @pytest.mark.parametrize("at", range(8, 13))
 @pytest.mark.parametrize("value", [0, 1, 90, 2**53 - 1])
-def test_totals_out_of_step_are_answered_and_mended(
+def test_wrong_totals_give_results_and_are_repaired(
     engine: VoucherSessions, backend: Backend, at: int, value: int
 ) -> None:
     edit(backend, at, value)
@@ -230,7 +227,7 @@ class KeyDamager:
             edit(self._backend, self._chance.choice([11, 12]), max(0, soon))
 
 
-def test_whatever_is_broken_nothing_is_redeemed_beyond_the_limit(backend: Backend) -> None:
+def test_random_damage_never_leads_to_redemptions_beyond_the_limit(backend: Backend) -> None:
     for _ in rounds():
         for _ in range(10):
             backend.admin.flushall()
@@ -252,7 +249,7 @@ EXPECTED = {"VoucherNotFound", "SessionNotFound", "RedemptionNotFound", "ServerR
 
 
 @pytest.mark.parametrize("name", list(BINARIES))
-def test_locks_that_the_server_evicts_are_no_redemption_too_many(name: str, tmp_path: Path) -> None:
+def test_evicted_locks_never_lead_to_redemptions_beyond_the_limit(name: str, tmp_path: Path) -> None:
     """Under a volatile- policy, against which check_server warns: locks go, what was redeemed stays."""
     with running(name, maxmemory_policy="volatile-random") as server, server.client() as admin:
         engine = VoucherSessions(admin)
@@ -277,7 +274,7 @@ def test_locks_that_the_server_evicts_are_no_redemption_too_many(name: str, tmp_
 
 
 @pytest.mark.parametrize("name", list(BINARIES))
-def test_all_is_flushed_away_while_tills_sell(name: str, tmp_path: Path) -> None:
+def test_flushall_while_workers_redeem(name: str, tmp_path: Path) -> None:
     """Each time somebody puts the vouchers again: they begin anew, and give no more than they have."""
     with running(name) as server, server.client() as admin:
         engine = VoucherSessions(admin)

@@ -1,8 +1,8 @@
-"""What a primary says that has been deposed and does not know it, by situations made by hand.
+"""What happens on a primary that was replaced and does not know it, in situations that the tests construct.
 
-Without ``durability`` it takes back what it has acknowledged, and grants again what the new primary has granted; these
-tests show it. With ``durability`` it cannot have that confirmed. A confirmation is worth as much as the replicas that
-give it: one of those must be the new primary, or the most advanced of those that can become it.
+Without ``durability`` changes that it acknowledged are lost, and it grants again what the new primary has granted;
+these tests show it. With ``durability`` it gets no confirmation for that. A confirmation is worth as much as the
+replicas that give it: one of those must become the new primary, or be the most advanced of those that can.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def current_engines(url: str, durability: Durability | None, number: int = 2) ->
 
 
 @guarded
-def test_a_primary_that_is_cut_off(durability: Durability | None) -> None:
+def test_a_primary_without_its_replicas(durability: Durability | None) -> None:
     with replicated_servers(SERVER) as servers, current_engines(servers.primary.url, durability) as inside:
         stocked(servers)
         servers.cut_off()
@@ -103,7 +103,7 @@ def has_receipt(engine: Any, order: int) -> bool:
 
 @pytest.mark.parametrize("links", ["open", "cut"])
 @guarded
-def test_a_primary_that_wakes_up_with_calls_in_flight(durability: Durability | None, links: str) -> None:
+def test_a_stopped_primary_that_continues_with_calls_in_flight(durability: Durability | None, links: str) -> None:
     """With links cut it has not heard that its replicas left, and min-replicas-to-write is counted once a second."""
     locked_codes: dict[str, bool] = {}
     with (
@@ -159,7 +159,7 @@ def follows(replica: Server, primary: Server) -> bool:
 
 
 @pytest.mark.parametrize("appendonly", ["no", "yes"])
-def test_a_primary_that_comes_back_empty_empties_its_replicas(appendonly: str) -> None:
+def test_a_primary_that_restarts_empty_deletes_its_replicas_data(appendonly: str) -> None:
     """Faster than anybody promoted one of them. So a primary that starts by itself needs an append-only file."""
     with replicated_servers(SERVER, appendonly=appendonly) as servers:
         stocked(servers)
@@ -175,7 +175,7 @@ def test_a_primary_that_comes_back_empty_empties_its_replicas(appendonly: str) -
             assert has_receipt(on_replica, 1) == has_receipt(engine, 1) == (appendonly == "yes")
 
 
-def test_min_replicas_to_write_bounds_what_is_lost_and_does_not_prevent_it() -> None:
+def test_min_replicas_to_write_limits_the_loss_but_does_not_prevent_it() -> None:
     """A primary that is cut off goes on acknowledging until its replicas have been silent for min-replicas-max-lag."""
     with replicated_servers(SERVER, min_replicas_to_write="1", min_replicas_max_lag="1") as servers:
         stocked(servers)

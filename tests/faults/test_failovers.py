@@ -1,7 +1,7 @@
-"""Primaries that die, are cut off or fall asleep while tills sell, and are replaced.
+"""Primaries are killed, cut off or stopped while workers redeem, and are replaced.
 
-With ``durability`` no acknowledged change is lost, and all that the tills were told can have come from one server that
-never failed. What was not confirmed counts as unknown, and is repeated as it was where the new primary is.
+With ``durability`` no acknowledged change is lost, and the results of all workers are possible for one server that
+never failed. A change that was not confirmed counts as unknown, and is repeated unchanged on the new primary.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def test_a_primary_of_a_cluster_is_killed_and_comes_back_as_a_replica() -> None:
 
 
 @pytest.mark.parametrize("name", list(BINARIES))
-def test_a_primary_is_cut_off_with_some_of_the_tills(name: str) -> None:
+def test_a_primary_is_cut_off_together_with_some_workers(name: str) -> None:
     """Those beside it are not confirmed, those elsewhere go on with a new one; later all are together again."""
     for _ in rounds():
         with replicated_servers(name) as servers:
@@ -111,7 +111,7 @@ def test_a_primary_is_cut_off_with_some_of_the_tills(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(BINARIES))
 @pytest.mark.parametrize("links", ["open", "cut"])
-def test_a_primary_falls_asleep_with_calls_in_flight_and_wakes_up_deposed(name: str, links: str) -> None:
+def test_a_primary_is_stopped_with_calls_in_flight_and_continues_after_it_was_replaced(name: str, links: str) -> None:
     """Once it hears that its replicas have left it, and once it hears nothing."""
     for _ in rounds():
         with replicated_servers(name) as servers:

@@ -1,6 +1,6 @@
-"""Whatever is handed in: ``InvalidRequest`` that names the field, before anything is sent, or a call in good order.
+"""Any object as any parameter: ``InvalidRequest`` that names the field, before a command is sent, or a correct command.
 
-The verbs and their parameters are found by inspection, so that a new one is tried like the others.
+The verbs and their parameters are found by inspection, so a new one is tested like the others.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def test_every_parameter_is_tried() -> None:
 
 
 @pytest.mark.parametrize(("verb", "name"), PARAMETERS)
-def test_the_gallery_of_hostile_objects(verb: str, name: str) -> None:
+def test_each_hostile_value_as_each_parameter(verb: str, name: str) -> None:
     for hostile in HOSTILE_VALUES:
         fields = refused_or_sent(verb, lambda hostile=hostile: right(verb) | {name: hostile.make()})  # type: ignore[misc]  # of this object
         assert concerns(fields[0], name), hostile
@@ -109,7 +109,7 @@ def test_the_gallery_of_hostile_objects(verb: str, name: str) -> None:
 @pytest.mark.parametrize(("verb", "name"), PARAMETERS)
 @settings(max_examples=25, deadline=None)
 @given(hostile=ANYTHING)
-def test_any_object(verb: str, name: str, hostile: HostileValue) -> None:
+def test_random_hostile_values_as_one_parameter(verb: str, name: str, hostile: HostileValue) -> None:
     fields = refused_or_sent(verb, lambda: right(verb) | {name: hostile.make()})
     assert concerns(fields[0], name)
     assert len(set(fields)) == 1
@@ -121,7 +121,7 @@ MAYBE_ANYTHING: Final = st.one_of(st.none(), ANYTHING)
 @pytest.mark.parametrize("verb", VERBS)
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_any_objects_in_all_places_at_once(verb: str, data: st.DataObject) -> None:
+def test_random_hostile_values_as_all_parameters(verb: str, data: st.DataObject) -> None:
     drawn = {name: data.draw(MAYBE_ANYTHING, name) for name in VERBS[verb]}
     fields = refused_or_sent(
         verb, lambda: right(verb) | {name: hostile.make() for name, hostile in drawn.items() if hostile}

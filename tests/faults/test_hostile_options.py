@@ -1,4 +1,4 @@
-"""Whatever the engines and the request models are made of: ``InvalidRequest`` that names it, or all is well."""
+"""Any object as an option of an engine or a field of a model: ``InvalidRequest`` that names it, or it is accepted."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def construct(engine: type[Any], field: str, value: Any) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("field", OPTIONS)
-def test_the_gallery_as_an_option(engine: type[Any], field: str) -> None:
+def test_each_hostile_value_as_an_option(engine: type[Any], field: str) -> None:
     for hostile in HOSTILE_VALUES:
         if field != "partition" or not fails(hostile.make()):
             construct(engine, field, hostile.make())
@@ -61,7 +61,7 @@ def test_the_gallery_as_an_option(engine: type[Any], field: str) -> None:
 @pytest.mark.parametrize("field", OPTIONS)
 @settings(max_examples=60, deadline=None)
 @given(hostile=ANYTHING)
-def test_any_object_as_an_option(engine: type[Any], field: str, hostile: HostileValue) -> None:
+def test_random_hostile_values_as_an_option(engine: type[Any], field: str, hostile: HostileValue) -> None:
     assume(field != "partition" or not fails(hostile.make()))
     construct(engine, field, hostile.make())
 
@@ -77,7 +77,7 @@ def fails(partition: Any) -> bool:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_error_of_the_hosts_own_partition_is_told_as_it_is(engine: type[Any]) -> None:
+def test_an_error_in_the_hosts_partition_is_raised_unchanged(engine: type[Any]) -> None:
     client = recording_client_for(engine)
     with pytest.raises(ZeroDivisionError):
         run(engine(client, partition=lambda _: 1 // 0), "redeem", right("redeem"))
@@ -92,7 +92,7 @@ def test_a_partition_may_return_anything(engine: type[Any], hostile: HostileValu
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_gallery_as_a_client(engine: type[Any]) -> None:
+def test_each_hostile_value_as_a_client(engine: type[Any]) -> None:
     """What is no client is refused; a mock may be one."""
     for hostile in HOSTILE_VALUES:
         seen = outcome(lambda hostile=hostile: engine(hostile.make()))  # type: ignore[misc]  # of this object
@@ -120,7 +120,7 @@ URLS: Final = st.one_of(
 @pytest.mark.parametrize("engine", ENGINES)
 @settings(max_examples=150, deadline=None)
 @given(hostile=URLS)
-def test_any_url(engine: type[Any], hostile: HostileValue) -> None:
+def test_random_urls(engine: type[Any], hostile: HostileValue) -> None:
     """Nothing connects yet; a cluster would, and is left out."""
     seen = outcome(lambda: engine.from_url(hostile.make()))
     if isinstance(seen, InvalidRequest):
@@ -148,7 +148,7 @@ def test_every_model_is_tried() -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_gallery_as_a_field(model: type[Any]) -> None:
+def test_each_hostile_value_as_a_field(model: type[Any]) -> None:
     for name in model.model_fields:
         for hostile in HOSTILE_VALUES:
             make_model(model, FIELDS[model.__name__] | {name: hostile.make()}, tried=(name, "ttl"))
@@ -163,7 +163,7 @@ DATA: Final = st.dictionaries(NAMES, ANYTHING, min_size=1, max_size=3)
 @pytest.mark.parametrize("model", MODELS)
 @settings(max_examples=80, deadline=None)
 @given(data=st.data())
-def test_any_objects_as_fields(model: type[Any], data: st.DataObject) -> None:
+def test_random_hostile_values_as_fields(model: type[Any], data: st.DataObject) -> None:
     drawn = data.draw(DATA)
     make_model(
         model,

@@ -1,4 +1,4 @@
-"""Whatever a server answers: an error of ours, or a result that is sound. Never a raw error, never a wrong result."""
+"""Any reply of a server gives a correct result or an error of this library, never a raw error or a wrong result."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ FLAGS: Final = [-1, 2, b"", b"x", b"-1"]
 
 @pytest.mark.parametrize("flag", FLAGS)
 @pytest.mark.parametrize("verb", ["delete_voucher", "release", "release_stack"])
-def test_what_is_neither_yes_nor_no_is_corrupt_state(verb: str, flag: Any) -> None:
+def test_a_flag_other_than_0_and_1_is_corrupt_state(verb: str, flag: Any) -> None:
     recorded_call = next(recorded_call for recorded_call in RECORDED_CALLS if recorded_call.verb == verb)
     for outcome in on_both(recorded_call, [*right(recorded_call)[0][:-1], flag]):
         assert isinstance(outcome, CorruptState)
@@ -216,7 +216,7 @@ def test_what_is_neither_yes_nor_no_is_corrupt_state(verb: str, flag: Any) -> No
 
 @pytest.mark.parametrize("number", [0, -1, -2, 3, 2**64, b"x"])
 @pytest.mark.parametrize("status", [b"voucher_missing", b"session_missing", b"redemption_missing", b"conflict"])
-def test_a_status_of_a_voucher_that_was_not_asked_for_is_corrupt_state(status: bytes, number: Any) -> None:
+def test_a_status_about_a_voucher_that_was_not_requested_is_corrupt_state(status: bytes, number: Any) -> None:
     """They are counted from 1; Python would count from the end what is below."""
     for recorded_call in RECORDED_CALLS:
         if recorded_call.codes == ("A", "B"):
@@ -224,7 +224,7 @@ def test_a_status_of_a_voucher_that_was_not_asked_for_is_corrupt_state(status: b
                 assert isinstance(outcome, CorruptState), (recorded_call, outcome)
 
 
-def test_deeply_nested_nonsense_is_corrupt_state() -> None:
+def test_a_deeply_nested_reply_is_corrupt_state() -> None:
     nested: list[Any] = []
     for _ in range(5000):
         nested = [nested]

@@ -1,4 +1,4 @@
-"""Signals whose handlers raise, wherever they come: no later call is given the reply that the interrupted one left."""
+"""Signal handlers that raise at any moment of a call: no later call reads the reply of the interrupted one."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def in_a_batch(engine: VoucherSessions) -> object:
 @pytest.mark.parametrize("call", [one_by_one, in_a_batch])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, TimeLimit])
 @pytest.mark.parametrize("options", CLIENTS[:2], ids=str)
-def test_a_call_interrupted_anywhere_leaves_no_reply_behind(
+def test_an_interrupted_call_leaves_no_reply_on_its_connection(
     server: Server, options: dict[str, Any], error: type[BaseException], call: Callable[[VoucherSessions], object]
 ) -> None:
     for at in count():
@@ -93,7 +93,7 @@ def test_a_call_interrupted_anywhere_leaves_no_reply_behind(
             return
 
 
-def test_a_redemption_interrupted_anywhere_is_there_once_when_it_is_repeated(server: Server) -> None:
+def test_an_interrupted_redemption_that_is_repeated_happens_once(server: Server) -> None:
     with server.client() as admin:
         books = VoucherSessions(admin)
         for at in count():
@@ -110,7 +110,7 @@ def test_a_redemption_interrupted_anywhere_is_there_once_when_it_is_repeated(ser
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, TimeLimit])
-def test_a_signal_while_the_server_takes_its_time(server: Server, error: type[BaseException]) -> None:
+def test_a_signal_while_the_server_is_slow(server: Server, error: type[BaseException]) -> None:
     def interrupt(*_: object) -> None:
         raise error
 

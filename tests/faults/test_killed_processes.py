@@ -1,9 +1,9 @@
-"""Tills and servers killed with SIGKILL at random moments: what was acknowledged is there, and nothing is stuck.
+"""Workers and servers killed with SIGKILL at random moments: acknowledged changes are there, and nothing is blocked.
 
-A server on an append-only file writes each script's changes as one transaction, before it replies. With ``appendfsync
-always`` they are also on the disk by then. With ``everysec`` a second thread flushes once a second, and while it is
-busy the server holds back what it has to write, for two seconds at most: a kill in that moment loses acknowledged
-changes, though the machine goes on. What is lost are always the last ones.
+A server with an append-only file writes each script's changes as one transaction, before it replies. With
+``appendfsync always`` they are also on the disk by then. With ``everysec`` a second thread flushes once a second, and
+while it is busy the server holds back what it has to write, for two seconds at most: a kill in that moment loses
+acknowledged changes, although the machine keeps running. The changes that are lost are always the last ones.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def wait_for_short_locks() -> None:
     time.sleep(max(SHORT_MS) / 1000 + 0.05)
 
 
-def test_tills_are_killed_and_the_books_agree_with_what_they_were_told(tmp_path: Path) -> None:
+def test_after_workers_were_killed_the_totals_match_their_results(tmp_path: Path) -> None:
     for at in rounds():
         with running("valkey") as server, server.client() as client:
             workers = WorkerProcesses(server.socket, tmp_path / str(at), seed=random.randrange(2**32))
@@ -49,7 +49,7 @@ def test_tills_are_killed_and_the_books_agree_with_what_they_were_told(tmp_path:
             wait_for_short_locks()
             engine = VoucherSessions(client)
             found = audit(engine, workers.history)
-            print(f"{KILLS} tills killed: {found}")
+            print(f"{KILLS} workers killed: {found}")
             assert not found.lost
             assert found.unknown > 0, "some were killed in the middle of a call"
             for code in CODES:
@@ -64,7 +64,7 @@ def hold_for_ever(socket: str) -> None:
         time.sleep(600)
 
 
-def test_the_lock_of_a_dead_till_ends_with_its_ttl() -> None:
+def test_the_lock_of_a_killed_process_expires_with_its_ttl() -> None:
     """Not before, and not after: who was refused is told when to come again, and is then served."""
     with running("valkey") as server, server.client() as client:
         engine = VoucherSessions(client)
@@ -106,7 +106,7 @@ def test_a_server_that_flushes_always_is_killed_under_load_and_loses_nothing(nam
 
 
 @pytest.mark.parametrize("name", list(BINARIES))
-def test_locks_whose_time_runs_out_while_the_server_is_down_are_over(name: str) -> None:
+def test_locks_that_expire_while_the_server_is_down_are_expired(name: str) -> None:
     def session(key: str, ttl_ms: int) -> dict[str, object]:
         return {"type": "LOCK", "key": key, "ttl": ttl_ms, "ttl_unit": "MILLISECONDS"}
 
@@ -132,7 +132,7 @@ def test_locks_whose_time_runs_out_while_the_server_is_down_are_over(name: str) 
 
 
 @pytest.mark.parametrize("name", sorted({"valkey", "redis8"} & BINARIES.keys()))
-def test_a_server_that_waits_for_its_disk_loses_the_last_two_seconds_at_most(name: str, tmp_path: Path) -> None:
+def test_with_a_stalled_disk_at_most_the_last_two_seconds_are_lost(name: str, tmp_path: Path) -> None:
     for at in rounds():
         with running(name, **EVERYSEC) as server, server.client() as client:
             workers = WorkerProcesses(server.socket, tmp_path / str(at), seed=random.randrange(2**32), leave_ms=HOUR_MS)
@@ -156,7 +156,7 @@ def test_a_server_that_waits_for_its_disk_loses_the_last_two_seconds_at_most(nam
 
 
 @pytest.mark.parametrize("name", list(BINARIES))
-def test_a_kill_and_a_power_cut_leave_a_prefix_of_what_happened(name: str, tmp_path: Path) -> None:
+def test_after_a_kill_or_power_cut_the_data_is_a_prefix_of_the_history(name: str, tmp_path: Path) -> None:
     """After a power cut the disk has a part of the file: it ends anywhere, in the middle of a script's changes too."""
     for at in rounds():
         with running(name, **EVERYSEC) as server, server.client() as client:

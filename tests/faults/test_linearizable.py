@@ -1,4 +1,4 @@
-"""The checker of histories: some must pass, some must fail, and its error tells why."""
+"""The checker of histories: some must pass, some must fail, and its error says why."""
 
 from __future__ import annotations
 
@@ -222,17 +222,17 @@ UNEXPLAINED: dict[str, list[Op]] = {
 
 
 @pytest.mark.parametrize("name", EXPLAINED)
-def test_what_one_that_executes_calls_one_at_a_time_could_have_told_passes(name: str) -> None:
+def test_histories_with_a_valid_order_pass(name: str) -> None:
     check([PUT, *EXPLAINED[name]])
 
 
 @pytest.mark.parametrize("name", UNEXPLAINED)
-def test_what_no_order_of_the_calls_explains_fails(name: str) -> None:
+def test_histories_without_a_valid_order_fail(name: str) -> None:
     with pytest.raises(AssertionError, match="no order explains"):
         check([PUT, *UNEXPLAINED[name]])
 
 
-def test_the_error_tells_the_first_reply_that_nothing_explains() -> None:
+def test_the_error_names_the_first_reply_that_no_order_explains() -> None:
     later = [op("get_voucher", at, at + 1, state(0, 0)) for at in range(10, 50, 2)]
     with pytest.raises(AssertionError) as raised:
         check([PUT, *UNEXPLAINED["double grant"], *later])
@@ -244,7 +244,7 @@ def test_the_error_tells_the_first_reply_that_nothing_explains() -> None:
     assert any(line.startswith("    though the books say: [{'reason': 'quantity_exceeded'") for line in lines)
 
 
-def test_books_that_were_there_before() -> None:
+def test_histories_can_start_from_existing_vouchers() -> None:
     books = Books()
     answer(books, PUT, 0)
     check(EXPLAINED["unknown that took effect"], initial=books)
@@ -252,7 +252,7 @@ def test_books_that_were_there_before() -> None:
         check(EXPLAINED["unknown that took effect"])
 
 
-def test_too_much_at_a_time_is_no_verdict() -> None:
+def test_too_many_concurrent_calls_give_no_verdict() -> None:
     crowd = [op("validate", 2, None, key=f"k{at}") for at in range(20)]
     with pytest.raises(TooManyOrders):
         check([PUT, *crowd, op("get_voucher", 3, 4, state(0, 5))], steps=10)

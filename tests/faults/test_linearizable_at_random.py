@@ -1,4 +1,4 @@
-"""The checker held to histories of random executions of the model, and to slower searches that leave nothing out."""
+"""The checker tested with histories of random executions of the model, and against slower, exhaustive searches."""
 
 from __future__ import annotations
 
@@ -92,9 +92,7 @@ def give_ttl(books: Books, made: Op, moment: int) -> None:
 
 @SETTINGS
 @given(calls=st.lists(CALLS, max_size=14), data=st.data())
-def test_every_execution_passes_however_its_calls_overlap(
-    calls: list[tuple[str, dict[str, Any]]], data: st.DataObject
-) -> None:
+def test_every_execution_passes_with_any_overlap(calls: list[tuple[str, dict[str, Any]]], data: st.DataObject) -> None:
     check(execute(calls, data, width=13, lost=True))
 
 
@@ -131,7 +129,7 @@ def wrong(seen: Any) -> list[Any]:
 
 @SETTINGS
 @given(calls=st.lists(CALLS, max_size=10), data=st.data())
-def test_where_calls_come_one_after_the_other_any_wrong_reply_fails(
+def test_in_sequential_histories_any_wrong_reply_fails(
     calls: list[tuple[str, dict[str, Any]]], data: st.DataObject
 ) -> None:
     lasting = [(verb, {**args, "ttl_ms": DAY} if "ttl_ms" in args else args) for verb, args in calls]
@@ -163,7 +161,7 @@ def some_order_explains(history: Sequence[Op]) -> bool:
 
 @SETTINGS
 @given(calls=st.lists(CALLS, min_size=2, max_size=4), data=st.data(), wrong=st.booleans())
-def test_it_agrees_with_trying_all_orders(
+def test_the_checker_agrees_with_trying_all_orders(
     calls: list[tuple[str, dict[str, Any]]], data: st.DataObject, wrong: bool
 ) -> None:
     lasting = [(verb, {**args, "ttl_ms": DAY} if "ttl_ms" in args else args) for verb, args in calls]
@@ -191,7 +189,7 @@ class ExhaustiveSearch(Search):
 
 @SETTINGS
 @given(calls=st.lists(CALLS, min_size=2, max_size=8), data=st.data(), wrong=st.booleans())
-def test_its_shortcuts_leave_no_order_out(
+def test_the_checkers_shortcuts_skip_no_order(
     calls: list[tuple[str, dict[str, Any]]], data: st.DataObject, wrong: bool
 ) -> None:
     history = execute(calls, data, width=25, lost=True)

@@ -1,8 +1,7 @@
-"""Lost replies: whatever a network does to a call, its effect is there once, and its caller learns what it was.
+"""Lost replies: whatever a network does to a call, it takes effect once, and its caller can find out what happened.
 
-Every verb in all its ways, from callers of every kind, through a proxy that loses replies (and calls). Beside the
-servers stands a model of the books, which says what the first call is told, what it leaves behind, and what its caller
-is told who repeats it.
+Every verb in all its variants, with every kind of client, through a proxy that loses replies (and calls). A model
+predicts the result of the first call, what it stores, and the result of the repeated call.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from voucher_sessions import Voucher
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", VERB_CALLS)
-def test_lost_once(name: str, fault: Fault, routes: list[Route]) -> None:
+def test_one_lost_reply(name: str, fault: Fault, routes: list[Route]) -> None:
     def run(route: Route) -> None:
         timeout = SHORT_TIMEOUT if fault in SILENT else LONG_TIMEOUT
         if route.client_kind.retries:
@@ -43,7 +42,7 @@ def test_lost_once(name: str, fault: Fault, routes: list[Route]) -> None:
 
 @pytest.mark.parametrize("fault", ["close", "swallow"])
 @pytest.mark.parametrize("name", VERB_CALLS)
-def test_lost_as_often_as_the_client_tries(name: str, fault: Fault, routes: list[Route]) -> None:
+def test_a_reply_lost_at_every_try(name: str, fault: Fault, routes: list[Route]) -> None:
     def run(route: Route) -> None:
         timeout = SHORT_TIMEOUT if fault in SILENT else LONG_TIMEOUT
         never_answered(VERB_CALLS[name], route, itertools.repeat(fault), timeout, ran=True)
@@ -53,7 +52,7 @@ def test_lost_as_often_as_the_client_tries(name: str, fault: Fault, routes: list
 
 
 @pytest.mark.parametrize("name", VERB_CALLS)
-def test_lost_with_the_script_cache_flushed(name: str, routes: list[Route]) -> None:
+def test_a_lost_reply_and_a_flushed_script_cache(name: str, routes: list[Route]) -> None:
     """Between a script's run and its repetition, where the client repeats it; else before its run."""
     call = VERB_CALLS[name]
     for route in routes:  # one after the other: a server's cache is everybody's
@@ -156,7 +155,7 @@ OVERTAKEN: dict[str, tuple[str, Sequence[VerbCall]]] = {
 
 @pytest.mark.parametrize("fault", ["close", "swallow", "late"])
 @pytest.mark.parametrize("name", OVERTAKEN)
-def test_overtaken(name: str, fault: Fault, routes: list[Route]) -> None:
+def test_overtaken_by_other_calls(name: str, fault: Fault, routes: list[Route]) -> None:
     """Before the client has repeated it; with ``late``, when the repetition was answered, before the first copy came."""
     call, others = OVERTAKEN[name]
     timeout = SHORT_TIMEOUT if fault in SILENT else LONG_TIMEOUT

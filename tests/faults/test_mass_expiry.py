@@ -1,6 +1,6 @@
-"""A million locks that expire at once, or within a minute: answered rightly, in script calls that nobody notices.
+"""A million locks that expire at once, or within a minute: correct results, and no script call blocks the server.
 
-The locks are written past the engine, in the form that lua/book.lua tells, for it takes the engine minutes.
+The locks are written directly, in the form that lua/book.lua describes, because the engine would take minutes.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def best_of(measure: Callable[[], tuple[list[Call], float]]) -> None:
     raise AssertionError(f"a script call of {max(best):.0f} µs, where a no-op takes {no_op:.0f}")
 
 
-def test_what_is_written_by_hand_is_as_if_the_engine_had_written_it() -> None:
+def test_the_generated_locks_equal_those_of_the_engine() -> None:
     with running("valkey") as server, server.client() as admin:
         engine = VoucherSessions(admin)
         engine.put_voucher(Voucher(code="A", quantity=3_000, credits=3_000))
@@ -203,7 +203,7 @@ def test_what_is_written_by_hand_is_as_if_the_engine_had_written_it() -> None:
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_million_that_expire_within_a_minute_beside_a_thousand_that_live_on(name: str) -> None:
+def test_a_million_locks_expire_within_a_minute_beside_a_thousand_live_ones(name: str) -> None:
     """The session keys of those that have expired have gone, each at its time, and no script asks for them."""
 
     def measure() -> tuple[list[Call], float]:
@@ -240,7 +240,7 @@ def test_a_million_that_expire_within_a_minute_beside_a_thousand_that_live_on(na
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_million_that_expire_in_the_same_millisecond(name: str) -> None:
+def test_a_million_locks_expire_in_the_same_millisecond(name: str) -> None:
     """The session keys are the server's to take away, one by one; the index, which it might free in one go, is not."""
 
     def measure() -> tuple[list[Call], float]:

@@ -1,4 +1,4 @@
-"""``NotDurable``, verb by verb: it carries the result, and the same call again is confirmed once replicas are back."""
+"""``NotDurable`` for every verb: it carries the result, and the same call is confirmed once replicas are back."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def is_confirmed(call: Callable[[], Any]) -> bool:
     return True
 
 
-def test_every_change_waits_carries_its_result_and_is_confirmed_when_repeated(
+def test_every_change_raises_with_its_result_and_is_confirmed_when_repeated(
     mend: Callable[[], None], open_engine: Callable[[], Any]
 ) -> None:
     engine = open_engine()
@@ -111,7 +111,7 @@ def test_every_change_waits_carries_its_result_and_is_confirmed_when_repeated(
     assert [engine.get_voucher(code).credits.used for code in ("A", *CODES)] == [10, 0, 0], "each had its effect once"
 
 
-def test_who_finds_all_done_by_somebody_else_waits_too(
+def test_a_call_that_finds_the_change_already_made_waits_too(
     mend: Callable[[], None], open_engine: Callable[[], Any]
 ) -> None:
     """The script then writes nothing, and a connection that wrote nothing would be told that all replicas have it."""

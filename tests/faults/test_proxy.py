@@ -1,4 +1,4 @@
-"""The proxy does to connections what it says; else the tests behind it would prove nothing."""
+"""The proxy does to connections what it promises; otherwise the tests that use it would prove nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def once(proxy: Proxy, timeout: float) -> redis.Redis:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_what_its_name_says(server: Server, fault: Fault) -> None:
+def test_each_fault_does_what_its_name_says(server: Server, fault: Fault) -> None:
     with server.client() as direct, Proxy(server.socket) as proxy, once(proxy, 0.3) as client:
         direct.delete("n")
         client.ping()
@@ -107,7 +107,7 @@ def test_a_server_on_a_port(server: Server) -> None:
         assert client.eval("return 7", 0) == 7
 
 
-def test_a_server_that_is_not_there() -> None:
+def test_a_server_that_does_not_exist() -> None:
     with Proxy("/nowhere") as proxy, once(proxy, 10) as client, pytest.raises(RedisConnectionError):
         client.ping()
 
@@ -120,7 +120,7 @@ def test_a_server_that_dies(server_of: Callable[[str], Server]) -> None:
             client.ping()
 
 
-def test_random_faults_are_those_of_their_seed() -> None:
+def test_random_faults_depend_only_on_their_seed() -> None:
     one, other = ([*itertools.islice(at_random(seed, 0.3), 200)] for seed in (1, 1))
     assert one == other
     assert set(one) == {None, *FAULTS}

@@ -1,6 +1,6 @@
-"""Random faults under load: processes, threads and tasks on the same vouchers, and the checker over what they were told.
+"""Random faults under load: processes, threads and tasks use the same vouchers, and their history must be linearizable.
 
-SOAK_SECONDS makes it long; then ``pytest -s`` shows how far it is.
+SOAK_SECONDS sets a longer run; then ``pytest -s`` shows its progress.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ spawn = multiprocessing.get_context("spawn")
 
 
 @pytest.mark.parametrize("sharing", [False, True], ids=["carts of their own", "shared carts"])
-def test_an_order_of_the_calls_explains_what_everybody_was_told(
+def test_histories_under_random_faults_are_linearizable(
     sharing: bool, real_servers: list[Server], soak_seconds: float, tmp_path: Path
 ) -> None:
     ends = time.monotonic() + soak_seconds

@@ -1,4 +1,4 @@
-"""A sentinel that comes back with an old view, and the old primary with it: clients believe it until it hears better."""
+"""A sentinel and the old primary come back: clients believe the sentinel until it has learned of the new primary."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def fail_over_without(first: Node, sentinels: Sentinels) -> Node:
     return old
 
 
-def test_a_sentinel_with_an_old_view_is_believed_and_durability_keeps_changes_away_from_its_primary() -> None:
+def test_a_sentinel_with_an_old_view_is_believed_and_durability_refuses_its_primary() -> None:
     with running_sentinels("valkey", down_after_ms=600) as sentinels:
         first, *others = sentinels.sentinels
         with VoucherSessions.from_url(sentinels.url) as engine:

@@ -1,7 +1,7 @@
-"""Servers in trouble: each is told clearly, nothing is half done, and afterwards the books are right.
+"""Servers in trouble: each raises a clear error, no call takes half an effect, and all totals are right afterwards.
 
-Full memory, a replica, loading, busy, no access, a broken disk, a cluster that is down. What other hands do to the keys
-is in test_damage.py.
+Full memory, a replica, loading, busy, no access, a broken disk, a cluster that is down. Keys that were changed by
+something other than this library are in test_damaged_keys.py.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def test_a_full_server_refuses_what_grows_and_half_changes_nothing(
 
 @pytest.mark.parametrize("keys", [TWO, ONE])
 @pytest.mark.parametrize("act", SHRINKING)
-def test_a_full_server_still_gives_back(
+def test_a_full_server_still_accepts_releases_and_rollbacks(
     server: Server,
     admin: redis.Redis,
     engine_on: Callable[..., Any],
@@ -172,7 +172,7 @@ def test_a_full_server_still_gives_back(
     assert {each.key for each in engine.list_sessions("B")} - {"cart"} == set(keys) - {"cart"}, "that of others stays"
 
 
-def test_locks_that_expire_on_a_full_server_are_taken_out(
+def test_expired_locks_on_a_full_server_are_removed(
     server: Server, admin: redis.Redis, engine_on: Callable[..., Any], full: Callable[[], bool]
 ) -> None:
     engine = engine_on(server)
@@ -190,8 +190,8 @@ def test_locks_that_expire_on_a_full_server_are_taken_out(
     recount(admin, "A", "B", "C")
 
 
-def test_memory_that_runs_out_again_and_again_under_load(server: Server, admin: redis.Redis, tmp_path: Path) -> None:
-    """Somebody else's keys fill it and go, while tills sell: what was refused has not happened, and the rest has."""
+def test_memory_runs_out_repeatedly_under_load(server: Server, admin: redis.Redis, tmp_path: Path) -> None:
+    """Somebody else's keys fill it and go, while workers redeem: what was refused has not happened, and the rest has."""
     workers = WorkerProcesses(server.socket, tmp_path, seed=random.randrange(2**32))
     workers.open(WORKERS)
     workers.until_written(20_000)
@@ -264,9 +264,7 @@ def test_a_replica_answers_but_changes_nothing(name: str, engine_on: Callable[..
 
 
 @pytest.mark.parametrize("name", list(BINARIES))
-def test_a_server_that_loads_its_data_is_an_unknown_outcome_and_then_all_is_there(
-    name: str, engine_on: Callable[..., Any]
-) -> None:
+def test_a_loading_server_is_an_unknown_outcome_and_loses_nothing(name: str, engine_on: Callable[..., Any]) -> None:
     """redis-py may have sent the call before; that the last try was not run says nothing of the first."""
     slow = {"key_load_delay": "3000", "loading_process_events_interval_bytes": "1024"}
     with running(name, save="3600 1", **slow) as server:
@@ -344,7 +342,7 @@ def is_busy(admin: redis.Redis) -> bool:
         return "BUSY" in str(error)
 
 
-def test_somebody_elses_script_keeps_the_server_busy(
+def test_a_foreign_script_keeps_the_server_busy(
     server: Server, admin: redis.Redis, engine_on: Callable[..., Any]
 ) -> None:
     engine = engine_on(server)
@@ -366,7 +364,7 @@ def test_somebody_elses_script_keeps_the_server_busy(
 @pytest.mark.parametrize(
     "credentials", [{}, {"password": "wrong"}, {"username": "till", "password": "secret"}], ids=["none", "wrong", "off"]
 )
-def test_who_has_no_access_is_told_so(
+def test_missing_access_is_reported(
     server: Server, admin: redis.Redis, engine_on: Callable[..., Any], credentials: dict[str, str]
 ) -> None:
     """By redis-py's own error, and not as an unknown outcome, though redis-py counts it among the failed connections.
@@ -390,7 +388,7 @@ def test_who_has_no_access_is_told_so(
         admin.execute_command("ACL", "DELUSER", "till")
 
 
-def test_a_script_refused_a_command_half_way_is_mended_by_repair(
+def test_repair_corrects_what_an_aborted_script_left(
     server: Server, admin: redis.Redis, engine_on: Callable[..., Any]
 ) -> None:
     """No script of Redis is undone. The totals may be behind then, and grant nothing beyond the limit even so."""
@@ -443,7 +441,7 @@ def test_a_server_that_cannot_save_refuses_every_change(
         recount(admin, "A", "B")
 
 
-def test_too_few_replicas_refuse_every_change(
+def test_with_too_few_replicas_every_change_is_refused(
     server: Server, admin: redis.Redis, engine_on: Callable[..., Any]
 ) -> None:
     engine = engine_on(server)
@@ -473,7 +471,7 @@ def lone_node() -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_a_cluster_that_is_down_is_waited_for_and_then_told(
+def test_calls_wait_for_a_cluster_that_is_down_and_then_raise(
     kind: str, lone_node: Server, loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slot of which nobody takes care stops the whole cluster, all vouchers alike."""

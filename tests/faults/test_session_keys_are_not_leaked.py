@@ -1,4 +1,4 @@
-"""No error shows a session key, and neither does anything that stands behind an error."""
+"""No error shows a session key, and neither does any error that it was raised from."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from voucher_sessions._core.verbs import Verbs
 
 
 @pytest.mark.parametrize("recorded_call", RECORDED_CALLS, ids=repr)
-def test_no_error_about_a_bent_reply_shows_a_key(recorded_call: RecordedCall) -> None:
+def test_no_error_about_an_invalid_reply_shows_a_session_key(recorded_call: RecordedCall) -> None:
     """Not the error of ours, and nothing that stands behind it."""
     for answers in all_similar_replies(recorded_call):
         error = outcome(lambda answers=answers: recorded_call.call(VoucherSessions(ScriptedClient(*answers))))  # type: ignore[arg-type, misc]  # a stand-in
@@ -46,7 +46,7 @@ def test_no_error_about_a_bent_reply_shows_a_key(recorded_call: RecordedCall) ->
     ],
     ids=repr,
 )
-def test_no_error_about_a_failed_command_shows_a_key(recorded_call: RecordedCall, error: Exception) -> None:
+def test_no_error_about_a_failed_command_shows_a_session_key(recorded_call: RecordedCall, error: Exception) -> None:
     for error_seen in on_both(recorded_call, error):
         assert_no_session_key(error_seen)
 
@@ -59,7 +59,7 @@ ERRORS: Final[list[VoucherSessionsError]] = [
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_errors_that_carry_a_key_do_not_show_it(error: VoucherSessionsError) -> None:
+def test_errors_with_a_session_key_do_not_show_it(error: VoucherSessionsError) -> None:
     assert_no_session_key(error)
     assert KEY in str(vars(error)) or error.__dict__["result"].session_key == KEY
 
@@ -83,7 +83,7 @@ BAD_SESSIONS: Final[list[Any]] = [
 
 
 @pytest.mark.parametrize("session", [*BAD_SESSIONS, KEY])
-def test_no_refusal_of_a_session_shows_a_key(session: Any) -> None:
+def test_no_refusal_of_a_session_shows_its_key(session: Any) -> None:
     calls = Verbs(Keys("vs"), None)
     with pytest.raises(VoucherSessionsError) as refused:
         calls.validate("A", 0, 0, session)
@@ -107,7 +107,7 @@ def test_no_refusal_of_a_bare_key_shows_it(key: Any) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"ttl": 5}, {"ttl": 0, "ttl_unit": "DAYS"}, {"ttl_unit": "WEEKS"}, {"type": "HOLD"}])
-def test_a_hosts_own_model_does_not_show_the_key_beside_what_is_wrong(wrong: dict[str, Any]) -> None:
+def test_a_hosts_own_model_does_not_show_the_key(wrong: dict[str, Any]) -> None:
     class Body(BaseModel):
         session: Session
 

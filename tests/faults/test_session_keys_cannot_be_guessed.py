@@ -1,4 +1,4 @@
-"""A session key is a capability: nobody can guess one that the engine made, and nobody reads one where people look."""
+"""A session key is a capability: generated keys cannot be guessed, and logs and reprs do not show keys."""
 
 from __future__ import annotations
 
@@ -117,13 +117,13 @@ def test_a_generated_key_has_128_bits_of_a_cryptographic_source(
     assert len(set(key[4:])) > 1
 
 
-def test_each_letter_is_as_likely_as_the_others(source: FakeSecrets, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_character_is_equally_likely(source: FakeSecrets, monkeypatch: pytest.MonkeyPatch) -> None:
     """All bytes that the source can give stand for each letter equally often, or for none; so each carries log2(62)."""
     monkeypatch.setattr(source, "token_bytes", lambda length: bytes(range(256)))
     assert Counter(requests.random_text(248)) == dict.fromkeys(LETTERS, 4)
 
 
-def test_the_source_is_the_systems() -> None:
+def test_the_random_source_is_the_operating_system() -> None:
     assert vars(requests)["secrets"] is secrets
     assert issubclass(secrets.SystemRandom, random.SystemRandom)
 

@@ -1,4 +1,4 @@
-"""One engine in many threads, before and after forks, in worker processes: every call gets its own answer, or an error."""
+"""One engine in many threads, across forks and in worker processes: every call gets its own reply, or an error."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def right_in_a_child(options: dict[str, Any]) -> set[Any]:
 
 
 @pytest.mark.parametrize("options", CLIENTS, ids=str)
-def test_used_before_and_after_a_fork(server: Server, options: dict[str, Any]) -> None:
+def test_an_engine_used_before_and_after_a_fork(server: Server, options: dict[str, Any]) -> None:
     with server.client(**options) as client:
         engine = VoucherSessions(client)
         assert credits_of(engine, "A") == 111
@@ -169,7 +169,7 @@ def test_used_before_and_after_a_fork(server: Server, options: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("options", CLIENTS, ids=str)
-def test_forked_while_threads_are_in_calls(server: Server, options: dict[str, Any]) -> None:
+def test_a_fork_while_threads_are_in_calls(server: Server, options: dict[str, Any]) -> None:
     """Whatever they hold at that moment, the child neither waits for it nor hears their answers."""
     over = threading.Event()
     with server.client(**options) as client, ThreadPoolExecutor(8) as threads:

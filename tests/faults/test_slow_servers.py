@@ -1,4 +1,4 @@
-"""A server slower than the client's socket_timeout, and clients as redis-py makes them by default."""
+"""A server slower than the client's socket_timeout, and clients with the default settings of redis-py."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHANGING = [name for name, call in VERB_CALLS.items() if changes(call)]
 
 
 @pytest.mark.parametrize("name", CHANGING)
-def test_a_server_that_stands_still_for_longer_than_the_timeout(
+def test_a_server_stopped_for_longer_than_the_timeout(
     name: str, prepared: list[PreparedServer], proxy_of: Callable[[Server, int], Proxy]
 ) -> None:
     """What was sent waits before it, while clients give up or come again, and is run when it goes on."""
@@ -87,7 +87,7 @@ def default_client(
             runner.run(waiting.aclose())
 
 
-def test_redis_pys_own_defaults(default_client: tuple[Trial, Any]) -> None:
+def test_the_defaults_of_redis_py(default_client: tuple[Trial, Any]) -> None:
     trial, engine = default_client
     for call in (LOCK, REDEEM, RELEASE):
         calls = trial.proxy.calls
@@ -98,7 +98,7 @@ def test_redis_pys_own_defaults(default_client: tuple[Trial, Any]) -> None:
         trial.check(generated_by(call, outcome))
 
 
-def test_redis_pys_own_defaults_when_every_reply_is_lost(default_client: tuple[Trial, Any]) -> None:
+def test_the_defaults_of_redis_py_when_every_reply_is_lost(default_client: tuple[Trial, Any]) -> None:
     """It gives up in the end; its caller takes the generated id from the error and learns all."""
     trial, engine = default_client
     trial.call = REDEEM

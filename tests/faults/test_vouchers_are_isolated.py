@@ -1,4 +1,4 @@
-"""No code, session key or redemption id reaches another voucher's keys, whatever is in it."""
+"""No code, session key or redemption id reaches another voucher's keys, whatever characters it contains."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def code_in(key: bytes) -> str:
 @example(code="A", session_key="x", redemption_id="x")
 @example(code="A}:session:x", session_key="x", redemption_id="}:locks")
 @example(code="A%7D", session_key="%", redemption_id="{")
-def test_every_key_tells_its_voucher(partition: str, code: str, session_key: str, redemption_id: str) -> None:
+def test_every_key_contains_its_voucher(partition: str, code: str, session_key: str, redemption_id: str) -> None:
     """So no two vouchers have one in common; and all of one share a slot."""
     keys = keys_of(partition, code, session_key, redemption_id)
     assert len(keys) == 5, "book, index, session, receipt, fence"
@@ -111,7 +111,7 @@ def test_two_vouchers_have_no_key_in_common(
     assert mine.isdisjoint(theirs)
 
 
-def test_all_pairs_of_nasty_codes() -> None:
+def test_all_pairs_of_difficult_codes() -> None:
     """Under every partition at once: engines that differ in it alone do not meet either."""
     owner: dict[bytes, str] = {}
     codes = [code for code in NASTY if code.strip()]
@@ -123,7 +123,7 @@ def test_all_pairs_of_nasty_codes() -> None:
 
 @pytest.mark.parametrize("lies", [["encode"], ["replace"], ["encode", "replace", "__str__"], ["__eq__", "__hash__"]])
 @pytest.mark.parametrize("name", ["code", "session_key", "redemption_id"])
-def test_a_text_that_lies_about_itself_reaches_no_other_key(name: str, lies: list[str]) -> None:
+def test_a_str_subclass_that_misreports_its_value_reaches_no_other_key(name: str, lies: list[str]) -> None:
     honest = {"code": "A", "session_key": "cart", "redemption_id": "order"}
     liar = misbehaving(str, honest[name], lies=lies).make()
     assert keys_of("none", **honest | {name: liar}) == keys_of("none", **honest)
@@ -155,9 +155,7 @@ def use(engine: VoucherSessions, code: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("partition", ["none", "all in one", "what looks like keys"])
-def test_nothing_that_is_done_to_one_voucher_is_seen_on_another(
-    server_of: Callable[[str], Server], partition: str
-) -> None:
+def test_calls_on_one_voucher_do_not_affect_another(server_of: Callable[[str], Server], partition: str) -> None:
     with server_of("valkey").client() as client:
         client.flushall()
         engine = VoucherSessions(client, partition=PARTITIONS[partition])

@@ -1,4 +1,4 @@
-"""Callers of every kind, and the books in a model beside them: what each call must tell and leave behind."""
+"""Calls of every verb, the kinds of clients that make them, and the model that predicts each result."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def changes(call: VerbCall) -> bool:
 
 
 class ClientKind(NamedTuple):
-    """A kind of client, and of engine."""
+    """A kind of client, and of the engine over it."""
 
     kind: str
     retries: int  # how often the client repeats by itself what got no reply
@@ -165,7 +165,7 @@ class ClientKind(NamedTuple):
 
     @contextmanager
     def engine(self, port: int, timeout: float, prefix: str) -> Iterator[VoucherSessions]:
-        """An engine behind a proxy, its connection made; the asyncio one is awaited behind the sync one's face."""
+        """An engine behind a proxy, its connection made; ``BlockingAsync`` awaits the calls of the asyncio one."""
         client = self.client(port, timeout)
         if self.kind == "sync":
             with client:

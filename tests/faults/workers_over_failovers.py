@@ -1,4 +1,4 @@
-"""Shops: tills in threads that go on while their primary is replaced. Each asks its place where to call, every time."""
+"""Workers in threads that continue while their primary is replaced: before every call they look up its address."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from voucher_sessions import AsyncVoucherSessions, Durability, NotDurable, Vouch
 
 @dataclass
 class PrimaryAddress:
-    """Where the primary is, as far as those who ask here have heard. None: they wait for the news.
+    """The address of the primary that some workers use. None: they wait until it is set.
 
     ``patience``: for how many seconds they wait for a reply.
     """
@@ -32,7 +32,7 @@ class PrimaryAddress:
 
 
 class CurrentEngine:
-    """The engine of one thread for the primary of the moment, sync or asyncio.
+    """Returns the engine of one thread for the current address of its primary, sync or asyncio.
 
     Its client repeats nothing by itself.
     """
@@ -64,7 +64,7 @@ class CurrentEngine:
 
 
 class CheckedThreads:
-    """Threads whose errors are not lost."""
+    """Threads whose errors ``join`` raises."""
 
     def __init__(self) -> None:
         self._threads: list[threading.Thread] = []
@@ -90,6 +90,8 @@ class CheckedThreads:
 
 @dataclass
 class WorkerThreads:
+    """The workers' recorders; setting ``over`` ends the workers."""
+
     recorders: list[Recorder] = field(default_factory=list)
     over: bool = False
 
@@ -106,7 +108,7 @@ class WorkerThreads:
         return sum(op.end is not None and op.changes for op in self.history)
 
     def waits_for_replies(self, *numbers: int) -> bool:
-        """Whether these tills have sent what nobody answers."""
+        """Whether these workers wait for a reply."""
         histories = [self.recorders[1 + number].history for number in numbers]
         return all(history and history[-1].end is None for history in histories)
 
@@ -122,7 +124,7 @@ def _put(workers: WorkerThreads, engine: VoucherSessions, code: str) -> bool:
 
 @contextmanager
 def running_workers(durability: Durability, *addresses: PrimaryAddress) -> Iterator[WorkerThreads]:
-    """A till for each place, sync and asyncio by turns; the first place has the vouchers."""
+    """A worker for each address, sync and asyncio by turns; the server at the first address gets the vouchers."""
     workers, threads = WorkerThreads([Recorder("manager")]), CheckedThreads()
     with ExitStack() as current_engines:
         with VoucherSessions.from_url(str(addresses[0].url), durability=durability) as engine:

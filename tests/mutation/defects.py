@@ -1,4 +1,4 @@
-"""Small defects that a source text could have, one at a time: what ``mutants.py`` puts into the scripts and the calls."""
+"""Small defects that ``mutation.run`` puts into the source of scripts and calls, one at a time."""
 
 from __future__ import annotations
 

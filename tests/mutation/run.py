@@ -82,7 +82,7 @@ LUA: Final = (
     Selection(_BEHAVIOUR, "valkey and sync-repeated", 60),
     Selection(
         ("faults/test_damaged_keys", "faults/test_lost_replies", "core/test_server_check"),
-        "valkey and not async and not text or test_overtaken and close",
+        "valkey and not async and not text or test_overtaken_by_other_calls and close",
         180,
     ),
 )

@@ -25,7 +25,7 @@ def test_the_package_alone_imports_nothing_heavy() -> None:
     assert imported.isdisjoint({"redis", "pydantic", "voucher_sessions.errors"})
 
 
-def test_an_engine_brings_neither_the_other_nor_what_starts_servers() -> None:
+def test_an_engine_imports_neither_the_other_engine_nor_the_embedded_server() -> None:
     imported = modules_after("from voucher_sessions import VoucherSessions")
     assert {"redis", "pydantic", "voucher_sessions.engine"} <= imported
     unused = {

@@ -200,7 +200,7 @@ SESSION_VALUES: dict[str, st.SearchStrategy[Any]] = {
 @example({"type": "LOCK", "key": "cart", "ttl": 1, "ttl_unit": "DAYS"})
 @example({"type": "LOCK", "key": "cart", "ttl": True, "ttl_unit": "DAYS"})
 @example({"type": "LOCK", "key": "cart", "ttl": 1.0, "ttl_unit": "DAYS"})
-def test_the_quick_way_to_a_lock_and_the_slow_one_agree(session: dict[str, Any]) -> None:
+def test_the_fast_and_the_slow_parser_of_a_session_agree(session: dict[str, Any]) -> None:
     """One takes plain values in a dict or a Session; a mapping of another class takes the other."""
 
     def told(session: Any) -> object:
@@ -218,7 +218,7 @@ def test_the_quick_way_to_a_lock_and_the_slow_one_agree(session: dict[str, Any])
             assert requests.session_request(made)[1:] == requests.session_request(session)[1:]
 
 
-def test_the_quick_way_to_a_lock_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fast_parser_of_a_session_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     plain: dict[str, Any] = {"type": "LOCK", "key": "cart", "ttl": 5, "ttl_unit": "HOURS"}
     expected = requests.SessionRequest("cart", 5, TtlUnit.HOURS, 5 * 3_600_000)
     assert requests.session_request(MappingProxyType(plain)) == expected
@@ -249,7 +249,7 @@ def test_both_engines_have_the_same_verbs_with_the_same_parameters() -> None:
         assert all(getattr(engine, name).__doc__ for name in verbs(engine))
 
 
-def test_a_client_that_was_handed_in_stays_open() -> None:
+def test_a_client_passed_to_the_engine_stays_open() -> None:
     """``close`` closes only what the engine itself opened."""
     client = fakeredis.FakeRedis()
     with VoucherSessions(client) as engine:
@@ -274,7 +274,9 @@ FIGURES = st.sampled_from([0, 1, 5, -1, 2**53 - 1, 2**53, b"", b"quantity_exceed
 @example([b"answered", 7], [b"", 0, 0, -1, 5, 5, 9, 5, 0], True)
 @example([b"answered", 7], [b"quantity_exceeded", 1, 5, 0, 5, 5, 9, 5, 0], True)
 @example([b"answered", 7], [b"", 0, 0, 0, 0, 0, 2**53 - 1, 0, 0], True)  # a time after the year 9999
-def test_one_vouchers_answer_is_read_like_a_stacks(begin: list[Any], row: list[Any], with_lock: bool) -> None:
+def test_the_reply_for_one_voucher_is_read_like_that_for_a_stack(
+    begin: list[Any], row: list[Any], with_lock: bool
+) -> None:
     """The short way, and the way of a list."""
     lock = requests.session_request({"type": "LOCK", "key": "k"}) if with_lock else None
 

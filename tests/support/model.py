@@ -1,6 +1,6 @@
-"""A model of the books in plain Python: what DESIGN.md promises, told without Redis, scripts or keys.
+"""A model of the vouchers in plain Python: the rules of DESIGN.md without Redis, scripts or keys.
 
-It knows the clock only as a number that it is given, and forgets nothing: the machine compares every result with it.
+It gets the time as a number and forgets nothing: the state machine compares every result with it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A server that speaks TLS, and asks its clients for a certificate, with an authority made for it."""
+"""A TLS server that requires a client certificate, with a certificate authority made for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for events, with a bound that no busy machine reaches; and how long chance is given."""
+"""Waits for a condition, with a limit that no busy machine reaches; and repeats random tests for SOAK_SECONDS."""
 
 from __future__ import annotations
 

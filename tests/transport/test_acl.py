@@ -1,4 +1,4 @@
-"""The ACL rule in docs/server.md: with it everything works, without any one of its commands one is told."""
+"""The ACL rule in docs/server.md: with it everything works; without any one of its commands the error names it."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def denied(admin: redis.Redis) -> set[str]:
     return {str(each["object"]) for each in admin.acl_log()} - {"client|setinfo"}
 
 
-def test_the_rule_is_what_the_scripts_call_and_what_runs_them() -> None:
+def test_the_acl_rule_lists_exactly_the_commands_of_the_scripts() -> None:
     assert sorted(COMMANDS) == sorted(f"+{name.lower()}" for name in ("EVAL", "EVALSHA", *scripts.COMMANDS))
     assert len(EXTRAS) == 8
 
@@ -117,9 +117,7 @@ def test_with_the_rule_everything_works(engine_as: Callable[..., Any], admin: re
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_without_one_of_its_commands_it_is_told_which(
-    engine_as: Callable[..., Any], admin: redis.Redis, command: str
-) -> None:
+def test_a_missing_command_permission_is_named(engine_as: Callable[..., Any], admin: redis.Redis, command: str) -> None:
     name = command[1:]
     admin.script_flush()
     engine = engine_as(*[word for word in RULE if word != command])
@@ -132,7 +130,7 @@ def test_without_one_of_its_commands_it_is_told_which(
     assert name in denied(admin)
 
 
-def test_without_the_keys_it_is_told(engine_as: Callable[..., Any], admin: redis.Redis) -> None:
+def test_a_missing_key_permission_is_named(engine_as: Callable[..., Any], admin: redis.Redis) -> None:
     with pytest.raises(ServerRefused, match=r"[Nn]o permissions to access"):
         everything(engine_as(*["~other:*" if word == "~vs:*" else word for word in RULE]))
     assert admin.keys() == []
@@ -207,7 +205,7 @@ def test_another_database_needs_its_row(engine_as: Callable[..., Any], admin: re
         assert denied(admin) == {name}
 
 
-def test_the_name_in_the_client_list_is_a_luxury(engine_as: Callable[..., Any], admin: redis.Redis) -> None:
+def test_the_connection_name_is_optional(engine_as: Callable[..., Any], admin: redis.Redis) -> None:
     """Of a server that does not know it, nothing is denied either."""
     row = extra("`CLIENT LIST`")
     everything(engine_as(*RULE, *([] if lacks(admin, row) else row)))

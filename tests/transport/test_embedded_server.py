@@ -1,4 +1,4 @@
-"""``embedded://``: real servers and real processes, killed where they stand."""
+"""``embedded://`` with real servers and real processes, which the tests kill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals in the middle of calls, and forks: no call reads a reply, or uses a connection, that is somebody else's."""
+"""Signals during calls, and forks: no call reads a reply, or uses a connection, that belongs to another."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def in_a_batch(engine: VoucherSessions) -> object:
 
 @pytest.mark.parametrize("call", [one_by_one, in_a_batch])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(), ValueError("raised by a signal's handler")])
-def test_a_connection_on_which_a_call_was_interrupted_is_closed(
+def test_the_connection_of_an_interrupted_call_is_closed(
     call: Callable[[VoucherSessions], object], error: BaseException
 ) -> None:
     client: Any = Interrupted(error)
@@ -67,14 +67,14 @@ def test_a_connection_on_which_a_call_was_interrupted_is_closed(
 
 
 @pytest.mark.parametrize("call", [one_by_one, in_a_batch])
-def test_one_whose_call_failed_is_not(call: Callable[[VoucherSessions], object]) -> None:
+def test_the_connection_of_a_failed_call_stays_open(call: Callable[[VoucherSessions], object]) -> None:
     client: Any = Interrupted(redis.exceptions.ConnectionError("gone"))
     with pytest.raises(OutcomeUnknown):
         call(VoucherSessions(client))
     assert not client.connection_pool.closed
 
 
-def test_what_can_be_closed_of_each_client(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disconnect_closes_what_each_kind_of_client_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     single: Any = OneConnection(KeyboardInterrupt())
     clients.disconnect(single)
     assert single.connection.closed

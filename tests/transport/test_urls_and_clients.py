@@ -1,4 +1,4 @@
-"""From a URL to a client: what is built, what is refused, and one round trip over each kind of connection."""
+"""The client that is built from a URL, what is refused, and one round trip over each kind of connection."""
 
 from __future__ import annotations
 
