@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 __all__ = [
     "ActiveSession",
+    "AsyncPipeline",
     "AsyncVoucherSessions",
     "Audit",
     "Available",
@@ -20,6 +21,7 @@ __all__ = [
     "LoyaltyPointsExceeded",
     "NotDurable",
     "OutcomeUnknown",
+    "Pipeline",
     "QuantityExceeded",
     "Redeemable",
     "Redemption",
@@ -29,6 +31,7 @@ __all__ = [
     "Rollback",
     "ServerRefused",
     "Session",
+    "SessionFields",
     "SessionNotFound",
     "SessionType",
     "StackRedemption",
@@ -43,8 +46,19 @@ __all__ = [
     "VoucherState",
 ]
 
-# Where they are, lightest first.
-_MODULES = ("errors", "models", "results", "engine", "aio")
+# The modules that define these names. The ones that import least come first.
+_MODULES = ("errors", "models", "results", "pipelines", "engine", "aio")
+
+
+def _version() -> str:
+    """The version of the installed distribution, ``0+unknown`` for sources that are not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("voucher-sessions")
+    except PackageNotFoundError:
+        return "0+unknown"
+
 
 if TYPE_CHECKING:
     from voucher_sessions.aio import AsyncVoucherSessions
@@ -67,7 +81,17 @@ if TYPE_CHECKING:
         VoucherNotFound,
         VoucherSessionsError,
     )
-    from voucher_sessions.models import Durability, Redeemable, Session, SessionType, TtlUnit, Used, Voucher
+    from voucher_sessions.models import (
+        Durability,
+        Redeemable,
+        Session,
+        SessionFields,
+        SessionType,
+        TtlUnit,
+        Used,
+        Voucher,
+    )
+    from voucher_sessions.pipelines import AsyncPipeline, Pipeline
     from voucher_sessions.results import (
         ActiveSession,
         Audit,
@@ -82,10 +106,15 @@ if TYPE_CHECKING:
         Validation,
         VoucherState,
     )
-else:  # to a type checker it would say that there is any name
+
+    __version__: str
+else:  # a type checker that sees a module's __getattr__ takes every name for defined
 
     def __getattr__(name: str) -> object:
-        """What a program uses is imported when it first asks for it, redis and pydantic with it."""
+        """Import a name when it is first used, so that importing the package alone loads neither redis nor pydantic."""
+        if name == "__version__":
+            globals()[name] = _version()
+            return globals()[name]
         for module in _MODULES if name in __all__ else ():
             names = vars(import_module(f"{__name__}.{module}"))
             if name in names:
@@ -94,4 +123,4 @@ else:  # to a type checker it would say that there is any name
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return sorted({*globals(), *__all__, "__version__"})

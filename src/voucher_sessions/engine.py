@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from voucher_sessions._core import confirmation, server_check
 from voucher_sessions._core.audit import Steps
 from voucher_sessions._core.keys import Keys
-from voucher_sessions._core.requests import SessionLike
 from voucher_sessions._core.verbs import Verbs
 from voucher_sessions._transport import clients, urls
 from voucher_sessions._transport.sync import SyncTransport
-from voucher_sessions.models import Durability, IfSessionMissing, Redeemable, Used, Voucher
+from voucher_sessions.models import Durability, IfSessionMissing, Redeemable, SessionLike, Used, Voucher
 from voucher_sessions.pipelines import Pipeline
 from voucher_sessions.results import (
     ActiveSession,

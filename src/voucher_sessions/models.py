@@ -11,21 +11,22 @@ import math
 from collections.abc import Iterator
 from enum import StrEnum
 from fractions import Fraction
-from typing import Annotated, Any, Final, Literal, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol, TypedDict, TypeGuard, TypeVar
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainValidator,
     TypeAdapter,
     ValidationError,
     ValidationInfo,
-    field_validator,
+    WithJsonSchema,
 )
 
 from voucher_sessions.errors import InvalidRequest, shortened
 
-MAX_NUMBER: Final = 2**53 - 1  # what a double, the only number of Lua, holds exactly
+MAX_NUMBER: Final = 2**53 - 1  # the largest integer that Lua, whose numbers are doubles, counts to exactly
 MAX_TTL_MS: Final = 3_650 * 86_400_000
 
 Text = Annotated[str, Field(strict=True, min_length=1, max_length=256, pattern=r"\S")]
@@ -34,13 +35,13 @@ IfSessionMissing = Literal["raise", "redeem"]
 
 _T = TypeVar("_T")
 _M = TypeVar("_M", bound=BaseModel)
-# What was refused may be a session key; and pydantic takes as long to build all models as to be imported, so it builds
-# each when it is first used.
-_DISCREET: Final = ConfigDict(hide_input_in_errors=True, defer_build=True)
+# Errors must not show a refused value, which may be a session key. Validators are built at their first use, because
+# building all of them would double the time of the import.
+_HIDE_INPUT: Final = ConfigDict(hide_input_in_errors=True, defer_build=True)
 
 
 class SessionType(StrEnum):
-    """What a session does to its voucher. LOCK: holds quantity 1 and the request's credits and points."""
+    """What a session does with its voucher. ``LOCK`` locks quantity 1 and the credits and points of the request."""
 
     LOCK = "LOCK"
 
@@ -81,7 +82,7 @@ def ttl_in_ms(ttl: int | float, unit: TtlUnit) -> int:
 
 
 def invalid(error: ValidationError, field: str = "") -> InvalidRequest:
-    """The first complaint of pydantic as ours. It never repeats the value, which may be a session key."""
+    """The first of pydantic's errors as an ``InvalidRequest``, without the value, which may be a session key."""
     first = error.errors(include_url=False)[0]
     path = ".".join(filter(None, (field, *map(str, first["loc"]))))
     problem = "must not be blank" if first["type"] == "string_pattern_mismatch" else first["msg"]
@@ -89,34 +90,38 @@ def invalid(error: ValidationError, field: str = "") -> InvalidRequest:
 
 
 def is_a(value: object, kind: type[_T]) -> TypeGuard[_T]:
-    """``isinstance``, but for the object's own word for it."""
+    """``isinstance`` by the real type: unlike it, this ignores an object's own ``__class__``."""
     return issubclass(type(value), kind)
 
 
 def unreadable(field: str) -> InvalidRequest:
-    """An object whose own methods fail. Its error is not told, nor chained: that may be about anything."""
+    """The error for an object whose own methods fail. Their error is not chained: its text may show a session key."""
     return InvalidRequest(field, "is an object that cannot be read")
 
 
 class Checked:
     """Checks a value against one of the types above: ``Checked(Text)("code", value)``.
 
-    What it returns is to be used in its place: of a subclass, whose methods may do anything, it is the plain value.
+    Use the returned value instead of the one passed in: for an object of a subclass, which may override any method, it
+    is the plain value.
     """
 
     def __init__(self, type_: Any) -> None:
-        self._type = TypeAdapter[Any](type_, config=_DISCREET)
+        self._type = TypeAdapter[Any](type_, config=_HIDE_INPUT)
 
     def __call__(self, field: str, value: _T) -> _T:
         try:
-            plain: _T = self._type.validator.validate_python(value)  # the adapter's own method takes twice as long
+            plain: _T = self._type.validator.validate_python(value)  # half the time of TypeAdapter.validate_python
         except ValidationError as error:
             raise invalid(error, field) from None
         return plain
 
 
 def checked_model(field: str, kind: type[_M], value: object) -> _M:
-    """A model of just this kind with the fields of ``value``, checked: ``model_copy`` and ``model_construct`` do not."""
+    """A model of exactly this class with the fields of ``value``, which are checked.
+
+    They can be wrong although ``value`` is a model: ``model_copy`` and ``model_construct`` do not check.
+    """
     try:
         if is_a(value, kind):
             model = kind.__new__(kind)
@@ -130,7 +135,7 @@ def checked_model(field: str, kind: type[_M], value: object) -> _M:
 
 
 class Model(BaseModel):
-    """A session key is a capability: a repr shows its beginning alone, and what pydantic complains of not at all."""
+    """The base of all models. Its repr shows only the beginning of a session key, and its errors show no values."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True, defer_build=True)
 
@@ -141,14 +146,16 @@ class Model(BaseModel):
 
 
 def model_of(kind: type[_M], fields: dict[str, Any]) -> _M:
-    """``kind.model_validate(fields)`` without its options, which take as long as the check."""
+    """``kind.model_validate(fields)`` in half the time, because it skips the handling of options."""
     model: _M = kind.__pydantic_validator__.validate_python(fields)
     return model
 
 
 class Request(Model):
-    """What users hand in. Bad input raises ``InvalidRequest``; inside a host's own pydantic model it is part of that
-    model's ``ValidationError``, as web frameworks expect.
+    """The base of the models that users pass in.
+
+    The constructor raises ``InvalidRequest``. As a field of another pydantic model, and in ``model_validate``, a wrong
+    value is reported in pydantic's ``ValidationError`` at its own field, as web frameworks expect.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -161,9 +168,13 @@ class Request(Model):
         except Exception:
             raise unreadable(type(self)._unreadable_name(data)) from None
 
+    # Pydantic's own mark of a constructor that only validates: without it, pydantic would call the constructor for a
+    # model inside another one too, and its InvalidRequest would be reported at the model instead of at the wrong field.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
     @classmethod
     def _unreadable_name(cls, data: dict[str, Any]) -> str:
-        """Which field it is that pydantic cannot read."""
+        """The name of the field that pydantic fails to read."""
         for name, value in data.items():
             try:
                 cls.__pydantic_validator__.validate_python({name: value}, self_instance=cls.__new__(cls))
@@ -175,9 +186,13 @@ class Request(Model):
 
 
 class Voucher(Request):
-    """A voucher's limits. ``quantity``: how often it may be redeemed, None without limit, 0 never.
+    """A voucher and its limits.
 
-    ``credits`` (a gift card's) and ``points`` (a loyalty card's): what it may give in all.
+    Attributes:
+        code: The voucher's code; any text of 1 to 256 characters that is not blank. Upper and lower case differ.
+        quantity: How often the voucher can be redeemed. None: without limit. 0: never.
+        credits: The total of a gift card's credits, in minor units (cents).
+        points: The total of a loyalty card's points.
     """
 
     code: Text
@@ -187,7 +202,13 @@ class Voucher(Request):
 
 
 class Used(Request):
-    """What has been spent for good, in figures that another system kept until now."""
+    """What was spent permanently, as recorded by another system before.
+
+    Attributes:
+        quantity: How often the voucher was redeemed.
+        credits: The gift card credits spent, in minor units (cents).
+        points: The loyalty points spent.
+    """
 
     quantity: Amount = 0
     credits: Amount = 0
@@ -195,12 +216,41 @@ class Used(Request):
 
 
 def _plain_number(value: object) -> int | float:
-    """Of a subclass, whose methods may do anything, what int and float themselves make of it."""
+    """The value as an exact int or float: a subclass may override any method."""
     if is_a(value, int) and not is_a(value, bool):
         return int.__pos__(value)
     if is_a(value, float):
         return float.__pos__(value)
     raise ValueError("must be a number")
+
+
+def _checked_ttl(ttl: object, info: ValidationInfo) -> int | float | None:
+    """The ttl of a session, which is checked together with its unit."""
+    if "ttl_unit" not in info.data:  # ttl_unit was refused, which is reported instead
+        return None
+    unit: TtlUnit | None = info.data["ttl_unit"]
+    if ttl is None and unit is None:
+        return None
+    if ttl is None or unit is None:
+        raise ValueError("ttl and ttl_unit must be given together or not at all")
+    ttl = _plain_number(ttl)
+    if isinstance(ttl, float) and not math.isfinite(ttl):
+        raise ValueError("must be finite")
+    if ttl <= 0:
+        raise ValueError("must be above 0")
+    if ttl_in_ms(ttl, unit) > MAX_TTL_MS:
+        raise ValueError("must be at most 3,650 days")
+    return ttl
+
+
+_TypeName = Literal["LOCK"]
+_UnitName = Literal["DAYS", "HOURS", "MINUTES", "SECONDS", "MILLISECONDS", "MICROSECONDS", "NANOSECONDS"]
+# The JSON schema is written out, because pydantic cannot derive it from a function.
+_Ttl = Annotated[
+    int | float | None,
+    PlainValidator(_checked_ttl),
+    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "null"}]}),
+]
 
 
 class Session(Request):
@@ -219,30 +269,57 @@ class Session(Request):
     type: SessionType | None = None
     key: Text | None = None
     ttl_unit: TtlUnit | None = None
-    ttl: int | float | None = Field(default=None, validate_default=True)
+    ttl: _Ttl = Field(default=None, validate_default=True)
 
-    @field_validator("ttl", mode="plain")
-    @classmethod
-    def _ttl(cls, ttl: object, info: ValidationInfo) -> int | float | None:
-        if "ttl_unit" not in info.data:  # refused already, and told first
-            return None
-        unit: TtlUnit | None = info.data["ttl_unit"]
-        if ttl is None and unit is None:
-            return None
-        if ttl is None or unit is None:
-            raise ValueError("ttl and ttl_unit come together or not at all")
-        ttl = _plain_number(ttl)
-        if isinstance(ttl, float) and not math.isfinite(ttl):
-            raise ValueError("must be finite")
-        if ttl <= 0:
-            raise ValueError("must be above 0")
-        if ttl_in_ms(ttl, unit) > MAX_TTL_MS:
-            raise ValueError("must be at most 3,650 days")
-        return ttl
+    if TYPE_CHECKING:
+        # The fields are enums; the constructor takes their values too.
+        def __init__(
+            self,
+            *,
+            type: SessionType | _TypeName | None = None,
+            key: str | None = None,
+            ttl: float | None = None,
+            ttl_unit: TtlUnit | _UnitName | None = None,
+        ) -> None: ...
+
+
+class SessionFields(TypedDict, total=False):
+    """The fields of ``Session`` as a dict, for example ``{"type": "LOCK", "ttl": 30, "ttl_unit": "MINUTES"}``."""
+
+    type: SessionType | _TypeName | None
+    key: str | None
+    ttl: float | None
+    ttl_unit: TtlUnit | _UnitName | None
+
+
+class _AnyValue:
+    """A type that only a dict of ``Any`` or ``object`` accepts as a value."""
+
+
+class _DictOfAnything(Protocol):
+    """To a type checker: a ``dict[str, Any]`` or ``dict[str, object]``, as parsed JSON is.
+
+    Its item assignment takes values of every type. That excludes a dict display such as ``{"typ": "LOCK"}``, whose
+    values have known types; so a misspelt field in one is an error, which the type ``Mapping[str, object]`` would hide.
+    """
+
+    def __getitem__(self, key: str, /) -> object: ...
+
+    def __setitem__(self, key: str, value: _AnyValue, /) -> None: ...
+
+
+SessionLike = Session | SessionFields | _DictOfAnything
 
 
 class Redeemable(Request):
-    """One voucher of a stack. Amounts None: 0 in validate_stack; in redeem_stack what the session locked."""
+    """One voucher of a stack, and its amounts.
+
+    Attributes:
+        code: The voucher's code.
+        credits: Gift card credits, in minor units (cents). None: 0 in ``validate_stack``; in ``redeem_stack`` what the
+            session locked on this voucher, or 0 without a session.
+        points: Loyalty points. None: as for ``credits``.
+    """
 
     code: Text
     credits: Amount | None = None
@@ -250,12 +327,15 @@ class Redeemable(Request):
 
 
 class Durability(Request):
-    """What must be confirmed before a change counts as done, and for how long to wait for it.
+    """What must confirm each change before the call returns, and how long to wait for it.
 
-    ``replicas``: so many have it in memory, or, with ``fsync``, on their disks. ``fsync``: the primary has it on its
-    own disk, which needs Redis 7.2 or Valkey with an append-only file; with ``appendfsync everysec`` that takes a
-    second or two, with ``always`` no time at all. ``timeout_ms`` must be shorter than the client's ``socket_timeout``.
-    What is not confirmed in time raises ``NotDurable``, and so does a server that cannot.
+    A change that is not confirmed in time raises ``NotDurable``; so does a server that cannot confirm it.
+
+    Attributes:
+        replicas: The number of replicas that must have the change: in memory, or on their disks with ``fsync``.
+        fsync: True: the primary must have the change on its disk. Needs an append-only file and Redis 7.2 or Valkey.
+            With ``appendfsync everysec`` it takes one to two seconds, with ``always`` no additional time.
+        timeout_ms: How long to wait, in milliseconds; shorter than the client's ``socket_timeout``.
     """
 
     replicas: int = Field(default=0, strict=True, ge=0, le=100)

@@ -7,11 +7,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from voucher_sessions._core.call import Call
-from voucher_sessions._core.requests import SessionLike
 from voucher_sessions._core.verbs import Verbs
 from voucher_sessions._transport.aio import AsyncTransport
 from voucher_sessions._transport.sync import SyncTransport
-from voucher_sessions.models import IfSessionMissing, Redeemable, Used, Voucher
+from voucher_sessions.models import IfSessionMissing, Redeemable, SessionLike, Used, Voucher
 
 
 class _Queue:

@@ -188,7 +188,7 @@ def test_inside_a_hosts_model_the_error_is_part_of_that_models_error() -> None:
         session: Session
 
     assert Body.model_validate({"session": {"type": "LOCK", "key": "k"}}).session.key == "k"
-    with pytest.raises(pydantic.ValidationError, match="ttl and ttl_unit come together"):
+    with pytest.raises(pydantic.ValidationError, match="ttl and ttl_unit must be given together"):
         Body.model_validate({"session": {"type": "LOCK", "ttl": 5}})
 
 
@@ -307,11 +307,9 @@ def test_subclasses_of_str_and_int_are_read_as_their_plain_value() -> None:
     with fakeredis.FakeRedis() as client:
         engine = VoucherSessions(client, prefix=LyingText("vs"), partition=lambda _: LyingText("P"))
         engine.put_voucher(Voucher(code=LyingText("A"), credits=LyingNumber(9)))
-        engine.validate(
-            LyingText("A"),
-            credits=LyingNumber(5),
-            session={LyingText("type"): "LOCK", "key": LyingText("k"), "ttl": LyingNumber(5), "ttl_unit": "DAYS"},
-        )
+        session: dict[str, object] = {LyingText("type"): "LOCK", "key": LyingText("k")}
+        session |= {"ttl": LyingNumber(5), "ttl_unit": "DAYS"}
+        engine.validate(LyingText("A"), credits=LyingNumber(5), session=session)
         assert engine.list_sessions("A", limit=LyingNumber(5))[0].remaining_ms > 4 * 86_400_000
         assert engine.redeem("A", session=LyingText("k"), redemption_id=LyingText("order")).credits == 5
         assert {type(each) for each in dict(engine.rollback("A", LyingText("order"))).values()} == {str, int, bool}

@@ -287,7 +287,7 @@ def test_04_a_key_is_scoped_to_its_voucher(gift: VoucherSessions) -> None:
         (30_000_000_001, "NANOSECONDS", 30_001),
     ],
 )
-def test_05_every_unit_rounded_up_to_ms(gift: VoucherSessions, clock: Clock, ttl: float, unit: str, ms: int) -> None:
+def test_05_every_unit_rounded_up_to_ms(gift: VoucherSessions, clock: Clock, ttl: float, unit: Any, ms: int) -> None:
     earliest = clock.now_ms()
     session = gift.validate("GIFT", session={"type": "LOCK", "ttl": ttl, "ttl_unit": unit}).session
     latest = clock.now_ms()

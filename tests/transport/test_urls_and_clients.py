@@ -22,7 +22,7 @@ import redis.asyncio
 from support import tls
 from support.servers import BINARIES, Server, running
 
-from voucher_sessions import AsyncVoucherSessions, InvalidRequest, Voucher, VoucherSessions
+from voucher_sessions import AsyncVoucherSessions, InvalidRequest, SessionFields, Voucher, VoucherSessions
 from voucher_sessions._transport import urls
 from voucher_sessions._transport.keeper import die_with
 
@@ -63,7 +63,8 @@ class Kind:
 
     def round_trip(self, url: str, **options: Any) -> None:
         """A voucher put, and validated with a session, over an engine of its own."""
-        voucher, session = Voucher(code="V", credits=5), {"type": "LOCK", "key": "k"}
+        voucher = Voucher(code="V", credits=5)
+        session: SessionFields = {"type": "LOCK", "key": "k"}
         if not self.asynchronous:
             with VoucherSessions.from_url(url, **options) as engine:
                 engine.put_voucher(voucher)

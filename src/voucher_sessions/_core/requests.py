@@ -20,6 +20,7 @@ from voucher_sessions.models import (
     IfSessionMissing,
     Redeemable,
     Session,
+    SessionLike,
     SessionType,
     Text,
     TtlUnit,
@@ -27,8 +28,6 @@ from voucher_sessions.models import (
     is_a,
     ttl_in_ms,
 )
-
-SessionLike = Session | Mapping[str, object]
 
 check_text = Checked(Text)
 check_amount = Checked(Amount)

@@ -54,7 +54,6 @@ from voucher_sessions._core.call import Arg, Call
 from voucher_sessions._core.keys import Keys
 from voucher_sessions._core.replies import Reply
 from voucher_sessions._core.requests import (
-    SessionLike,
     SessionRequest,
     VoucherRequest,
     check_codes,
@@ -64,7 +63,7 @@ from voucher_sessions._core.requests import (
 )
 from voucher_sessions._core.server_check import TRIAL_COMMANDS
 from voucher_sessions.errors import InvalidRequest
-from voucher_sessions.models import IfSessionMissing, Redeemable, Used, Voucher, checked_model
+from voucher_sessions.models import IfSessionMissing, Redeemable, SessionLike, Used, Voucher, checked_model
 from voucher_sessions.results import (
     ActiveSession,
     Audit,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum, auto
 from typing import Final
 
-from voucher_sessions import Balance, Voucher, VoucherState
+from voucher_sessions import Balance, SessionFields, Voucher, VoucherState
 
 DISCOUNT: Final = "SALE-50"
 GIFT_CARD: Final = "GIFT-CARD"
@@ -18,13 +18,13 @@ CODES: Final = (DISCOUNT, GIFT_CARD, LOYALTY_CARD)
 # Three ways to ask for a session: with a generated key, with a key of the shop's own, with an expiry of the shop's own.
 # All carts that use the second one have the same key, like several browser tabs of one customer: each validation
 # overrides the lock of the one before, and the first redemption removes it.
-SESSIONS: Final[tuple[Mapping[str, object], ...]] = (
+SESSIONS: Final[tuple[SessionFields, ...]] = (
     {"type": "LOCK"},
     {"key": "ssn_yQGMTeKBSw8OOuFPwlBEjzGy8d8VA9Ts", "type": "LOCK"},
     {"type": "LOCK", "ttl": 7, "ttl_unit": "DAYS"},
 )
 ABANDONED_SECONDS: Final = 0.6
-ABANDONED_SESSION: Final[Mapping[str, object]] = {"type": "LOCK", "ttl": ABANDONED_SECONDS, "ttl_unit": "SECONDS"}
+ABANDONED_SESSION: Final[SessionFields] = {"type": "LOCK", "ttl": ABANDONED_SECONDS, "ttl_unit": "SECONDS"}
 
 
 class Ending(StrEnum):
@@ -55,7 +55,7 @@ class Cart:
     code: str
     credits: int
     points: int
-    session: Mapping[str, object]
+    session: SessionFields
     ending: Ending
     seconds: float
 
