@@ -202,6 +202,17 @@ def engine(make_engine: Callable[..., VoucherSessions]) -> VoucherSessions:
     return make_engine()
 
 
+@pytest.fixture
+def execute(loop: asyncio.AbstractEventLoop) -> Callable[..., list[Any]]:
+    """Executes a pipeline of either kind."""
+
+    def execute(pipe: Any, **options: Any) -> list[Any]:
+        results: Any = pipe.execute(**options)
+        return loop.run_until_complete(results) if inspect.isawaitable(results) else results
+
+    return execute
+
+
 @pytest.fixture(params=["sync", "async"])
 def engine_on(request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop) -> Iterator[Callable[..., Any]]:
     """Makes an engine of each kind over a server of the test's own; ``client``: the options of its client."""

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from conftest import Backend, Clock
-from support.model import read_book, written_book
+from support.model import edit_book
+from support.sessions import lock
 
 from behaviour.test_semantics import plant_expired_locks
 from voucher_sessions import (
@@ -26,22 +27,12 @@ from voucher_sessions._core.keys import Keys
 BOOK = "vs:{GIFT}"
 
 
-def lock(key: str, ttl_ms: int = 60_000) -> dict[str, Any]:
-    return {"type": "LOCK", "key": key, "ttl": ttl_ms, "ttl_unit": "MILLISECONDS"}
-
-
 @pytest.fixture
 def gift(engine: VoucherSessions) -> VoucherSessions:
     engine.put_voucher(Voucher(code="GIFT", quantity=4, credits=1000, points=100))
     for key, credits in (("a", 100), ("b", 200), ("c", 300)):
         assert engine.validate("GIFT", credits=credits, points=1, session=lock(key)).valid
     return engine
-
-
-def edit(backend: Backend, at: int, value: int) -> None:
-    words, sole = read_book(backend.admin.get(BOOK))
-    words[at] = value
-    backend.admin.set(BOOK, written_book(words, sole))
 
 
 def figures(audit: Audit) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
@@ -71,7 +62,7 @@ def test_an_audit_ignores_expired_locks(gift: VoucherSessions, clock: Clock) -> 
 
 
 def test_repair_corrects_totals_that_were_edited(gift: VoucherSessions, backend: Backend) -> None:
-    edit(backend, 9, 750)  # credits locked
+    edit_book(backend.admin, "GIFT", 9, 750)  # credits locked
     audit = gift.audit("GIFT")
     assert (audit.differs, figures(audit)) == (True, ((3, 750, 3), RIGHT))
     assert gift.repair("GIFT") == audit
@@ -84,9 +75,9 @@ def test_repair_corrects_expiry_times_that_were_edited(
     gift: VoucherSessions, backend: Backend, at: int, value: int
 ) -> None:
     if at == 12:
-        edit(backend, 11, backend.clock.now_ms() + 50_000)
+        edit_book(backend.admin, "GIFT", 11, backend.clock.now_ms() + 50_000)
         value = backend.clock.now_ms() + 50_000
-    edit(backend, at, value)
+    edit_book(backend.admin, "GIFT", at, value)
     audit = gift.repair("GIFT")
     assert (audit.differs, audit.expiries_agree) == (True, False)
     assert gift.audit("GIFT").differs is False
@@ -104,15 +95,17 @@ def test_an_audit_finds_expiry_times_that_are_wrong_by_a_millisecond(
     end = 0 if at == 11 else -1
     found: Any = backend.admin.zrange(f"{BOOK}:locks", end, end, withscores=True)
     ((_, expires_at_ms),) = found
-    edit(backend, at, int(expires_at_ms) + off)
+    edit_book(backend.admin, "GIFT", at, int(expires_at_ms) + off)
     assert gift.audit("GIFT").expiries_agree is False
-    edit(backend, at, int(expires_at_ms) - off)  # sooner than the first and later than the last is allowed
+    edit_book(
+        backend.admin, "GIFT", at, int(expires_at_ms) - off
+    )  # sooner than the first and later than the last is allowed
     assert gift.audit("GIFT").expiries_agree
 
 
 def test_repair_gives_an_index_without_ttl_its_ttl(gift: VoucherSessions, backend: Backend) -> None:
     backend.admin.persist(f"{BOOK}:locks")
-    edit(backend, 11, 9_999_999_999_999)
+    edit_book(backend.admin, "GIFT", 11, 9_999_999_999_999)
     assert gift.repair("GIFT").differs
     assert 50_000 < backend.keys()[b"vs:{GIFT}:locks"] <= 60_000
 
@@ -147,7 +140,7 @@ def test_locks_of_a_deleted_index_count_until_the_repair(gift: VoucherSessions, 
 
 def test_totals_that_are_too_low_never_lead_to_more_than_the_limit(gift: VoucherSessions, backend: Backend) -> None:
     for at in (8, 9, 10):
-        edit(backend, at, 0)
+        edit_book(backend.admin, "GIFT", at, 0)
     answer = gift.validate("GIFT", credits=1000, session=lock("a"))
     assert (answer.available.quantity, answer.available.credits, answer.available.points) == (4, 1000, 100)
     assert gift.redeem("GIFT", session="a").credits == 1000

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -15,7 +13,8 @@ import fakeredis
 import pytest
 import redis.asyncio
 from conftest import BlockingAsync
-from support.servers import BINARIES, Server, running
+from support.servers import BINARIES, Server, free_port, running
+from support.waiting import until
 
 from voucher_sessions import (
     AsyncVoucherSessions,
@@ -32,13 +31,6 @@ from voucher_sessions._core import confirmation
 LOCK = {"type": "LOCK", "key": "cart"}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="module", params=list(BINARIES))
 def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Server, Server]]:
     """A primary and its replica."""
@@ -47,20 +39,13 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Server, Server]]:
         running(request.param, port=port, bind="127.0.0.1", repl_diskless_sync_delay="0") as primary,
         running(request.param, replicaof=f"127.0.0.1 {port}") as replica,
     ):
-        wait_until(lambda: info(primary, "replication").get("slave0", {}).get("state") == "online")
+        until(lambda: info(primary, "replication").get("slave0", {}).get("state") == "online")
         yield primary, replica
 
 
 def info(server: Server, section: str) -> Any:
     with server.client() as client:
         return client.info(section)
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -124,7 +109,7 @@ def test_a_change_without_a_replicas_confirmation_raises_with_its_result_and_can
         assert engine.get_voucher("A").credits.used == 20, "reading waits for nobody"
     finally:
         os.kill(replica.process.pid, signal.SIGCONT)
-    wait_until(lambda: info(primary, "replication").get("slave0", {}).get("lag", 9) <= 1)
+    until(lambda: info(primary, "replication").get("slave0", {}).get("lag", 9) <= 1)
     repeated = repeated_until_confirmed(lambda: engine.redeem("A", credits=20, redemption_id="order"))
     assert repeated.replayed
     assert engine.get_voucher("A").credits.used == 20
@@ -178,7 +163,7 @@ def test_a_change_is_on_the_replicas_disks_or_raises_not_durable(
         with running(name, port=port, bind="127.0.0.1", **on_disk) as primary:
             engine = engine_on(primary, Durability(replicas=1, fsync=True, timeout_ms=300))
             with running(name, replicaof=f"127.0.0.1 {port}"):
-                wait_until(lambda: info(primary, "replication").get("slave0", {}).get("state") == "online")
+                until(lambda: info(primary, "replication").get("slave0", {}).get("state") == "online")
                 with pytest.raises(NotDurable, match="0 of 1 replicas"):
                     engine.put_voucher(Voucher(code="A"))
             with running(name, replicaof=f"127.0.0.1 {port}", **on_disk):

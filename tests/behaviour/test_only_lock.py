@@ -12,7 +12,7 @@ import time_machine
 from conftest import Backend, Clock
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.model import read_book, stored_locks, written_book
+from support.model import edit_book, read_book, stored_locks, written_book
 
 from behaviour.test_same_results_on_every_server import CALLS
 from behaviour.test_semantics import KEYS, figures, lock
@@ -131,12 +131,6 @@ def test_a_foreign_value_at_the_session_key_leaves_other_locks_unchanged(
 # --- Keys changed by others ----------------------------------------------------------------------------------------
 
 
-def edit(backend: Backend, at: int, value: int) -> None:
-    words, key = read_book(backend.admin.get(BOOK))
-    words[at] = value
-    backend.admin.set(BOOK, written_book(words, key))
-
-
 def test_an_audit_of_the_only_lock_finds_no_difference(gift: VoucherSessions, backend: Backend) -> None:
     gift.validate("GIFT", credits=10, points=1, session=lock("a"))
     before = backend.contents()
@@ -151,7 +145,7 @@ def test_repair_corrects_the_quantity_locked_by_the_only_lock(
     gift: VoucherSessions, backend: Backend, quantity: int
 ) -> None:
     gift.validate("GIFT", credits=10, points=1, session=lock("a"))
-    edit(backend, 8, quantity)
+    edit_book(backend.admin, "GIFT", 8, quantity)
     audit = gift.repair("GIFT")
     assert (audit.differs, audit.recorded.quantity, audit.counted.quantity) == (True, quantity, 1)
     assert gift.audit("GIFT").differs is False
@@ -164,7 +158,7 @@ def test_repair_corrects_the_expiry_time_of_the_only_lock(
     gift: VoucherSessions, backend: Backend, clock: Clock
 ) -> None:
     gift.validate("GIFT", credits=10, session=lock("a", 60_000))
-    edit(backend, 11, clock.now_ms() + 90_000)
+    edit_book(backend.admin, "GIFT", 11, clock.now_ms() + 90_000)
     assert gift.audit("GIFT").expiries_agree is False
     assert gift.repair("GIFT").differs
     assert gift.audit("GIFT").differs is False

@@ -36,17 +36,6 @@ from voucher_sessions._transport import clients
 LOCK = {"type": "LOCK", "key": "cart"}
 
 
-@pytest.fixture
-def execute(loop: asyncio.AbstractEventLoop) -> Callable[..., list[Any]]:
-    """Executes a pipeline of either kind."""
-
-    def execute(pipe: Any, **options: Any) -> list[Any]:
-        results: Any = pipe.execute(**options)
-        return loop.run_until_complete(results) if inspect.isawaitable(results) else results
-
-    return execute
-
-
 def call_every_verb(target: Any) -> list[Any]:
     """Every verb, one after the other."""
     stack = [Redeemable(code="GIFT", credits=5), Redeemable(code="CARD", points=2)]

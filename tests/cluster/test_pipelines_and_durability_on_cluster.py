@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import random
 import signal
@@ -18,17 +17,6 @@ from voucher_sessions import AsyncVoucherSessions, Durability, InvalidRequest, N
 
 CODES = [f"V{at}" for at in range(40)]
 LOCK = {"type": "LOCK", "key": "cart"}
-
-
-@pytest.fixture
-def execute(loop: asyncio.AbstractEventLoop) -> Callable[..., list[Any]]:
-    """Executes a pipeline of either kind."""
-
-    def execute(pipe: Any, **options: Any) -> list[Any]:
-        results: Any = pipe.execute(**options)
-        return loop.run_until_complete(results) if inspect.isawaitable(results) else results
-
-    return execute
 
 
 @pytest.mark.parametrize("durability", [None, Durability(replicas=1, timeout_ms=4000)], ids=["", "durable"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from operator import methodcaller
 from typing import Any
@@ -12,64 +11,14 @@ import redis
 import redis.exceptions
 from conftest import Backend
 
+from core.stub_clients import CHANGING, READING, Stub, on_both
 from voucher_sessions import (
-    AsyncVoucherSessions,
     CorruptState,
     OutcomeUnknown,
     ServerRefused,
     Voucher,
     VoucherSessions,
 )
-
-CHANGING = [
-    methodcaller("put_voucher", Voucher(code="A")),
-    methodcaller("delete_voucher", "A"),
-    methodcaller("validate", "A", session={"type": "LOCK"}),
-    methodcaller("redeem", "A", session="cart"),
-    methodcaller("release", "A", "cart"),
-    methodcaller("rollback", "A", "order"),
-]
-READING = [
-    methodcaller("get_voucher", "A"),
-    methodcaller("validate", "A"),
-    methodcaller("list_sessions", "A"),
-    methodcaller("get_redemption", "A", "order"),
-]
-
-
-class Stub:
-    """A client that answers, or fails, as told."""
-
-    def __init__(self, *answers: Any) -> None:
-        self.answers = list(answers)
-        self.sent: list[tuple[Any, ...]] = []
-
-    def execute_command(self, *args: Any, **options: Any) -> Any:
-        self.sent.append(args)
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-
-class AsyncStub(Stub):
-    async def execute_command(self, *args: Any, **options: Any) -> Any:
-        return super().execute_command(*args, **options)
-
-
-def on_both(act: methodcaller, *answers: Any) -> list[Any]:
-    """What the sync and the asyncio engine make of these answers."""
-    sync = VoucherSessions(Stub(*answers))  # type: ignore[arg-type]  # a stand-in
-    waiting = AsyncVoucherSessions(AsyncStub(*answers))  # type: ignore[arg-type]  # a stand-in
-    return [outcome(lambda: act(sync)), outcome(lambda: asyncio.run(act(waiting)))]
-
-
-def outcome(run: Callable[[], Any]) -> Any:
-    """The result, or the error."""
-    try:
-        return run()
-    except Exception as error:  # it is what is tested
-        return error
 
 
 @pytest.mark.parametrize("act", CHANGING)

@@ -13,8 +13,8 @@ import redis.exceptions
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.sentinel import MasterNotFoundError, Sentinel
 
-from core.test_meaning_of_failures import CHANGING, READING, AsyncStub, Stub
-from voucher_sessions import AsyncVoucherSessions, OutcomeUnknown, ServerRefused, Used, Voucher, VoucherSessions
+from core.stub_clients import CHANGING, READING, AsyncStub, on_both_counted
+from voucher_sessions import AsyncVoucherSessions, OutcomeUnknown, ServerRefused, Used, Voucher
 from voucher_sessions._core import call
 from voucher_sessions._transport import clients
 
@@ -74,23 +74,10 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(call, "uniform", lambda shortest, longest: 0.001)
 
 
-def on_both(act: methodcaller, *answers: Any) -> list[Any]:
-    """What the engines make of these answers, and how many they took."""
-    outcomes: list[Any] = []
-    for kind in (Stub, AsyncStub):
-        stub: Any = kind(*answers)
-        try:
-            outcome = act(VoucherSessions(stub)) if kind is Stub else asyncio.run(act(AsyncVoucherSessions(stub)))
-        except Exception as error:  # the outcome is what is tested
-            outcome = error
-        outcomes.append((outcome, len(stub.sent)))
-    return outcomes
-
-
 @pytest.mark.parametrize("error", NOT_RUN, ids=repr)
 @pytest.mark.parametrize("act", [*VERBS, BRINGS], ids=verb_of)
 def test_a_command_that_did_not_run_is_sent_again(patience: None, act: methodcaller, error: Exception) -> None:
-    for outcome, sent in on_both(act, error, error, REPLIES[verb_of(act)]):
+    for outcome, sent in on_both_counted(act, error, error, REPLIES[verb_of(act)]):
         assert not isinstance(outcome, Exception)
         assert sent == 3
 
@@ -98,7 +85,7 @@ def test_a_command_that_did_not_run_is_sent_again(patience: None, act: methodcal
 @pytest.mark.parametrize("error", LOST, ids=repr)
 @pytest.mark.parametrize("act", [*VERBS, BRINGS], ids=verb_of)
 def test_a_call_whose_reply_was_lost_is_sent_again(patience: None, act: methodcaller, error: Exception) -> None:
-    for outcome, sent in on_both(act, error, REPLIES[verb_of(act)]):
+    for outcome, sent in on_both_counted(act, error, REPLIES[verb_of(act)]):
         assert not isinstance(outcome, Exception)
         assert sent == 2
 
@@ -106,7 +93,7 @@ def test_a_call_whose_reply_was_lost_is_sent_again(patience: None, act: methodca
 @pytest.mark.parametrize("error", PERMANENT, ids=repr)
 @pytest.mark.parametrize("act", VERBS, ids=verb_of)
 def test_permanent_errors_are_raised_at_once(patience: None, act: methodcaller, error: Exception) -> None:
-    for outcome, sent in on_both(act, error):
+    for outcome, sent in on_both_counted(act, error):
         assert outcome is error or (isinstance(outcome, ServerRefused) and outcome.__cause__ is error)
         assert sent == 1
 
@@ -114,11 +101,11 @@ def test_permanent_errors_are_raised_at_once(patience: None, act: methodcaller, 
 @pytest.mark.parametrize("error", [NOT_RUN[1], LOST[0], LOST[2]], ids=repr)
 def test_retries_end_after_the_retry_period(patience: None, error: Exception) -> None:
     """A client may have sent the command before: that the last try did not run says nothing of the first."""
-    for outcome, sent in on_both(CHANGING[3], *[error] * 200):
+    for outcome, sent in on_both_counted(CHANGING[3], *[error] * 200):
         assert isinstance(outcome, OutcomeUnknown)
         assert (outcome.session_key, outcome.__cause__) == ("cart", error)
         assert 1 < sent < 200
-    for outcome, _ in on_both(READING[0], *[error] * 200):
+    for outcome, _ in on_both_counted(READING[0], *[error] * 200):
         assert outcome is error
 
 

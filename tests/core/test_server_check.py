@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +14,8 @@ import redis.exceptions
 from conftest import Backend
 from redis.asyncio.cluster import ClusterNode
 from redis.crc import key_slot
-from support.servers import BINARIES, Server, running
+from support.servers import BINARIES, Server, free_port, running
+from support.waiting import until
 
 from voucher_sessions import AsyncVoucherSessions, CorruptState, Durability, Finding, Voucher, VoucherSessions
 from voucher_sessions._core import scripts, server_check
@@ -267,13 +267,6 @@ def test_an_engine_of_a_fake_cannot_have_durability() -> None:
     assert (first.severity, first.subject) == ("error", "durability")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="module", params=list(BINARIES))
 def healthy(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A primary that nothing is wrong with, and its replica."""
@@ -284,10 +277,7 @@ def healthy(request: pytest.FixtureRequest) -> Iterator[Server]:
         running(request.param, replicaof=f"127.0.0.1 {port}"),
         primary.client() as admin,
     ):
-        deadline = time.monotonic() + 20
-        while admin.info("replication")["connected_slaves"] == 0:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(lambda: admin.info("replication")["connected_slaves"] > 0)
         yield primary
 
 
@@ -408,8 +398,7 @@ def test_the_primaries_of_a_cluster_are_known_before_its_first_command(loop: asy
     options = {"port": str(port), "bind": "127.0.0.1", "cluster_enabled": "yes", "cluster_port": str(bus)}
     with running("valkey", **options) as node, node.client() as admin:
         admin.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        while admin.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
-            time.sleep(0.01)
+        until(lambda: admin.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
         told = [(f"127.0.0.1:{port}", "persistence"), (f"127.0.0.1:{port}", "replicas")]
         with VoucherSessions.from_url(f"redis+cluster://127.0.0.1:{port}") as engine:
             assert [(each.node, each.subject) for each in engine.check_server()] == told

@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import redis
 from support.model import TOMBSTONE_MS, read_book, written_book
 from support.servers import Server
+from support.waiting import until
 
 from demo.examples import checks_in, rows_in
 from voucher_sessions import Voucher, VoucherSessions
@@ -101,7 +101,7 @@ def test_ctrl_c_ends_the_demo_without_leftovers(temporary: Path) -> None:
     assert errors.strip() == "Interrupted: the workers have been ended and the demo's vouchers deleted."
     assert demo_process.returncode == 130
     assert not list(temporary.iterdir())
-    wait_until(lambda: not group_exists(demo_process.pid))
+    until(lambda: not group_exists(demo_process.pid))
 
 
 def group_exists(group: int) -> bool:
@@ -110,13 +110,6 @@ def group_exists(group: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_runs_on_the_users_server_and_deletes_its_vouchers(

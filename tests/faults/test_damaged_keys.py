@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from conftest import Backend
-from support.model import read_book, written_book
+from support.model import edit_book, read_book, written_book
 from support.servers import BINARIES, running
+from support.sessions import lock
 from support.waiting import rounds
 
 from faults.recount import LIMIT, LOCKED, USED, book_of, recount
@@ -31,10 +32,6 @@ from voucher_sessions import (
 )
 
 BOOK = "vs:{A}"
-
-
-def lock(key: str, ms: int = 60_000) -> dict[str, Any]:
-    return {"type": "LOCK", "key": key, "ttl": ms, "ttl_unit": "MILLISECONDS"}
 
 
 @pytest.fixture
@@ -144,18 +141,12 @@ def test_a_voucher_with_an_invalid_field_is_corrupt_state(engine: VoucherSession
 # --- Totals out of step -------------------------------------------------------------------------------------------
 
 
-def edit(backend: Backend, at: int, value: int) -> None:
-    words, sole = read_book(backend.admin.get(BOOK))
-    words[at] = value
-    backend.admin.set(BOOK, written_book(words, sole))
-
-
 @pytest.mark.parametrize("at", range(8, 13))
 @pytest.mark.parametrize("value", [0, 1, 90, 2**53 - 1])
 def test_wrong_totals_give_results_and_are_repaired(
     engine: VoucherSessions, backend: Backend, at: int, value: int
 ) -> None:
-    edit(backend, at, value)
+    edit_book(backend.admin, "A", at, value)
     for ends in (False, True):
         if ends:
             for key in ("cart", "other", "new"):
@@ -221,10 +212,10 @@ class KeyDamager:
         elif way == 2:
             admin.zremrangebyrank(f"{BOOK}:locks", 0, 0)
         elif way == 3:
-            edit(self._backend, self._chance.choice([8, 9, 10]), self._chance.randrange(300))
+            edit_book(self._backend.admin, "A", self._chance.choice([8, 9, 10]), self._chance.randrange(300))
         else:
             soon = self._backend.clock.now_ms() + self._chance.randrange(-100, 60_000)
-            edit(self._backend, self._chance.choice([11, 12]), max(0, soon))
+            edit_book(self._backend.admin, "A", self._chance.choice([11, 12]), max(0, soon))
 
 
 def test_random_damage_never_leads_to_redemptions_beyond_the_limit(backend: Backend) -> None:

@@ -21,11 +21,12 @@ from typing import Any
 import pytest
 import redis
 import redis.exceptions
-from behaviour.test_durability import free_port, info
+from behaviour.test_durability import info
 from conftest import BlockingAsync
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from support.servers import BINARIES, Server, running
+from support.servers import BINARIES, Server, free_port, running
+from support.sessions import lock
 from support.waiting import until
 
 from faults.audit_of_workers import audit
@@ -48,10 +49,6 @@ WORKERS = 4
 ROUNDS = 3
 ONCE = {"retry": Retry(NoBackoff(), 0)}
 STACK = [Redeemable(code="A", credits=1), Redeemable(code="B")]
-
-
-def lock(key: str, ms: int = 60_000) -> dict[str, Any]:
-    return {"type": "LOCK", "key": key, "ttl": ms, "ttl_unit": "MILLISECONDS"}
 
 
 @pytest.fixture(scope="module", params=list(BINARIES))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import redis
@@ -105,3 +106,16 @@ def running(name: str, **options: str) -> Iterator[Server]:
             yield server
         finally:
             server.stop()
+
+
+def free_ports(number: int) -> list[int]:
+    """Different ports on loopback that nothing listens on."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def free_port() -> int:
+    return free_ports(1)[0]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import redis
 from support.servers import BINARIES, Server, running
+from support.sessions import lock
 
 from voucher_sessions import Durability, NotDurable, Redeemable, ServerRefused, Voucher
 from voucher_sessions._core import scripts
@@ -36,10 +37,6 @@ def lacks(admin: redis.Redis, added: list[str]) -> bool:
     version = admin.info("server")["redis_version"]
     assert None not in known or version.startswith("7.0."), known
     return None in known
-
-
-def lock(key: str, ms: int = 60_000) -> dict[str, Any]:
-    return {"type": "LOCK", "key": key, "ttl": ms, "ttl_unit": "MILLISECONDS"}
 
 
 def everything(engine: Any) -> None:

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
@@ -23,6 +22,7 @@ from typing import Any
 import pytest
 import redis
 from support.servers import BINARIES
+from support.waiting import until
 
 from voucher_sessions import AsyncVoucherSessions, EmbeddedServerError, Voucher, VoucherSessions
 from voucher_sessions._transport import keeper
@@ -34,13 +34,6 @@ pytestmark = [
 ]
 
 GIFT = Voucher(code="GIFT-50", credits=5000)
-
-
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.005)
 
 
 def state_and_parent(pid: int) -> tuple[str, int]:

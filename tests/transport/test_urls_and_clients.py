@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +18,8 @@ import pytest
 import redis
 import redis.asyncio
 from support import tls
-from support.servers import BINARIES, Server, running
+from support.servers import BINARIES, Server, free_ports, running
+from support.waiting import until
 
 from voucher_sessions import AsyncVoucherSessions, InvalidRequest, SessionFields, Voucher, VoucherSessions
 from voucher_sessions._transport import urls
@@ -90,21 +89,6 @@ def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
     kind = Kind(request.param)
     yield kind
     kind.close()
-
-
-def free_ports(number: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.005)
 
 
 def answers(client: redis.Redis) -> bool:
