@@ -212,9 +212,10 @@ class AsyncVoucherSessions:
             session: A ``Session``, or a dict with its fields, for example ``{"type": "LOCK", "key": "cart-1", "ttl": 7,
                 "ttl_unit": "DAYS"}``. ``type`` is required. Without ``key`` the engine generates one, before anything
                 is sent; ``Validation.session.key`` returns it. Without ``ttl`` and ``ttl_unit`` the session lives for 7
-                days. Type checkers find a misspelt field in a dict that is written in the call; they accept a
-                ``dict[str, Any]`` or ``dict[str, object]``, as JSON gives it, and its fields are checked when the call
-                is made. Other mappings work too: pass ``dict(mapping)`` to satisfy a type checker.
+                days. Type checkers find a misspelt field in a dict that is written in the call. They accept a
+                variable of type ``dict[str, Any]`` or ``dict[str, object]``, as JSON gives it; its fields are checked
+                when the call is made. Any other mapping works too; for a type checker, copy it into a variable first:
+                ``fields = dict(mapping)``.
 
         Returns:
             Whether it is valid, the reason if not, what is available to this caller, and the caller's live session.

@@ -1,4 +1,4 @@
-"""What users get back: frozen pydantic models. Times are UTC, durations milliseconds, amounts minor units."""
+"""What the engines return: frozen pydantic models. Times are UTC, durations milliseconds, amounts minor units."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ Severity = Literal["error", "warning", "info"]
 
 
 class Balance(Model):
-    """One of a voucher's three books. ``available`` = limit - used - locked, never below 0; None is without limit."""
+    """A voucher's quantity, credits or points: how much of it there is, and what became of it.
+
+    Attributes:
+        limit: What the voucher can give in total; None is without limit.
+        used: What was redeemed permanently.
+        locked: What live sessions hold.
+        available: limit - used - locked, and never below 0; None is without limit.
+    """
 
     limit: Figure | None
     used: Figure
@@ -24,7 +31,14 @@ class Balance(Model):
 
 
 class VoucherState(Model):
-    """A voucher as it stands: its three balances, the locks of live sessions counted in."""
+    """A voucher's code and its three balances, at the time of the call.
+
+    Attributes:
+        code: The voucher's code.
+        quantity: How often it can be redeemed.
+        credits: Gift card credits, in minor units (cents).
+        points: Loyalty points.
+    """
 
     code: str
     quantity: Balance
@@ -33,7 +47,13 @@ class VoucherState(Model):
 
 
 class Available(Model):
-    """What one caller could use: the locks of other sessions subtracted, its own not. None is without limit."""
+    """What one caller can redeem: the locks of other sessions are subtracted, the lock of its own session is not.
+
+    Attributes:
+        quantity: How often the voucher can be redeemed; None is without limit.
+        credits: Gift card credits, in minor units (cents).
+        points: Loyalty points.
+    """
 
     quantity: Figure | None
     credits: Figure
@@ -41,7 +61,19 @@ class Available(Model):
 
 
 class ActiveSession(Model):
-    """A live session of one voucher. ``ttl`` and ``ttl_unit`` are told by the validate call that set them alone."""
+    """A live session on one voucher, and what it locks.
+
+    Attributes:
+        key: The session's key. Whoever knows it can redeem or release the session.
+        type: What the session does; ``LOCK`` is the only type.
+        quantity: The quantity that it locks, always 1; for a stack the sum over its vouchers.
+        credits: The gift card credits that it locks, in minor units (cents).
+        points: The loyalty points that it locks.
+        expires_at: When it expires, in UTC, by the server's clock.
+        remaining_ms: Milliseconds from the call until then.
+        ttl: As given to ``validate``. Only the ``validate`` call that set it returns it.
+        ttl_unit: The unit of ``ttl``, returned with it.
+    """
 
     key: str
     type: SessionType
@@ -55,10 +87,16 @@ class ActiveSession(Model):
 
 
 class Validation(Model):
-    """The answer of validate. ``session`` is the caller's live session: just locked, or, refused, as it was before.
+    """The result of ``validate``.
 
-    ``locked_by_others``: it would fit were it not for other live sessions. ``retry_after_ms``: until the next of those
-    expires; None unless ``locked_by_others``.
+    Attributes:
+        code: The voucher's code.
+        valid: True if the voucher can be redeemed for these amounts; with a session, they are then locked.
+        reason: Why it is not valid; None if it is.
+        locked_by_others: True if it is not valid only because other live sessions hold what is missing.
+        retry_after_ms: Milliseconds until the next of those sessions expires; None unless ``locked_by_others``.
+        available: What this caller can redeem.
+        session: The caller's live session. If the request was refused, it is the session as it was before, or None.
     """
 
     code: str
@@ -71,7 +109,19 @@ class Validation(Model):
 
 
 class Redemption(Model):
-    """What a redemption took for good. ``replayed``: this call changed nothing, an earlier one with the same id did."""
+    """A redemption: what was taken from a voucher permanently.
+
+    Attributes:
+        id: The redemption id, given or generated.
+        code: The voucher's code.
+        session_key: The key of the session that was redeemed; None if the call named none.
+        quantity: The quantity redeemed, always 1.
+        credits: The gift card credits redeemed, in minor units (cents).
+        points: The loyalty points redeemed.
+        redeemed_at: When it was redeemed, in UTC, by the server's clock.
+        rolled_back: True if the redemption was rolled back since.
+        replayed: True if an earlier call with this id made the redemption, and this call changed nothing.
+    """
 
     id: str
     code: str
@@ -85,7 +135,13 @@ class Redemption(Model):
 
 
 class Release(Model):
-    """``released``: the session was live and its lock is gone; False: there was none."""
+    """The result of ``release``.
+
+    Attributes:
+        code: The voucher's code.
+        session_key: The session's key.
+        released: True if the session was live and its lock was released, False if the session was not live.
+    """
 
     code: str
     session_key: str
@@ -93,7 +149,16 @@ class Release(Model):
 
 
 class Rollback(Model):
-    """What a rollback gave back. ``replayed``: an earlier call did, this one changed nothing."""
+    """The result of ``rollback``: what was given back to the voucher.
+
+    Attributes:
+        code: The voucher's code.
+        redemption_id: The id of the redemption that was rolled back.
+        quantity: The quantity given back, always 1.
+        credits: The gift card credits given back, in minor units (cents).
+        points: The loyalty points given back.
+        replayed: True if an earlier call rolled it back, and this call changed nothing.
+    """
 
     code: str
     redemption_id: str
@@ -104,10 +169,13 @@ class Rollback(Model):
 
 
 class StackValidation(Model):
-    """The answer of validate_stack: ``valid`` if all fit, and then all are locked; else nothing was changed.
+    """The result of ``validate_stack``.
 
-    ``validations``: one a redeemable, in the request's order, each with a reason of its own. ``session``: the caller's
-    live session on the vouchers of the stack taken together: the sums of what it locks, and its soonest expiry.
+    Attributes:
+        valid: True if all vouchers are valid; with a session, all are then locked. False: nothing was changed.
+        session: The caller's live session on all vouchers of the stack together: the sums of what it locks, and the
+            time when the first of its locks expires.
+        validations: The result for each voucher, in the order of the request.
     """
 
     valid: bool
@@ -116,7 +184,13 @@ class StackValidation(Model):
 
 
 class StackRedemption(Model):
-    """What a stack's redemption took, voucher by voucher, under one id. ``replayed``: an earlier call did."""
+    """The result of ``redeem_stack``.
+
+    Attributes:
+        id: The redemption id of the whole stack, given or generated.
+        redemptions: What was redeemed of each voucher, in the order of the request.
+        replayed: True if an earlier call with this id made the redemption, and this call changed nothing.
+    """
 
     id: str
     redemptions: list[Redemption]
@@ -124,11 +198,15 @@ class StackRedemption(Model):
 
 
 class Finding(Model):
-    """Something of a server that the promises of the engine suffer from, and what to do about it.
+    """A problem with the setup of a server, and what to do about it.
 
-    ``node``: the address of the server, '' where there is but one. ``severity``: error (vouchers can be lost or calls
-    fail), warning (it matters on a bad day) or info (the server did not let itself be asked). ``subject``: a short word
-    that stays the same, for programs; ``problem`` and ``remedy`` are for people.
+    Attributes:
+        node: The address of the server; empty if there is only one.
+        severity: ``error``: sessions or redemptions can be lost, or calls fail. ``warning``: they can be lost after a
+            failure. ``info``: the server does not let the user read this setting.
+        subject: A short name of the problem for programs; it does not change between versions.
+        problem: What is wrong, for people.
+        remedy: What to do about it, for people.
     """
 
     node: str
@@ -139,7 +217,13 @@ class Finding(Model):
 
 
 class Locked(Model):
-    """What live sessions hold of a voucher, all together."""
+    """What all live sessions of a voucher lock together.
+
+    Attributes:
+        quantity: The quantity locked: the number of sessions.
+        credits: The gift card credits locked, in minor units (cents).
+        points: The loyalty points locked.
+    """
 
     quantity: Figure
     credits: Figure
@@ -147,11 +231,15 @@ class Locked(Model):
 
 
 class Audit(Model):
-    """A voucher's totals of what is locked: ``recorded`` in its book, ``counted`` from the locks themselves.
+    """The result of ``audit`` and ``repair``: the locked totals of a voucher, and the sum of its locks.
 
-    ``expiries_agree``: the book knows when the first and the last lock expire. ``differs``: there is something for
-    ``repair`` to mend. ``exact``: False where the voucher changed while its many locks were counted, so that the
-    figures are of no single moment.
+    Attributes:
+        code: The voucher's code.
+        recorded: The totals that are stored with the voucher.
+        counted: The sum of the locks.
+        expiries_agree: True if the stored times at which the first and the last lock expire are right.
+        differs: True if ``recorded`` or the stored times are wrong, so that ``repair`` has something to correct.
+        exact: False if the voucher changed while its locks were counted, so that the figures are not of one moment.
     """
 
     code: str
