@@ -78,7 +78,7 @@ def bad(field: str, verb: str, *args: Any, **kwargs: Any) -> None:
 
 
 def _keyed(session: Any) -> Any:
-    """The session object with a key, so that what else is wrong with it is told."""
+    """The session object with a key, so that the error is about what else is wrong with it."""
     return {"key": "k", **session} if isinstance(session, dict) else session
 
 

@@ -59,7 +59,7 @@ def test_a_voucher_of_100_is_redeemed_exactly_100_times(server: Server) -> None:
 
 
 def spend_many(task: tuple[str, int]) -> int:
-    """How many credits this worker was told that it spent."""
+    """How many credits this worker spent according to its results."""
     url, worker = task
     spent = 0
     with VoucherSessions.from_url(url) as engine:

@@ -32,7 +32,7 @@ LOCK = {"type": "LOCK", "key": "cart"}
 
 
 @pytest.fixture(scope="module", params=list(BINARIES))
-def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Server, Server]]:
+def primary_and_replica(request: pytest.FixtureRequest) -> Iterator[tuple[Server, Server]]:
     """A primary and its replica."""
     port = str(free_port())
     with (
@@ -71,9 +71,9 @@ def engine_on(
 
 
 def test_every_verb_works_where_a_replica_confirms(
-    pair: tuple[Server, Server], engine_on: Callable[[Server, Durability], Any]
+    primary_and_replica: tuple[Server, Server], engine_on: Callable[[Server, Durability], Any]
 ) -> None:
-    primary, replica = pair
+    primary, replica = primary_and_replica
     engine = engine_on(primary, Durability(replicas=1))
     engine.put_voucher(Voucher(code="A", quantity=2, credits=50))
     assert engine.validate("A", credits=20, session=LOCK).valid
@@ -92,9 +92,9 @@ def test_every_verb_works_where_a_replica_confirms(
 
 
 def test_a_change_without_a_replicas_confirmation_raises_with_its_result_and_can_be_repeated(
-    pair: tuple[Server, Server], engine_on: Callable[[Server, Durability], Any]
+    primary_and_replica: tuple[Server, Server], engine_on: Callable[[Server, Durability], Any]
 ) -> None:
-    primary, replica = pair
+    primary, replica = primary_and_replica
     engine = engine_on(primary, Durability(replicas=1, timeout_ms=50))
     engine.put_voucher(Voucher(code="A", credits=50))
     os.kill(replica.process.pid, signal.SIGSTOP)
@@ -126,10 +126,10 @@ def repeated_until_confirmed(repeat: Callable[[], Any]) -> Any:
 
 
 def test_fewer_replicas_than_required_raise_not_durable(
-    pair: tuple[Server, Server], engine_on: Callable[[Server, Durability], Any]
+    primary_and_replica: tuple[Server, Server], engine_on: Callable[[Server, Durability], Any]
 ) -> None:
     with pytest.raises(NotDurable, match="1 of 2 replicas"):
-        engine_on(pair[0], Durability(replicas=2, timeout_ms=1000)).put_voucher(Voucher(code="A"))
+        engine_on(primary_and_replica[0], Durability(replicas=2, timeout_ms=1000)).put_voucher(Voucher(code="A"))
 
 
 def test_a_change_is_on_disk_or_raises_not_durable(engine_on: Callable[[Server, Durability], Any]) -> None:
@@ -139,7 +139,7 @@ def test_a_change_is_on_disk_or_raises_not_durable(engine_on: Callable[[Server, 
             if info(server, "server")["redis_version"].startswith("7.0."):
                 with pytest.raises(NotDurable, match="cannot confirm it: unknown command 'WAITAOF'") as raised:
                     engine.put_voucher(Voucher(code="A", credits=5))
-                assert raised.value.result == engine.get_voucher("A"), "done, and told with its result"
+                assert raised.value.result == engine.get_voucher("A"), "done, and raised with its result"
                 continue
             engine.put_voucher(Voucher(code="A", credits=5))
             server.kill()
@@ -148,10 +148,10 @@ def test_a_change_is_on_disk_or_raises_not_durable(engine_on: Callable[[Server, 
 
 
 def test_fsync_without_an_append_only_file_raises_not_durable(
-    pair: tuple[Server, Server], engine_on: Callable[[Server, Durability], Any]
+    primary_and_replica: tuple[Server, Server], engine_on: Callable[[Server, Durability], Any]
 ) -> None:
     with pytest.raises(NotDurable, match=r"appendonly is disabled|unknown command"):
-        engine_on(pair[0], Durability(fsync=True)).put_voucher(Voucher(code="A"))
+        engine_on(primary_and_replica[0], Durability(fsync=True)).put_voucher(Voucher(code="A"))
 
 
 def test_a_change_is_on_the_replicas_disks_or_raises_not_durable(
@@ -183,11 +183,15 @@ def test_a_server_without_the_command_raises_not_durable_at_the_first_change(
         assert raised.value.result == engine.get_voucher("A")
 
 
-def test_a_user_without_permission_for_wait_gets_not_durable_at_the_first_change(pair: tuple[Server, Server]) -> None:
-    with pair[0].client() as admin:
+def test_a_user_without_permission_for_wait_gets_not_durable_at_the_first_change(
+    primary_and_replica: tuple[Server, Server],
+) -> None:
+    with primary_and_replica[0].client() as admin:
         admin.acl_setuser("till", enabled=True, nopass=True, keys=["*"], commands=["+@all", "-wait"])
     with (
-        VoucherSessions.from_url(f"{pair[0].url}?username=till", durability=Durability(replicas=1)) as engine,
+        VoucherSessions.from_url(
+            f"{primary_and_replica[0].url}?username=till", durability=Durability(replicas=1)
+        ) as engine,
         pytest.raises(NotDurable, match="no permissions to run the 'wait' command"),
     ):
         engine.put_voucher(Voucher(code="A"))

@@ -311,7 +311,7 @@ class Machine(RuleBasedStateMachine):
         self.move(data.draw(self.STEPS))
 
     @rule()
-    def forget_scripts(self) -> None:
+    def flush_scripts(self) -> None:
         self.admin.script_flush()
 
     # What must hold after every step, read from the keys themselves, which no script has touched in between.
@@ -325,7 +325,7 @@ class Machine(RuleBasedStateMachine):
                 assert all(figure <= limit for figure, limit in zip(held, book.limit, strict=True))
 
     @invariant()
-    def the_stored_book_is_the_models(self) -> None:
+    def stored_totals_match_the_model(self) -> None:
         now = self.now()
         for code in ("A", "B"):
             text = self.admin.get(f"vs:{{{code}}}")
@@ -349,7 +349,7 @@ class Machine(RuleBasedStateMachine):
                 assert words[12] >= max(expires_at for *_, expires_at in locks)
 
     @invariant()
-    def every_lock_key_goes_with_its_last_expiry(self) -> None:
+    def every_lock_key_has_the_ttl_of_its_last_expiry(self) -> None:
         now = self.now()
         live = {(code, key): lock for code, book in self.books.vouchers.items() for key, lock in book.live(now).items()}
         for key in self.admin.keys("*"):

@@ -303,7 +303,9 @@ class StoredState:
 
     def repeat_lost_calls(self, outcomes: Outcomes) -> bool:
         """As callers would, under the same ids; whether there was anything."""
-        assert self.redemptions.keys() <= outcomes.redemptions.keys(), "nothing happened that nobody was told of"
+        assert self.redemptions.keys() <= outcomes.redemptions.keys(), (
+            "nothing is stored that no worker got a result for"
+        )
         for (code, order), redemption in outcomes.redemptions.items():
             engine, found = self.engines[code], self.redemptions.get((code, order))
             if found == redemption:

@@ -70,7 +70,7 @@ def test_an_error_of_the_server_is_raised_with_its_remedy(act: methodcaller, err
 
 
 def test_each_server_error_has_its_own_remedy() -> None:
-    told = {
+    texts = {
         seen.remedy
         for error in (
             redis.exceptions.ReadOnlyError("replica"),
@@ -83,7 +83,7 @@ def test_each_server_error_has_its_own_remedy() -> None:
         )
         for seen in on_both(READING[0], error)
     }
-    assert len(told) == 7
+    assert len(texts) == 7
 
 
 def test_a_refused_password_is_raised_unchanged() -> None:
@@ -212,10 +212,12 @@ ACTS: list[methodcaller] = [
 
 
 @pytest.fixture
-def taken(make_engine: Callable[..., VoucherSessions], backend: Backend) -> Callable[[str], VoucherSessions]:
+def engine_with_foreign_value(
+    make_engine: Callable[..., VoucherSessions], backend: Backend
+) -> Callable[[str], VoucherSessions]:
     """An engine with a live session, under one of whose keys somebody else's value stands."""
 
-    def take(key: str, value: str = "list") -> VoucherSessions:
+    def write_foreign_value(key: str, value: str = "list") -> VoucherSessions:
         engine = make_engine()
         engine.put_voucher(Voucher(code="A", credits=50))
         engine.validate("A", credits=5, session={"type": "LOCK", "key": "cart"})
@@ -230,15 +232,15 @@ def taken(make_engine: Callable[..., VoucherSessions], backend: Backend) -> Call
             backend.admin.pexpire(key, ttl_ms)
         return engine
 
-    return take
+    return write_foreign_value
 
 
 @pytest.mark.parametrize("value", ["list", "some text", "5", "[1, 2]", "", '["a"," b",-5,0,0,0,0,0,0,0,0,0,0]'])
 @pytest.mark.parametrize("act", [*ACTS, methodcaller("delete_voucher", "A")])
 def test_a_foreign_value_at_the_vouchers_key_is_corrupt_state(
-    taken: Callable[..., VoucherSessions], backend: Backend, act: methodcaller, value: str
+    engine_with_foreign_value: Callable[..., VoucherSessions], backend: Backend, act: methodcaller, value: str
 ) -> None:
-    engine = taken("vs:{A}", value)
+    engine = engine_with_foreign_value("vs:{A}", value)
     before = backend.contents()
     with pytest.raises(CorruptState, match="'A'"):
         act(engine)
@@ -247,9 +249,9 @@ def test_a_foreign_value_at_the_vouchers_key_is_corrupt_state(
 
 @pytest.mark.parametrize("act", [ACTS[3], ACTS[5], ACTS[6]])
 def test_a_foreign_value_at_the_index_key_is_corrupt_state(
-    taken: Callable[..., VoucherSessions], backend: Backend, act: methodcaller
+    engine_with_foreign_value: Callable[..., VoucherSessions], backend: Backend, act: methodcaller
 ) -> None:
-    engine = taken("vs:{A}:locks")
+    engine = engine_with_foreign_value("vs:{A}:locks")
     before = backend.contents()
     with pytest.raises(CorruptState, match="'A'"):
         act(engine)
@@ -258,9 +260,9 @@ def test_a_foreign_value_at_the_index_key_is_corrupt_state(
 
 @pytest.mark.parametrize("act", [ACTS[3], ACTS[5], ACTS[6]])
 def test_a_foreign_value_at_a_session_key_is_corrupt_state(
-    taken: Callable[..., VoucherSessions], backend: Backend, act: methodcaller
+    engine_with_foreign_value: Callable[..., VoucherSessions], backend: Backend, act: methodcaller
 ) -> None:
-    engine = taken("vs:{A}:session:cart", "some text")
+    engine = engine_with_foreign_value("vs:{A}:session:cart", "some text")
     before = backend.contents()
     with pytest.raises(CorruptState, match="'A'"):
         act(engine)

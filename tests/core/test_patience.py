@@ -68,7 +68,7 @@ def verb_of(act: methodcaller) -> str:
 
 
 @pytest.fixture
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_retry_period(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 50 ms, with pauses of 1 ms."""
     monkeypatch.setattr(clients, "retry_period_seconds", lambda client: 0.05)
     monkeypatch.setattr(call, "uniform", lambda shortest, longest: 0.001)
@@ -76,7 +76,9 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("error", NOT_RUN, ids=repr)
 @pytest.mark.parametrize("act", [*VERBS, BRINGS], ids=verb_of)
-def test_a_command_that_did_not_run_is_sent_again(patience: None, act: methodcaller, error: Exception) -> None:
+def test_a_command_that_did_not_run_is_sent_again(
+    short_retry_period: None, act: methodcaller, error: Exception
+) -> None:
     for outcome, sent in on_both_counted(act, error, error, REPLIES[verb_of(act)]):
         assert not isinstance(outcome, Exception)
         assert sent == 3
@@ -84,7 +86,9 @@ def test_a_command_that_did_not_run_is_sent_again(patience: None, act: methodcal
 
 @pytest.mark.parametrize("error", LOST, ids=repr)
 @pytest.mark.parametrize("act", [*VERBS, BRINGS], ids=verb_of)
-def test_a_call_whose_reply_was_lost_is_sent_again(patience: None, act: methodcaller, error: Exception) -> None:
+def test_a_call_whose_reply_was_lost_is_sent_again(
+    short_retry_period: None, act: methodcaller, error: Exception
+) -> None:
     for outcome, sent in on_both_counted(act, error, REPLIES[verb_of(act)]):
         assert not isinstance(outcome, Exception)
         assert sent == 2
@@ -92,14 +96,14 @@ def test_a_call_whose_reply_was_lost_is_sent_again(patience: None, act: methodca
 
 @pytest.mark.parametrize("error", PERMANENT, ids=repr)
 @pytest.mark.parametrize("act", VERBS, ids=verb_of)
-def test_permanent_errors_are_raised_at_once(patience: None, act: methodcaller, error: Exception) -> None:
+def test_permanent_errors_are_raised_at_once(short_retry_period: None, act: methodcaller, error: Exception) -> None:
     for outcome, sent in on_both_counted(act, error):
         assert outcome is error or (isinstance(outcome, ServerRefused) and outcome.__cause__ is error)
         assert sent == 1
 
 
 @pytest.mark.parametrize("error", [NOT_RUN[1], LOST[0], LOST[2]], ids=repr)
-def test_retries_end_after_the_retry_period(patience: None, error: Exception) -> None:
+def test_retries_end_after_the_retry_period(short_retry_period: None, error: Exception) -> None:
     """A client may have sent the command before: that the last try did not run says nothing of the first."""
     for outcome, sent in on_both_counted(CHANGING[3], *[error] * 200):
         assert isinstance(outcome, OutcomeUnknown)
@@ -109,7 +113,7 @@ def test_retries_end_after_the_retry_period(patience: None, error: Exception) ->
         assert outcome is error
 
 
-def test_a_connection_closed_by_another_task_counts_as_lost(patience: None) -> None:
+def test_a_connection_closed_by_another_task_counts_as_lost(short_retry_period: None) -> None:
     stub: Any = AsyncStub(AttributeError("'NoneType' object has no attribute 'writelines'"), REPLIES["redeem"])
     assert asyncio.run(AsyncVoucherSessions(stub).redeem("A", session="cart")).session_key == "cart"
 

@@ -113,8 +113,8 @@ def test_a_healthy_server_has_no_findings() -> None:
 
 def test_unreadable_settings_are_not_judged() -> None:
     for durability in (None, FSYNC, Durability(replicas=1)):
-        told = findings_for(INFO=REFUSED, CONFIG_GET_appendfsync={"appendfsync": "no"}, durability=durability)
-        assert [each.subject for each in told] == ["unreadable"]
+        findings = findings_for(INFO=REFUSED, CONFIG_GET_appendfsync={"appendfsync": "no"}, durability=durability)
+        assert [each.subject for each in findings] == ["unreadable"]
 
 
 @pytest.mark.parametrize(
@@ -256,8 +256,8 @@ def test_check_server_works_in_every_protocol_and_changes_nothing(engine: Vouche
             "it has no INFO and no CONFIG, and the scripts can do all they do"
         )
     else:
-        told = ["lazyfree-lazy-expire"] if backend.name != "valkey" else []
-        assert subjects == ["persistence", "replicas", *told]
+        expected = ["lazyfree-lazy-expire"] if backend.name != "valkey" else []
+        assert subjects == ["persistence", "replicas", *expected]
     assert backend.contents() == before
 
 
@@ -312,13 +312,13 @@ def test_the_remedy_for_a_setting_removes_the_finding(
 def test_check_server_checks_the_requirements_of_durability(healthy: Server, engine_on: Callable[..., Any]) -> None:
     with healthy.client() as admin:
         lacks_waitaof = admin.info("server")["redis_version"].startswith("7.0.")
-    told = [each.problem for each in engine_on(healthy, durability=Durability(replicas=2)).check_server()]
-    assert told == ["durability asks for 2 replicas and there are 1: every change raises NotDurable"]
-    told = [
+    problems = [each.problem for each in engine_on(healthy, durability=Durability(replicas=2)).check_server()]
+    assert problems == ["durability asks for 2 replicas and there are 1: every change raises NotDurable"]
+    problems = [
         each.problem.partition(",")[0]
         for each in engine_on(healthy, durability=Durability(replicas=1, fsync=True)).check_server()
     ]
-    assert told == (["durability needs WAITAOF"] if lacks_waitaof else [])
+    assert problems == (["durability needs WAITAOF"] if lacks_waitaof else [])
 
 
 @pytest.mark.parametrize("command", ["EVALSHA", "EVAL", "WAIT", *scripts.COMMANDS])
@@ -361,8 +361,8 @@ def test_keys_without_access_are_reported(healthy: Server, engine_on: Callable[.
 def test_settings_that_the_user_may_not_read_are_reported(healthy: Server, engine_on: Callable[..., Any]) -> None:
     with healthy.client() as admin:
         admin.execute_command("ACL", "SETUSER", "till", "reset", "on", ">secret", "~vs:*", "+@all", "-info", "-config")
-    told = engine_on(healthy, LOGIN).check_server()
-    assert [(each.severity, each.subject) for each in told] == [("info", "unreadable")] * 2
+    findings = engine_on(healthy, LOGIN).check_server()
+    assert [(each.severity, each.subject) for each in findings] == [("info", "unreadable")] * 2
 
 
 def test_a_server_that_is_gone_raises_the_clients_error(engine_on: Callable[..., Any]) -> None:
@@ -399,13 +399,13 @@ def test_the_primaries_of_a_cluster_are_known_before_its_first_command(loop: asy
     with running("valkey", **options) as node, node.client() as admin:
         admin.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         until(lambda: admin.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
-        told = [(f"127.0.0.1:{port}", "persistence"), (f"127.0.0.1:{port}", "replicas")]
+        expected = [(f"127.0.0.1:{port}", "persistence"), (f"127.0.0.1:{port}", "replicas")]
         with VoucherSessions.from_url(f"redis+cluster://127.0.0.1:{port}") as engine:
-            assert [(each.node, each.subject) for each in engine.check_server()] == told
+            assert [(each.node, each.subject) for each in engine.check_server()] == expected
         waiting = AsyncVoucherSessions.from_url(f"redis+cluster://127.0.0.1:{port}")
         found = loop.run_until_complete(waiting.check_server())
         loop.run_until_complete(waiting.aclose())
-        assert [(each.node, each.subject) for each in found] == told
+        assert [(each.node, each.subject) for each in found] == expected
         assert admin.keys() == []
 
 

@@ -29,7 +29,7 @@ class Audit:
         return f"{self.calls} calls, {self.unknown} with an unknown outcome, {changes}"
 
     @property
-    def is_of_a_prefix(self) -> bool:
+    def is_a_prefix(self) -> bool:
         """Whether what is there may all have come before what is lost: no call of it began after a lost one ended."""
         lost_from = min((op.end or 0 for op in self.lost), default=2**63)
         return all(op.begin <= lost_from for op in self.there)
@@ -45,7 +45,7 @@ def audit(engine: VoucherSessions, history: Iterable[Op]) -> Audit:
     for op in ops:
         by_key[op.args.get("key")].append(op)
     for code in codes:
-        _agrees_with_itself(engine, code, live[code], receipts)
+        _check_totals(engine, code, live[code], receipts)
         for key in live[code]:
             assert any(map(_may_hold, by_key[key])), f"{key!r} is locked on {code!r}"
     found = Audit(len(ops), sum(op.end is None for op in ops))
@@ -94,7 +94,7 @@ def _receipts(engine: VoucherSessions, ops: list[Op]) -> dict[tuple[str, str], R
     return receipts
 
 
-def _agrees_with_itself(
+def _check_totals(
     engine: VoucherSessions,
     code: str,
     sessions: dict[str, ActiveSession],

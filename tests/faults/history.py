@@ -109,7 +109,7 @@ class Recorder:
 
     def _begin(self, verb: str, args: tuple[Any, ...], options: dict[str, Any]) -> int:
         number = next(self._numbers)
-        # A key or id that the engine is to generate: until it is told, one that nobody else uses.
+        # Stands for a key or id that the engine generates, until it is known: one that nobody else uses.
         anew = f"{self._name}#{number}?"
         op = Op(self._name, number, verb.removesuffix("_stack"), plain_args(verb, args, options, anew), _now())
         self._keep(op)
@@ -195,7 +195,7 @@ def generated(outcome: Any, attribute: str) -> str | None:
 
 
 def observed(verb: str, outcome: Any) -> Any:
-    """What a call was told, in plain values: times left out, which the checker knows in no common clock."""
+    """The result of a call in plain values, without times, because there is no common clock."""
     if isinstance(outcome, VoucherSessionsError):
         facts = {name: list(fact) if isinstance(fact, tuple) else fact for name, fact in vars(outcome).items()}
         facts.pop("others", None)

@@ -108,7 +108,7 @@ _FRESH: Final[list[tuple[str, Callable[[], Any]]]] = [
     ("a mapping without its names", lambda: LyingMapping(lambda: iter(["type", "key"]), {}.__getitem__)),
     ("a mapping of numbers", lambda: LyingMapping(lambda: iter([5, 6]), lambda _: "LOCK")),
     ("a mapping that turns", _changing_mapping),
-    ("a class that cannot be told", UnreadableClass),
+    ("an object whose class cannot be read", UnreadableClass),
     ("a text by its word alone", lambda: LyingClass(str)),
     ("a mapping by its word alone", lambda: LyingClass(dict)),
     ("a sequence by its word alone", lambda: LyingClass(list)),

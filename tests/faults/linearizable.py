@@ -1,7 +1,7 @@
-"""Whether a history of calls is that of books kept by one that executes the calls one at a time.
+"""Checks whether a history of calls is linearizable: possible for a server that executes one call at a time.
 
 The search is Wing and Gong's with Lowe's memory of the states that led nowhere: it builds an order of the calls that
-respects who ended before who began, and in which the model of the books answers each call as its caller was told. A
+respects who ended before who began, and in which the model gives each call the result that its caller got. A
 call whose outcome is unknown may stand anywhere after its begin, or nowhere. Vouchers that no stack ties together are
 checked each by itself. A lock expires where nobody acts: not before its TTL has passed since its call could have
 locked it, at the latest when it has passed since then for sure.
@@ -35,7 +35,7 @@ class TooManyOrders(Exception):
 
 
 def check(history: Iterable[Op], initial: Books | None = None, steps: int = STEPS) -> None:
-    """Raise AssertionError where no order of the calls explains what the callers were told.
+    """Raise AssertionError where no order of the calls explains the results.
 
     ``initial`` are the books before the first call; by default there is no voucher. The error tells the earliest reply
     that nothing explains.
@@ -60,7 +60,7 @@ def together(history: Iterable[Op]) -> list[list[Op]]:
 
 
 def counterexample(ops: Sequence[Op], initial: Books, steps: int) -> str:
-    """The shortest beginning of the history that nothing explains, told by where the search got stuck."""
+    """The shortest beginning of the history that no order explains, found from where the search ended."""
     ends = sorted(op.end for op in ops if op.end is not None)
     low, high = 0, len(ends) - 1
     while low < high:
@@ -81,7 +81,7 @@ def until(ops: Sequence[Op], moment: int) -> list[Op]:
     return [op if op.end is not None and op.end <= moment else replace(op, end=None, seen=None) for op in begun]
 
 
-# What may happen without anybody's being told of it: an unknown call, by number, or a lock's expiry, by code and key.
+# What may happen without a reply: an unknown call, by number, or a lock's expiry, by code and key.
 Event = int | tuple[str, str]
 
 
@@ -95,7 +95,7 @@ class Config(NamedTuple):
     books: Books
     state: State
     order: tuple[Any, ...] | None  # (the order before, what came last)
-    # What happened since the last known call that nobody was told of, and how far the order had come with that call.
+    # What happened without a reply since the last known call, and how far the order had come with that call.
     untold: tuple[Event, ...] = ()
     base: Config | None = None
 
@@ -131,7 +131,7 @@ class Search:
                 continue
             if config.first == len(self.known):
                 return True
-            # The time is of no matter: who is live is told by the state. And an unknown call that is left can only help.
+            # The time does not matter: the state says which locks are live. An unknown call that is left can only help.
             spent = visited.setdefault((config.first, config.ahead, config.state), [])
             if any(less <= config.spent for less in spent):
                 continue
@@ -177,7 +177,7 @@ class Search:
                 yield happened._replace(untold=(*config.untold, event), base=config.base or config)
 
     def could_come_earlier(self, config: Config, at: int, after: Config) -> bool:
-        """Whether one of the things that nobody was told of can as well come after this call."""
+        """Whether one of the events without a reply can as well come after this call."""
         swapped = (self.swapped(config, at, event) for event in config.untold)
         return any(other is not None and other.state.agrees(after.state) for other in swapped)
 
@@ -191,7 +191,7 @@ class Search:
         return now
 
     def known_call(self, config: Config, at: int) -> Config | None:
-        """After this call, if the books answer it as its caller was told."""
+        """The states after this call, if the model gives the result that its caller got."""
         op = self.known[at]
         assert op.end is not None
         after = self.after(config, op, op.end)
@@ -221,7 +221,7 @@ class Search:
         return config._replace(now=now, books=books, state=after, order=(config.order, op))
 
     def events(self, config: Config, latest: int) -> Iterator[Event]:
-        """What may happen next that nobody was told of: locks that expire, and unknown calls."""
+        """What may happen next without a reply: locks that expire, and unknown calls."""
         for code, book in config.books.vouchers.items():
             for key, lock in book.live(config.now).items():
                 if isinstance(lock, TimedLock) and lock.earliest <= latest and lock.earliest != FOREVER:
@@ -254,14 +254,14 @@ class Search:
         while order is not None and len(steps) < 12:
             steps.append(order[1])
             order = order[0]
-        lines = [f"no order explains what {op} was told: {op.seen}", "the furthest order ends with"]
+        lines = [f"no order explains the result of {op}: {op.seen}", "the furthest order ends with"]
         lines += [f"    {described(each)}" for each in reversed(steps)]
         lines.append(f"the books then: {picture(config.books, config.now)}")
         found, _ = self.candidates(config)
         for at in found:
             books = config.books.copy()
             expected = answer(books, self.known[at], max(config.now, self.known[at].begin))
-            lines.append(f"next {described(self.known[at])}\n    though the books say: {expected}")
+            lines.append(f"next {described(self.known[at])}\n    but the model says: {expected}")
         return "\n".join(lines)
 
 

@@ -75,7 +75,7 @@ class Trial:
             copies.execute()
 
     def lose(self, plan: Plan, timeout: float, meanwhile: Meanwhile = None, after: Meanwhile = None) -> Any:
-        """What the caller is told; then the server has answered all that reached it.
+        """The outcome for the caller; the server has then answered all that reached it.
 
         ``meanwhile`` happens between a script's run and the loss of its reply, ``after`` when the caller was answered.
         """
@@ -127,7 +127,7 @@ class Trial:
         self.check(generated_by(self.call, outcome))
 
     def unanswered(self, outcome: Any, *, ran: bool) -> None:
-        """The caller is told that the outcome is unknown, asks, and repeats the call as it was."""
+        """The caller gets an unknown outcome, reads the state, and repeats the call unchanged."""
         named = self.is_unknown(outcome)
         if ran:
             self.model.expect(named)

@@ -16,7 +16,7 @@ WITHOUT_RECEIPTS = {"validate", "release", "get_voucher", "list_sessions", "get_
 
 
 def agrees(op: Op, expected: Any, seen: Any) -> bool:
-    """Whether the caller was told what the books say."""
+    """Whether the caller got the result that the model gives."""
     if isinstance(expected, dict) and "error" in expected:
         return isinstance(seen, dict) and bool(expected.items() <= seen.items())
     if op.verb == "list_sessions" and isinstance(seen, dict) and "error" not in seen:
@@ -35,7 +35,7 @@ def locks(op: Op, expected: Any) -> bool:
 
 
 def idle(op: Op) -> bool:
-    """Whether a call that was told this has changed nothing, whenever it was."""
+    """Whether a call with this result has changed nothing, whenever it ran."""
     if isinstance(op.seen, dict) and "error" in op.seen:
         return True
     match op.verb:
@@ -55,7 +55,7 @@ def idle(op: Op) -> bool:
 
 
 def essence(op: Op, seen: Any) -> Any:
-    """What was told without the figures that a changing call tells beside what it did.
+    """The result without the figures that a changing call returns beside what it did.
 
     Where a client has repeated the call by itself, they are those of the repetition, after whatever came in between.
     """

@@ -232,7 +232,7 @@ class Link:
                 return
             if fault == "delay":
                 await self._proxy.late()
-            with suppress(OSError):  # that the client has gone is told by its own end
+            with suppress(OSError):  # the connection to the client reports that the client has gone
                 self._writer.write(data)
                 await self._writer.drain()
         await self._proxy.mended()

@@ -197,7 +197,7 @@ class RandomCaller:
 
 
 def warm_up(_: int) -> None:
-    """Nothing: a process that has been told to do it has all its imports done."""
+    """Does nothing: a process that has run it has finished its imports."""
 
 
 def run(plan: LoadPlan) -> LoadResult:

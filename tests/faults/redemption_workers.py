@@ -91,10 +91,10 @@ class WorkerProcesses:
 
     def until_written(self, size: int) -> None:
         """Wait until all workers together have logged so many bytes more."""
-        before = self._written()
-        until(lambda: self._written() - before >= size)
+        before = self._bytes_logged()
+        until(lambda: self._bytes_logged() - before >= size)
 
-    def _written(self) -> int:
+    def _bytes_logged(self) -> int:
         return sum(log.stat().st_size for log in self.logs)
 
     def close(self) -> None:
@@ -140,14 +140,14 @@ class Worker:
             if until():
                 return
             try:
-                self._cart(self._chance.choice(codes), f"{self._name}-{at}")
+                self._process_cart(self._chance.choice(codes), f"{self._name}-{at}")
             except UNKNOWN:
                 return
             except VoucherSessionsError:
                 pass  # refused, or expired meanwhile: the history has it
             time.sleep(self._chance.uniform(0, 0.008))
 
-    def _cart(self, code: str, order: str) -> None:
+    def _process_cart(self, code: str, order: str) -> None:
         credits, way = self._chance.randint(1, 9), self._chance.random()
         if way < AT_ONCE:
             self._redeem(code, order, credits=credits)

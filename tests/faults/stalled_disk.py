@@ -25,7 +25,7 @@ def stalled_flushing(server: Server) -> Iterator[None]:
         yield
     finally:
         server.process.kill()
-        os.waitpid(thread, OF_ANY_THREAD)  # its end is told to us, and only then the server's
+        os.waitpid(thread, OF_ANY_THREAD)  # its end must be waited for before the server's
         server.process.wait()
 
 

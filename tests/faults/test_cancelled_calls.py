@@ -15,7 +15,7 @@ import redis.asyncio
 from support.servers import Server
 
 from faults.recorded_replies import RECORDED_CALLS, RecordedCall, books, create_vouchers
-from faults.test_shared_engine import PATIENCE, filled
+from faults.test_shared_engine import PATIENCE, with_vouchers
 from voucher_sessions import (
     AsyncVoucherSessions,
     Durability,
@@ -27,7 +27,7 @@ from voucher_sessions import (
 
 @pytest.fixture
 def server(server_of: Callable[[str], Server]) -> Server:
-    return filled(server_of("valkey"))
+    return with_vouchers(server_of("valkey"))
 
 
 class Cancelled:

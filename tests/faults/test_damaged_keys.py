@@ -17,7 +17,7 @@ from conftest import Backend
 from support.model import edit_book, read_book, written_book
 from support.servers import BINARIES, running
 from support.sessions import lock
-from support.waiting import rounds
+from support.waiting import rounds, until
 
 from faults.recount import LIMIT, LOCKED, USED, book_of, recount
 from faults.redemption_workers import CODES, SHORT_MS, WorkerProcesses, limits
@@ -74,7 +74,7 @@ def test_a_voucher_put_after_its_key_was_deleted_starts_with_nothing(engine: Vou
     with pytest.raises(SessionNotFound):
         engine.redeem("A", session="cart")
     assert engine.redeem("A", credits=10).credits == 10
-    assert engine.rollback("A", "order").credits == 5, "told, but of another life"
+    assert engine.rollback("A", "order").credits == 5, "the receipt of the deleted voucher"
     assert engine.get_voucher("A").credits.used == 10
     recount(backend.admin, "A")
 
@@ -132,7 +132,7 @@ BAD: list[Any] = ["x", None, True, -5, 5.5, 1e300, []]
 
 @pytest.mark.parametrize("at", range(13))
 def test_a_voucher_with_an_invalid_field_is_corrupt_state(engine: VoucherSessions, backend: Backend, at: int) -> None:
-    """An edit that leaves a number in the place of a number cannot be told from the truth; all others are."""
+    """An edit that leaves a number in the place of a number cannot be recognised; all others are."""
     words = book_of(backend.admin, "A") or []
     for bad in BAD[1:] if at < 2 else BAD:  # any text may be a random word
         refused_by_all(engine, backend, written_book([*words[:at], bad, *words[at + 1 :]]))
@@ -179,7 +179,7 @@ class KeyDamager:
     def go(self, steps: int) -> None:
         for _ in range(steps):
             with suppress(LimitExceeded, SessionNotFound):
-                self._chance.choice([self._buy, self._buy, self._buy, self._break])()
+                self._chance.choice([self._redeem, self._redeem, self._redeem, self._damage])()
             assert len(self._spent) <= self.QUANTITY
             assert sum(self._spent.values()) <= self.CREDITS
         self._engine.repair("A")
@@ -187,7 +187,7 @@ class KeyDamager:
         state = self._engine.get_voucher("A")
         assert (state.quantity.used, state.credits.used) == (len(self._spent), sum(self._spent.values()))
 
-    def _buy(self) -> None:
+    def _redeem(self) -> None:
         key, credits = f"key-{self._chance.randrange(6)}", self._chance.randrange(30)
         way = self._chance.randrange(8)
         if way < 4:
@@ -203,7 +203,7 @@ class KeyDamager:
             paid = self._engine.redeem("A", credits=named, session=self._chance.choice([None, key]))
             self._spent[paid.id] = paid.credits
 
-    def _break(self) -> None:
+    def _damage(self) -> None:
         admin, way = self._backend.admin, self._chance.randrange(5)
         if way == 0:
             admin.delete(f"{BOOK}:locks")
@@ -282,6 +282,8 @@ def test_flushall_while_workers_redeem(name: str, tmp_path: Path) -> None:
             for words, _ in map(read_book, books):
                 for limit, used, locked in zip(words[LIMIT], words[USED], words[LOCKED], strict=True):
                     assert limit < 0 or 0 <= used + locked <= limit
+            if at == 0:
+                until(lambda: bool(errors_seen(workers)))  # the vouchers are not back before a worker has missed one
             for code in CODES:
                 engine.put_voucher(limits(code))
         workers.until_written(20_000)

@@ -40,7 +40,7 @@ SURE, SURE_OF_BOTH = (Durability(replicas=replicas, timeout_ms=20_000) for repli
 guarded = pytest.mark.parametrize("durability", [None, ONE], ids=["without durability", "with durability"])
 
 
-def stocked(servers: ReplicatedServers) -> None:
+def put_vouchers(servers: ReplicatedServers) -> None:
     """The vouchers, known to both replicas."""
     with VoucherSessions.from_url(servers.primary.url, durability=SURE_OF_BOTH, socket_timeout=30) as engine:
         for code in LAST:
@@ -49,7 +49,7 @@ def stocked(servers: ReplicatedServers) -> None:
 
 
 def locked(engine: Any, code: str, key: str) -> bool:
-    """Whether the caller was told that it has the lock."""
+    """Whether the lock was acknowledged."""
     try:
         valid: bool = engine.validate(code, session={"type": "LOCK", "key": key}).valid
     except NotDurable:
@@ -70,7 +70,7 @@ def current_engines(url: str, durability: Durability | None, number: int = 2) ->
 @guarded
 def test_a_primary_without_its_replicas(durability: Durability | None) -> None:
     with replicated_servers(SERVER) as servers, current_engines(servers.primary.url, durability) as inside:
-        stocked(servers)
+        put_vouchers(servers)
         servers.cut_off()
         acknowledged = [order for order in ORDERS if redeemed(inside[order % 2](), order)]
         granted = sum(locked(inside[at % 2](), code, "inside") for at, code in enumerate(LAST))
@@ -112,7 +112,7 @@ def test_a_stopped_primary_that_continues_with_calls_in_flight(durability: Durab
         ) as servers,
         current_engines(servers.client_link.url, durability, len(LAST)) as inside,
     ):
-        stocked(servers)
+        put_vouchers(servers)
         for current_engine in inside:
             current_engine().list_sessions("CARD")  # their connections stand
         sent, threads = servers.client_link.calls, CheckedThreads()
@@ -141,7 +141,7 @@ def test_a_stopped_primary_that_continues_with_calls_in_flight(durability: Durab
 def test_a_replica_that_stays_with_the_deposed_primary_confirms(asked: Durability, granted: int) -> None:
     """The other one is promoted: only who asks for the confirmation of both is safe."""
     with replicated_servers(SERVER) as servers:
-        stocked(servers)
+        put_vouchers(servers)
         _, leaves = servers.replicas
         with (
             VoucherSessions.from_url(servers.primary.url, durability=asked) as inside,
@@ -162,7 +162,7 @@ def follows(replica: Server, primary: Server) -> bool:
 def test_a_primary_that_restarts_empty_deletes_its_replicas_data(appendonly: str) -> None:
     """Faster than anybody promoted one of them. So a primary that starts by itself needs an append-only file."""
     with replicated_servers(SERVER, appendonly=appendonly) as servers:
-        stocked(servers)
+        put_vouchers(servers)
         replica = servers.replicas[0]
         with (
             VoucherSessions.from_url(servers.primary.url, durability=SURE_OF_BOTH, socket_timeout=30) as engine,
@@ -178,7 +178,7 @@ def test_a_primary_that_restarts_empty_deletes_its_replicas_data(appendonly: str
 def test_min_replicas_to_write_limits_the_loss_but_does_not_prevent_it() -> None:
     """A primary that is cut off goes on acknowledging until its replicas have been silent for min-replicas-max-lag."""
     with replicated_servers(SERVER, min_replicas_to_write="1", min_replicas_max_lag="1") as servers:
-        stocked(servers)
+        put_vouchers(servers)
         with VoucherSessions.from_url(servers.primary.url) as inside:
             servers.cut_off()
             acknowledged = redeemed_until_refused(inside)
@@ -203,7 +203,7 @@ def redeemed_until_refused(engine: VoucherSessions) -> int:
 def test_refusals_and_reads_are_not_confirmed() -> None:
     """They change nothing and wait for nobody, so a deposed primary gives them from its old books."""
     with replicated_servers(SERVER) as servers:
-        stocked(servers)
+        put_vouchers(servers)
         servers.cut_off()
         new = servers.promote()
         with (

@@ -36,7 +36,7 @@ def right(recorded_call: RecordedCall) -> list[list[Any]]:
 
 
 class ScriptedClient:
-    """A client that answers one command after the other as told."""
+    """A client that returns the given answers, one for each command."""
 
     def __init__(self, *answers: Any) -> None:
         self._answers = list(answers)
@@ -283,7 +283,7 @@ def test_check_server_with_any_answers(answers: list[Any]) -> None:
 
 
 class ConfirmingClient(ScriptedClient):
-    """A client whose pipeline answers the script rightly and all else as told."""
+    """A client whose pipeline returns a correct reply to the script and the given answers to all else."""
 
     def __init__(self, *answers: Any) -> None:
         self._pipelined = list(answers)

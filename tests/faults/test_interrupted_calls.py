@@ -15,13 +15,13 @@ import pytest
 import redis
 from support.servers import Server
 
-from faults.test_shared_engine import CLIENTS, PATIENCE, credits_of, filled
+from faults.test_shared_engine import CLIENTS, PATIENCE, credits_of, with_vouchers
 from voucher_sessions import VoucherSessions
 
 
 @pytest.fixture
 def server(server_of: Callable[[str], Server]) -> Server:
-    return filled(server_of("valkey"))
+    return with_vouchers(server_of("valkey"))
 
 
 class UnnoticedReplyConnection(redis.UnixDomainSocketConnection):
@@ -31,7 +31,7 @@ class UnnoticedReplyConnection(redis.UnixDomainSocketConnection):
         return False
 
 
-def interrupted(at: int, error: type[BaseException], run: Callable[[], object]) -> str:
+def run_interrupted(at: int, error: type[BaseException], run: Callable[[], object]) -> str:
     """Which function of redis-py or of ours it was whose beginning raised: there Python runs signal handlers."""
     numbers, entered = count(), [""]
 
@@ -85,7 +85,7 @@ def test_an_interrupted_call_leaves_no_reply_on_its_connection(
             engine = VoucherSessions(client)
             assert credits_of(engine, "B") == 222
             call(engine)  # so that all is connected
-            entered = interrupted(at, error, partial(call, engine))
+            entered = run_interrupted(at, error, partial(call, engine))
             assert [credits_of(engine, "B"), credits_of(engine, "A")] == [222, 111], entered
         pool.disconnect()
         if not entered:
@@ -102,7 +102,7 @@ def test_an_interrupted_redemption_that_is_repeated_happens_once(server: Server)
                 engine = VoucherSessions(client)
                 assert credits_of(engine, "B") == 222
                 redeem = partial(engine.redeem, "A", redemption_id=order)
-                entered = interrupted(at, KeyboardInterrupt, redeem)
+                entered = run_interrupted(at, KeyboardInterrupt, redeem)
             books.redeem("A", redemption_id=order)
             assert books.get_voucher("A").quantity.used == at + 1, entered
             if not entered:

@@ -65,7 +65,7 @@ def hold_for_ever(socket: str) -> None:
 
 
 def test_the_lock_of_a_killed_process_expires_with_its_ttl() -> None:
-    """Not before, and not after: who was refused is told when to come again, and is then served."""
+    """Not before, and not after: a refused call returns when to retry, and then succeeds."""
     with running("valkey") as server, server.client() as client:
         engine = VoucherSessions(client)
         engine.put_voucher(Voucher(code="LAST", quantity=1))
@@ -151,7 +151,7 @@ def test_with_a_stalled_disk_at_most_the_last_two_seconds_are_lost(name: str, tm
             oldest = max((killed - (op.end or 0) for op in found.lost), default=0) / 1e9
             print(f"{name} killed while its disk stalled: {found}, the oldest {oldest:.2f} s before the end")
             assert found.lost, "acknowledged, and held back"
-            assert found.is_of_a_prefix
+            assert found.is_a_prefix
             assert oldest < BOUND
 
 
@@ -176,7 +176,7 @@ def test_after_a_kill_or_power_cut_the_data_is_a_prefix_of_the_history(name: str
             server.start()
             found = audit(engine, history)
             print(f"{name} killed: {found}")
-            assert found.is_of_a_prefix
+            assert found.is_a_prefix
             assert all(killed - (op.end or 0) < BOUND * 1e9 for op in found.lost)
             if not found.lost:
                 check(history)
@@ -186,7 +186,7 @@ def test_after_a_kill_or_power_cut_the_data_is_a_prefix_of_the_history(name: str
                 file.write_bytes(whole[: random.randrange(vouchers, len(whole))])
                 server.start()
                 found = audit(engine, history)
-                assert found.is_of_a_prefix
+                assert found.is_a_prefix
                 lost.append(len(found.lost))
             print(f"its file cut off {CUTS} times: {sorted(lost)} lost")
             assert max(lost) > 0

@@ -43,7 +43,9 @@ def grants(credits: int = 0) -> list[dict[str, Any]]:
     return [{"reason": None, "held": False, "available": [1, 10, 0], "lock": [credits, 0]}]
 
 
-def took(credits: int = 0, key: str | None = None, rolled_back: bool = False, replayed: bool = False) -> list[Any]:
+def redemption(
+    credits: int = 0, key: str | None = None, rolled_back: bool = False, replayed: bool = False
+) -> list[Any]:
     return [[1, credits, 0, key, rolled_back, replayed]]
 
 
@@ -61,12 +63,12 @@ MISSING = {"error": "RedemptionNotFound", "code": "A", "redemption_id": "o"}
 EXPLAINED: dict[str, list[Op]] = {
     "nothing happened": [],
     "one refused of two at a time": [
-        op("redeem", 2, 9, took(), id="x"),
+        op("redeem", 2, 9, redemption(), id="x"),
         op("redeem", 2, 9, {**USED_UP, "locked_by_others": False}, id="y"),
     ],
-    "a read beside a redemption sees it": [op("redeem", 2, 9, took()), op("get_voucher", 3, 4, state(1, 0))],
+    "a read beside a redemption sees it": [op("redeem", 2, 9, redemption()), op("get_voucher", 3, 4, state(1, 0))],
     "a read beside a redemption does not see it yet": [
-        op("redeem", 2, 9, took()),
+        op("redeem", 2, 9, redemption()),
         op("get_voucher", 3, 4, state(0, 0)),
     ],
     "unknown that took effect": [op("redeem", 2, None), op("get_voucher", 4, 5, state(1, 0))],
@@ -77,11 +79,11 @@ EXPLAINED: dict[str, list[Op]] = {
     ],
     "unknown that never took effect": [
         op("redeem", 2, None, id="x"),
-        op("redeem", 4, 5, took(), id="y"),
+        op("redeem", 4, 5, redemption(), id="y"),
         op("get_redemption", 6, 7, {**MISSING, "redemption_id": "x"}, id="x"),
     ],
-    "unknown, repeated and replayed": [op("redeem", 2, None), op("redeem", 4, 5, took(replayed=True))],
-    "unknown, repeated and new": [op("redeem", 2, None), op("redeem", 4, 5, took())],
+    "unknown, repeated and replayed": [op("redeem", 2, None), op("redeem", 4, 5, redemption(replayed=True))],
+    "unknown, repeated and new": [op("redeem", 2, None), op("redeem", 4, 5, redemption())],
     "unknown override that came after its successor": [
         op("validate", 2, None, needs=[["A", 3, 0]]),
         op("validate", 4, 5, grants(5), needs=[["A", 5, 0]]),
@@ -126,9 +128,9 @@ EXPLAINED: dict[str, list[Op]] = {
         op("list_sessions", 90, 91, {}),
     ],
     "a replay after the voucher is gone": [
-        op("redeem", 2, 3, took()),
+        op("redeem", 2, 3, redemption()),
         op("delete_voucher", 4, 5, True),
-        op("redeem", 6, 7, took(replayed=True)),
+        op("redeem", 6, 7, redemption(replayed=True)),
     ],
     "some of many sessions are listed": [
         op("put_voucher", 2, 3, [[2, 0, 0], [10, 0, 0], [0, 0, 0]], limit=[2, 10, 0]),
@@ -140,30 +142,30 @@ EXPLAINED: dict[str, list[Op]] = {
 
 UNEXPLAINED: dict[str, list[Op]] = {
     "double grant": [op("validate", 2, 9, grants(), key="k"), op("validate", 2, 9, grants(), key="z")],
-    "double spending": [op("redeem", 2, 9, took(), id="x"), op("redeem", 2, 9, took(), id="y")],
-    "lost redemption": [op("redeem", 2, 3, took()), op("get_voucher", 4, 5, state(0, 0))],
-    "lost receipt": [op("redeem", 2, 3, took()), op("get_redemption", 4, 5, MISSING)],
+    "double spending": [op("redeem", 2, 9, redemption(), id="x"), op("redeem", 2, 9, redemption(), id="y")],
+    "lost redemption": [op("redeem", 2, 3, redemption()), op("get_voucher", 4, 5, state(0, 0))],
+    "lost receipt": [op("redeem", 2, 3, redemption()), op("get_redemption", 4, 5, MISSING)],
     "lost lock": [op("validate", 2, 3, grants()), op("redeem", 4, 5, NO_SESSION, key="k")],
-    "replay told as new": [op("redeem", 2, 3, took()), op("redeem", 4, 5, took())],
-    "new told as a replay": [op("redeem", 2, 3, took(replayed=True))],
+    "a replay reported as new": [op("redeem", 2, 3, redemption()), op("redeem", 4, 5, redemption())],
+    "a new one reported as a replay": [op("redeem", 2, 3, redemption(replayed=True))],
     "replay with another amount": [
-        op("redeem", 2, 3, took(4), needs=[["A", 4, 0]]),
-        op("redeem", 4, 5, took(5, replayed=True)),
+        op("redeem", 2, 3, redemption(4), needs=[["A", 4, 0]]),
+        op("redeem", 4, 5, redemption(5, replayed=True)),
     ],
-    "redeemed twice under one id": [op("redeem", 2, 9, took()), op("get_voucher", 3, 4, state(2, 0))],
+    "redeemed twice under one id": [op("redeem", 2, 9, redemption()), op("get_voucher", 3, 4, state(2, 0))],
     "stale read": [
-        op("redeem", 2, 9, took()),
+        op("redeem", 2, 9, redemption()),
         op("get_voucher", 3, 4, state(1, 0)),
         op("get_voucher", 5, 6, state(0, 0)),
     ],
     "a refusal with nothing in the way": [op("redeem", 2, 3, {**USED_UP, "locked_by_others": False})],
-    "held told as used up": [
+    "locked reported as used up": [
         op("validate", 2, 3, grants()),
         op("redeem", 4, 5, {**USED_UP, "locked_by_others": False}),
     ],
     "resurrection after rollback": [
         op("validate", 2, 3, grants()),
-        op("redeem", 4, 5, took(key="k"), key="k"),
+        op("redeem", 4, 5, redemption(key="k"), key="k"),
         op("rollback", 6, 7, given_back()),
         op("list_sessions", 8, 9, {"k": [0, 0]}),
     ],
@@ -173,7 +175,7 @@ UNEXPLAINED: dict[str, list[Op]] = {
         op("list_sessions", 6, 7, {"k": [0, 0]}),
     ],
     "rolled back twice": [
-        op("redeem", 2, 3, took()),
+        op("redeem", 2, 3, redemption()),
         op("rollback", 4, 9, given_back()),
         op("rollback", 4, 9, given_back()),
     ],
@@ -198,7 +200,7 @@ UNEXPLAINED: dict[str, list[Op]] = {
     "figures brought twice": [
         op("put_voucher", 2, 9, state(0, 0), used=[0, 0, 0]),
         op("get_voucher", 3, 4, state(1, 0)),
-        op("redeem", 5, 6, took()),
+        op("redeem", 5, 6, redemption()),
         op("get_voucher", 10, 11, state(0, 0)),
     ],
     "a lock that outlives its TTL": [
@@ -213,7 +215,7 @@ UNEXPLAINED: dict[str, list[Op]] = {
     ],
     "half a stack": [
         op("put_voucher", 2, 3, state(0, 0), codes=["B"]),
-        op("redeem", 4, 5, took() * 2, needs=[["A", 0, 0], ["B", 0, 0]]),
+        op("redeem", 4, 5, redemption() * 2, needs=[["A", 0, 0], ["B", 0, 0]]),
         op("get_voucher", 6, 7, state(0, 0), codes=["B"]),
     ],
     "an error of another kind": [op("redeem", 2, 3, {"error": "CorruptState", "text": ""})],
@@ -237,11 +239,11 @@ def test_the_error_names_the_first_reply_that_no_order_explains() -> None:
     with pytest.raises(AssertionError) as raised:
         check([PUT, *UNEXPLAINED["double grant"], *later])
     lines = str(raised.value).splitlines()
-    assert lines[0].startswith("no order explains what w#")
+    assert lines[0].startswith("no order explains the result of w#")
     assert "validate" in lines[0]
     assert lines[1] == "the furthest order ends with"
     assert "put_voucher" in lines[2]
-    assert any(line.startswith("    though the books say: [{'reason': 'quantity_exceeded'") for line in lines)
+    assert any(line.startswith("    but the model says: [{'reason': 'quantity_exceeded'") for line in lines)
 
 
 def test_histories_can_start_from_existing_vouchers() -> None:

@@ -68,7 +68,9 @@ def execute(calls: Sequence[tuple[str, dict[str, Any]]], data: st.DataObject, *,
         moment = 100 + 4 * at
         begin = moment - data.draw(st.integers(0, width)) if at > 1 else moment
         fate = (
-            data.draw(st.sampled_from(["told", "told", "told", "no reply", "no call"])) if lost and at > 1 else "told"
+            data.draw(st.sampled_from(["reply", "reply", "reply", "no reply", "no call"]))
+            if lost and at > 1
+            else "reply"
         )
         ttl = {"ttl_ms": args["ttl_ms"] * MS} if "ttl_ms" in args else {}
         made = Op("w", at, verb, args, begin * MS, (moment + data.draw(st.integers(1, width))) * MS)
@@ -76,7 +78,7 @@ def execute(calls: Sequence[tuple[str, dict[str, Any]]], data: st.DataObject, *,
         if fate != "no call":
             seen = answer(books, replace(made, args={**args, **ttl}), moment * MS)
             give_ttl(books, made, moment)
-        history.append(replace(made, seen=seen) if fate == "told" else replace(made, end=None))
+        history.append(replace(made, seen=seen) if fate == "reply" else replace(made, end=None))
     return data.draw(st.permutations(history))
 
 
@@ -97,7 +99,7 @@ def test_every_execution_passes_with_any_overlap(calls: list[tuple[str, dict[str
 
 
 def tampered(history: Sequence[Op], data: st.DataObject) -> list[Op]:
-    """One reply told wrong: another one of the same verb's, or its own with a figure, a flag or a name changed."""
+    """With one wrong reply: another one of the same verb's, or its own with a figure, a flag or a name changed."""
     answered = [each for each in history if each.end is not None]
     wrongs = [
         (each, seen)
@@ -140,7 +142,7 @@ def test_in_sequential_histories_any_wrong_reply_fails(
 
 
 def explains(order: Sequence[Op]) -> bool:
-    """Whether the books, asked in this order, say what was told."""
+    """Whether the model gives these results in this order."""
     for at, each in enumerate(order):
         if any(later.end is not None and later.end < each.begin for later in order[at + 1 :]):
             return False

@@ -133,7 +133,7 @@ def no_op_us(server: Server) -> float:
 
 
 def ping(socket: str, results: Connection) -> None:
-    """Another client, in a process of its own: how long it waits, until it is told to stop."""
+    """Another client, in a process of its own: how long it waits for replies, until it is stopped."""
     waits = []
     with redis.Redis(unix_socket_path=socket, socket_timeout=60) as client:
         client.ping()

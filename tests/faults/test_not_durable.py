@@ -114,7 +114,7 @@ def test_every_change_raises_with_its_result_and_is_confirmed_when_repeated(
 def test_a_call_that_finds_the_change_already_made_waits_too(
     mend: Callable[[], None], open_engine: Callable[[], Any]
 ) -> None:
-    """The script then writes nothing, and a connection that wrote nothing would be told that all replicas have it."""
+    """The script then writes nothing, and for a connection that wrote nothing WAIT counts all replicas."""
     with pytest.raises(NotDurable):
         open_engine().put_voucher(Voucher(code="A", credits=50))
     for _ in range(2):

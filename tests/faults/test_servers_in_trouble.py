@@ -126,7 +126,7 @@ def refused(engine: Any, acts: list[methodcaller], admin: redis.Redis, remedy: s
 
 
 @pytest.fixture
-def full(admin: redis.Redis) -> Iterator[Callable[[], bool]]:
+def fill_memory(admin: redis.Redis) -> Iterator[Callable[[], bool]]:
     """Leaves the server no memory at all, until the test ends."""
     yield lambda: bool(admin.config_set("maxmemory", 1))
     admin.config_set("maxmemory", 0)
@@ -137,12 +137,12 @@ def test_a_full_server_refuses_what_grows_and_half_changes_nothing(
     server: Server,
     admin: redis.Redis,
     engine_on: Callable[..., Any],
-    full: Callable[[], bool],
+    fill_memory: Callable[[], bool],
     keys: tuple[str, ...],
 ) -> None:
     engine = engine_on(server)
     create_vouchers(engine, keys)
-    full()
+    fill_memory()
     refused(engine, GROWING, admin, "memory is full")
     for act in READING:
         act(engine)
@@ -155,13 +155,13 @@ def test_a_full_server_still_accepts_releases_and_rollbacks(
     server: Server,
     admin: redis.Redis,
     engine_on: Callable[..., Any],
-    full: Callable[[], bool],
+    fill_memory: Callable[[], bool],
     act: methodcaller,
     keys: tuple[str, ...],
 ) -> None:
     engine = engine_on(server)
     create_vouchers(engine, keys)
-    full()
+    fill_memory()
     before = contents(admin)
     act(engine)
     assert contents(admin) != before
@@ -170,7 +170,7 @@ def test_a_full_server_still_accepts_releases_and_rollbacks(
 
 
 def test_expired_locks_on_a_full_server_are_removed(
-    server: Server, admin: redis.Redis, engine_on: Callable[..., Any], full: Callable[[], bool]
+    server: Server, admin: redis.Redis, engine_on: Callable[..., Any], fill_memory: Callable[[], bool]
 ) -> None:
     engine = engine_on(server)
     create_vouchers(engine)
@@ -179,7 +179,7 @@ def test_expired_locks_on_a_full_server_are_removed(
     assert engine.validate("B", credits=10, session=lock("passing", 50)).valid
     engine.put_voucher(Voucher(code="C", credits=10))
     assert engine.validate("C", credits=10, session=lock("passing", 50)).valid
-    full()
+    fill_memory()
     time.sleep(0.06)
     assert engine.get_voucher("C").credits.locked == 0, "none is left"
     assert engine.get_voucher("A").credits.locked == 20
@@ -195,7 +195,7 @@ def test_memory_runs_out_repeatedly_under_load(server: Server, admin: redis.Redi
     try:
         for _ in range(ROUNDS):
             admin.config_set("maxmemory", int(admin.info("memory")["used_memory"]) + 200_000)
-            with kept_full(server):
+            with memory_kept_full(server):
                 workers.until_written(60_000)
             admin.config_set("maxmemory", 0)
             admin.unlink("ballast")
@@ -203,7 +203,7 @@ def test_memory_runs_out_repeatedly_under_load(server: Server, admin: redis.Redi
     finally:
         admin.config_set("maxmemory", 0)
         workers.close()
-    happened, refusals = apart(workers.history)
+    happened, refusals = without_refusals(workers.history)
     print(f"{len(happened)} calls, and {refusals} that a full server refused")
     assert refusals > 10 * ROUNDS
     time.sleep(max(SHORT_MS) / 1000 + 0.05)
@@ -212,14 +212,14 @@ def test_memory_runs_out_repeatedly_under_load(server: Server, admin: redis.Redi
     recount(admin, *CODES)
 
 
-def apart(history: list[Op]) -> tuple[list[Op], int]:
+def without_refusals(history: list[Op]) -> tuple[list[Op], int]:
     """The history without the calls that the server refused, which must not have changed anything; how many they were."""
     happened = [op for op in history if not (isinstance(op.seen, dict) and op.seen.get("error") == "ServerRefused")]
     return happened, len(history) - len(happened)
 
 
 @contextmanager
-def kept_full(server: Server) -> Iterator[None]:
+def memory_kept_full(server: Server) -> Iterator[None]:
     """Whatever room there is, somebody takes it."""
     emptied = threading.Event()
 
@@ -366,7 +366,7 @@ def test_missing_access_is_reported(
 ) -> None:
     """By redis-py's own error, and not as an unknown outcome, though redis-py counts it among the failed connections.
 
-    It also tries again as often as it does where a connection failed; here it is told not to.
+    It also tries again as often as it does where a connection failed; here its retries are off.
     """
     create_vouchers(VoucherSessions(admin))
     admin.execute_command("ACL", "SETUSER", "till", "off", ">secret", "~*", "+@all")
@@ -457,7 +457,7 @@ def test_with_too_few_replicas_every_change_is_refused(
 
 
 @pytest.fixture(scope="module")
-def lone_node() -> Iterator[Server]:
+def single_node_cluster() -> Iterator[Server]:
     """A cluster of one node, whose slots can be taken from it and given back."""
     options = {"bind": "127.0.0.1", "cluster_enabled": "yes"}
     with running("valkey", port=str(free_port()), cluster_port=str(free_port()), **options) as node:
@@ -469,10 +469,10 @@ def lone_node() -> Iterator[Server]:
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_calls_wait_for_a_cluster_that_is_down_and_then_raise(
-    kind: str, lone_node: Server, loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
+    kind: str, single_node_cluster: Server, loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slot of which nobody takes care stops the whole cluster, all vouchers alike."""
-    with lone_node.client() as admin:
+    with single_node_cluster.client() as admin:
         admin.flushall()
         url = f"redis+cluster://127.0.0.1:{admin.config_get('port')['port']}"
         for patience in (0.2, 20):
@@ -482,7 +482,7 @@ def test_calls_wait_for_a_cluster_that_is_down_and_then_raise(
                 engine.validate("A", credits=10, session=lock("cart"))
                 admin.execute_command("CLUSTER", "DELSLOTS", 0)
                 until(lambda: admin.execute_command("CLUSTER INFO")["cluster_state"] == "fail")
-                back = threading.Timer(0.5, give_back, (lone_node,))
+                back = threading.Timer(0.5, give_back, (single_node_cluster,))
                 if patience > 1:
                     back.start()
                     assert engine.redeem("A", session="cart", redemption_id="order").credits == 10
@@ -493,7 +493,7 @@ def test_calls_wait_for_a_cluster_that_is_down_and_then_raise(
                 assert raised.value.redemption_id == "order"
                 with pytest.raises((redis.exceptions.ClusterError, redis.exceptions.RedisClusterException)):
                     engine.get_voucher("A")
-                give_back(lone_node)
+                give_back(single_node_cluster)
                 recount(admin, "A")
                 assert engine.redeem("A", session="cart", redemption_id="order").replayed is False
         recount(admin, "A")

@@ -33,7 +33,7 @@ CLIENTS: Final[list[dict[str, Any]]] = [{}, {"single_connection_client": True}, 
 PATIENCE: Final = 30  # seconds, for what takes some milliseconds
 
 
-def filled(server: Server) -> Server:
+def with_vouchers(server: Server) -> Server:
     """With two vouchers that nobody can mistake for each other."""
     with server.client() as admin:
         admin.flushall()
@@ -45,7 +45,7 @@ def filled(server: Server) -> Server:
 
 @pytest.fixture
 def server(server_of: Callable[[str], Server]) -> Server:
-    return filled(server_of("valkey"))
+    return with_vouchers(server_of("valkey"))
 
 
 def credits_of(engine: VoucherSessions, code: str) -> int | None:
@@ -55,7 +55,7 @@ def credits_of(engine: VoucherSessions, code: str) -> int | None:
 # --- Threads -------------------------------------------------------------------------------------------------------
 
 
-def pools(server: Server) -> list[Callable[[], redis.Redis]]:
+def kinds_of_pool(server: Server) -> list[Callable[[], redis.Redis]]:
     from_pool: Any = redis.Redis.from_pool
     return [
         server.client,
@@ -67,7 +67,7 @@ def pools(server: Server) -> list[Callable[[], redis.Redis]]:
 @pytest.mark.parametrize("kind", [0, 1, 2], ids=["pool", "one connection", "four connections"])
 def test_an_engine_shared_by_32_threads_counts_exactly(server: Server, kind: int) -> None:
     """Each thread has a voucher of its own, whose answers nobody else may get, and all share one."""
-    with pools(server)[kind]() as client, ThreadPoolExecutor(THREADS) as threads:
+    with kinds_of_pool(server)[kind]() as client, ThreadPoolExecutor(THREADS) as threads:
         engine = VoucherSessions(client)
         engine.put_voucher(Voucher(code="SHARED", quantity=400, credits=100_000))
         start = threading.Barrier(THREADS, timeout=PATIENCE)
@@ -141,7 +141,7 @@ class Child:
             return pickle.load(pipe)
 
 
-def seen(engine: VoucherSessions, code: str, times: int) -> set[Any]:
+def codes_seen(engine: VoucherSessions, code: str, times: int) -> set[Any]:
     """What came of many calls: figures, and the errors that are ours."""
     answers: set[Any] = set()
     for _ in range(times):
@@ -153,7 +153,7 @@ def seen(engine: VoucherSessions, code: str, times: int) -> set[Any]:
 
 
 def right_in_a_child(options: dict[str, Any]) -> set[Any]:
-    """A pool opens new connections. The only connection there is cannot be shared, and that is told."""
+    """A pool opens new connections. A single connection cannot be shared, and that raises an error."""
     return {"client"} if options.get("single_connection_client") else {222}
 
 
@@ -162,10 +162,10 @@ def test_an_engine_used_before_and_after_a_fork(server: Server, options: dict[st
     with server.client(**options) as client:
         engine = VoucherSessions(client)
         assert credits_of(engine, "A") == 111
-        children = [Child(lambda: seen(engine, "B", 300)) for _ in range(3)]
-        assert seen(engine, "A", 300) == {111}
+        children = [Child(lambda: codes_seen(engine, "B", 300)) for _ in range(3)]
+        assert codes_seen(engine, "A", 300) == {111}
         assert [child.result() for child in children] == [right_in_a_child(options)] * 3
-        assert seen(engine, "A", 10) == {111}
+        assert codes_seen(engine, "A", 10) == {111}
 
 
 @pytest.mark.parametrize("options", CLIENTS, ids=str)
@@ -178,7 +178,7 @@ def test_a_fork_while_threads_are_in_calls(server: Server, options: dict[str, An
         def work() -> set[Any]:
             answers: set[Any] = set()
             while not over.is_set():
-                answers |= seen(engine, "A", 5)
+                answers |= codes_seen(engine, "A", 5)
             return answers
 
         working = [threads.submit(work) for _ in range(8)]
@@ -186,7 +186,7 @@ def test_a_fork_while_threads_are_in_calls(server: Server, options: dict[str, An
             for _ in range(10):
                 # redis-py 8's pool would wait in the child for its own lock, should another thread hold it now.
                 with client.connection_pool._lock:
-                    child = Child(lambda: seen(engine, "B", 5))
+                    child = Child(lambda: codes_seen(engine, "B", 5))
                 assert child.result() == right_in_a_child(options)
         finally:
             over.set()
@@ -195,7 +195,7 @@ def test_a_fork_while_threads_are_in_calls(server: Server, options: dict[str, An
 
 @pytest.mark.parametrize("options", CLIENTS[:2], ids=str)
 def test_an_asyncio_engine_before_and_after_a_fork(server: Server, options: dict[str, Any]) -> None:
-    """redis.asyncio hands a child the parent's connections: the child is told, and the parent hears its own answers."""
+    """redis.asyncio gives a child the parent's connections: the child gets an error, the parent its own replies."""
 
     async def calls(engine: AsyncVoucherSessions, code: str) -> set[Any]:
         answers: set[Any] = set()

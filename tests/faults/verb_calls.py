@@ -39,7 +39,7 @@ class VerbCall(NamedTuple):
             return error
 
     def named(self, key: str | None, redemption_id: str | None) -> VerbCall:
-        """The same call with what its error told, as its caller repeats it."""
+        """The same call with the key and id that its error carries, as its caller repeats it."""
         options = dict(self.options)
         if isinstance(options.get("session"), dict) and "key" not in options["session"]:
             options["session"] = {**options["session"], "key": key}
@@ -119,20 +119,20 @@ class Model:
         self.books = books or Books()
 
     def expect(self, call: VerbCall, generated_text: str = "?") -> tuple[Op, Any]:
-        """The call as recorded, and what it is to be told; ``generated_text``: the key or id that the engine generated."""
+        """The call as recorded, and its expected result. ``generated_text``: the key or id that the engine generated."""
         args = plain_args(call.verb, call.args, call.options, generated_text)
         op = Op("", 0, call.verb.removesuffix("_stack"), args, 0)
         return op, answer(self.books, op, 0)
 
     def agrees(self, call: VerbCall, outcome: Any) -> None:
-        """The caller was told what the books say."""
+        """Raise AssertionError where the outcome is not what the model predicts."""
         op, expected = self.expect(call, generated_by(call, outcome) or "?")
         seen = observed(op.verb, outcome)
         assert agrees(replace(op, end=0), expected, seen), f"{call}: returned {seen}, the model says {expected}"
 
 
 def generated_by(call: VerbCall, outcome: Any) -> str | None:
-    """What the engine generated for this call, told by its result or its error."""
+    """What the engine generated for this call, from its result or its error."""
     return generated(outcome, "redemption_id" if call.verb.startswith("redeem") else "session_key")
 
 

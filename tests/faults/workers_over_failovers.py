@@ -101,10 +101,10 @@ class WorkerThreads:
 
     def wait_for_changes(self, changes: int = 60) -> None:
         """Until so many more changes were acknowledged."""
-        before = self._sold()
-        until(lambda: self._sold() >= before + changes)
+        before = self._acknowledged_changes()
+        until(lambda: self._acknowledged_changes() >= before + changes)
 
-    def _sold(self) -> int:
+    def _acknowledged_changes(self) -> int:
         return sum(op.end is not None and op.changes for op in self.history)
 
     def waits_for_replies(self, *numbers: int) -> bool:

@@ -6,10 +6,10 @@
     python -m mutation.run    --files lua/book.lua --list no run, a list
     python -m mutation.run    --jobs 8                    so many at a time; by default one a core
 
-Each mutant is the project with one small defect (``mutations.py``), in a copy of its own: the checkout stays as it is. It
+Each mutant is the project with one small defect (``defects.py``), in a copy of its own: the checkout stays as it is. It
 is tried by the quickest tests that are about its file, and, while it survives, by more and more of them; the first red
-test kills it, and so does one that does not come to an end. A test that is red without any defect is left out, and
-told. In the end the survivors are listed: file, line, what stood there and what stands there now. Each of them is
+test kills it, and so does one that does not come to an end. A test that is red without any defect is left out and
+reported. In the end the survivors are listed: file, line, what stood there and what stands there now. Each of them is
 either a defect that no test sees, or none at all, which a reader must decide.
 
 The same files give the same mutants in the same order. It is no test itself: its exit code is 0 whatever survives.
@@ -44,7 +44,7 @@ FILES: Final = [
     *sorted(f"lua/{path.name}" for path in (ROOT / "lua").iterdir()),
     *(
         f"src/voucher_sessions/_core/{name}.py"
-        for name in ("verbs", "call", "confirmation", "failures", "replies", "keys", "requests")
+        for name in ("verbs", "call", "confirmation", "failures", "replies", "receipts", "keys", "requests")
     ),
     *(
         f"src/voucher_sessions/{name}.py"

@@ -204,17 +204,17 @@ SESSION_VALUES: dict[str, st.SearchStrategy[Any]] = {
 def test_the_fast_and_the_slow_parser_of_a_session_agree(session: dict[str, Any]) -> None:
     """One takes plain values in a dict or a Session; a mapping of another class takes the other."""
 
-    def told(session: Any) -> object:
+    def outcome_of(session: Any) -> object:
         try:
             lock = requests.session_request(session)
         except InvalidRequest as error:
             return error.field, error.problem
         return lock._replace(key=session.get("key") or lock.key[:4]), *map(type, lock)
 
-    assert told(session) == told(session) == told(MappingProxyType(session))
+    assert outcome_of(session) == outcome_of(session) == outcome_of(MappingProxyType(session))
     with suppress(InvalidRequest):
         made = Session(**session)
-        assert told(session) == told(MappingProxyType(session))
+        assert outcome_of(session) == outcome_of(MappingProxyType(session))
         if made.type:
             assert requests.session_request(made)[1:] == requests.session_request(session)[1:]
 

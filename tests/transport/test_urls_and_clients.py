@@ -35,7 +35,7 @@ async def awaited(call: Callable[[], Awaitable[T]]) -> T:
 
 
 class Kind:
-    """One engine's way to open a URL, told the same for both."""
+    """One engine's way to open a URL, with the same methods for both."""
 
     def __init__(self, name: str) -> None:
         self.asynchronous = name == "async"
