@@ -1,9 +1,11 @@
-"""The process that keeps an embedded server: started by path, so it needs the standard library alone.
+"""The process that keeps an embedded server. It is started by its path, so it imports the standard library alone.
 
-    keeper.py SERVER_BINARY kept|temporary        in the folder of the data
+    keeper.py SERVER_BINARY kept         in the folder of the data
+    keeper.py SERVER_BINARY temporary    in the folder in which a temporary folder for the data is created
 
-It sees to it that a server answers for the folder, says ``ready`` or what went wrong on its standard output, and stays
-until nobody holds ``users.lock`` any more. See ``embedded.py`` for the whole arrangement.
+It makes sure that a server answers for the folder, and writes ``ready`` and the folder, or an error, to its standard
+output. The engine that started it takes ``users.lock`` and closes the keeper's standard input. The keeper ends when no
+engine holds ``users.lock`` any more. ``embedded.py`` describes how engines, keeper and server work together.
 """
 
 import ctypes
@@ -12,6 +14,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -22,31 +25,34 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-PATIENCE_SECONDS = 30  # with silence; a server that says it is loading its data is waited for
+START_SECONDS = 30  # without any answer; the time in which the server says that it loads its data does not count
 STOP_SECONDS = 30
+STABLE_SECONDS = 1.0  # a server that ends sooner is not started again without a pause
+PAUSE_SECONDS = 0.1  # before the second attempt to start a server, then twice as long each time
+LONGEST_PAUSE_SECONDS = 2.0
 
 
-def socket_path(folder: Path) -> Path:
-    """Where the server of a folder listens, in a private folder of its own.
+def socket_path(folder: Path) -> Path | None:
+    """The socket of a folder's server, or None if the folder has none.
 
-    It follows from the folder's identity. So every process knows it, an engine finds the next server where the last
-    one was, and a copy of the folder never leads to the server of the original. It cannot be in the folder itself:
-    the path of a socket is short, and not every file system has sockets. Nor does TMPDIR count while there is a
-    ``/tmp``: it differs from process to process.
+    The socket is in a private directory with a random name, so that no other user can create it first. Its path is
+    recorded in the data folder, and the directory is kept while engines are open: a server that is started again
+    listens where they look for it. The socket cannot be in the data folder itself, because its path must be short and
+    not every file system has sockets.
     """
-    common = "/tmp"  # noqa: S108 - only a folder in it is used, of mode 700, and never one of another user's (below)
-    parent = common if os.access(common, os.W_OK) else tempfile.gettempdir()
-    identity = folder.stat()
-    place = Path(parent, f"voucher-sessions-{identity.st_dev:x}-{identity.st_ino:x}")
+    path = _recorded_path(folder)
     with suppress(FileNotFoundError):
-        if place.lstat().st_uid != os.geteuid():
-            raise PermissionError(f"{place} belongs to another user")
-    return place / "server.sock"
+        if path is not None and (found := path.parent.lstat()).st_uid == (folder / "socket").stat().st_uid:
+            if found.st_uid != os.geteuid():
+                raise PermissionError(f"{path.parent} belongs to another user")
+            return path
+    return None
 
 
-def answer(folder: Path) -> bytes:
-    """What the server of a folder says to a PING; nothing if there is none."""
-    path = socket_path(folder)
+def ping(path: Path | None) -> bytes:
+    """What the server at a socket replies to PING; nothing if there is none."""
+    if path is None:
+        return b""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(1)
         try:
@@ -57,55 +63,69 @@ def answer(folder: Path) -> bytes:
             return b""
 
 
-def keep(binary: str, say: Callable[[str], None]) -> None:
-    """Keep a server on the current folder until nobody uses it; say ``ready`` as soon as one answers."""
-    with open("users.lock", "ab+") as users, open("server.lock", "ab+") as alone, open("server.log", "ab+") as log:
+def keep(binary: str, report: Callable[[str], None]) -> None:
+    """Keep a server for the current folder until no engine uses it; report ``ready`` as soon as one answers."""
+    with open("users.lock", "ab+") as users, open("server.lock", "ab+") as lock, open("server.log", "ab+") as log:
         try:
-            while True:
-                server = _answering_server(binary, alone, log)
-                say("ready")
-                if server is None:
-                    return
+            server = _answering_server(binary, lock, log)
+            report("ready")
+            while server is not None:
+                started = time.monotonic()
                 threading.Thread(target=_end_when_unused, args=(server, users), daemon=True).start()
                 server.wait()
                 if _locked(users):
                     return
-                # It crashed, or gave up on a full disk: its engines find the next one at the same place.
+                if time.monotonic() < started + STABLE_SECONDS:
+                    time.sleep(PAUSE_SECONDS)
+                server = _restarted_server(binary, users, lock, log)
         finally:
-            if _locked(alone):
-                shutil.rmtree(socket_path(Path()).parent, ignore_errors=True)
+            if _locked(lock) and (path := socket_path(Path())):
+                shutil.rmtree(path.parent, ignore_errors=True)
 
 
-def _answering_server(binary: str, alone: IO[bytes], log: IO[bytes]) -> subprocess.Popen[bytes] | None:
-    """A server that answers, started here; None if it is the one of another keeper."""
+def _restarted_server(binary: str, users: IO[bytes], lock: IO[bytes], log: IO[bytes]) -> subprocess.Popen[bytes] | None:
+    """A server in place of one that ended, as it does when the disk is full; None if no engine waits for it any more.
+
+    It may fail for as long as the disk stays full, but the engines cannot start a server by themselves.
+    """
+    pause = PAUSE_SECONDS
+    while not _locked(users):
+        with suppress(OSError):
+            return _answering_server(binary, lock, log)
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+    return None
+
+
+def _answering_server(binary: str, lock: IO[bytes], log: IO[bytes]) -> subprocess.Popen[bytes] | None:
+    """A server that answers, started by this process; None if another keeper started it."""
     server = None
     log_before = log.seek(0, os.SEEK_END)
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (said := answer(Path())).startswith(b"+PONG"):
-        if said.startswith(b"-LOADING"):
-            deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + START_SECONDS
+    while not (reply := ping(socket_path(Path()))).startswith(b"+PONG"):
+        if reply.startswith(b"-LOADING"):
+            deadline = time.monotonic() + START_SECONDS
         if server is None:
-            server = _started(binary, alone, log) if _locked(alone) else None
+            server = _started_server(binary, lock, log) if _locked(lock) else None
         elif server.poll() is not None:
             log.seek(log_before)
-            last_words = log.read().decode(errors="replace").strip().rpartition("\n")[2]
-            raise ChildProcessError(f"the server ended with status {server.returncode}: {last_words}")
+            last_line = log.read().decode(errors="replace").strip().rpartition("\n")[2]
+            raise ChildProcessError(f"the server ended with status {server.returncode}: {last_line}")
         if time.monotonic() > deadline:
             if server is None:
-                raise TimeoutError("another server holds server.lock, but cannot be reached from here")
+                raise TimeoutError("another process runs the server of this folder, but it cannot be reached from here")
             server.kill()
             server.wait()
-            raise TimeoutError(f"the server did not answer for {PATIENCE_SECONDS} seconds")
+            raise TimeoutError(f"the server did not answer for {START_SECONDS} seconds")
         time.sleep(0.01)
     return server
 
 
-def _started(binary: str, alone: IO[bytes], log: IO[bytes]) -> subprocess.Popen[bytes]:
+def _started_server(binary: str, lock: IO[bytes], log: IO[bytes]) -> subprocess.Popen[bytes]:
     parent = os.getpid()
-    socket_path(Path()).parent.mkdir(mode=0o700, exist_ok=True)
     options = {
         "port": "0",
-        "unixsocket": str(socket_path(Path())),  # asked again: now that its folder is there, it must be ours
+        "unixsocket": str(_prepared_socket_path()),
         "unixsocketperm": "700",
         "appendonly": "yes",
         "appendfsync": "always",
@@ -118,13 +138,56 @@ def _started(binary: str, alone: IO[bytes], log: IO[bytes]) -> subprocess.Popen[
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
-        pass_fds=[alone.fileno()],  # so that the lock is held for as long as either of the two lives
-        preexec_fn=lambda: die_with(parent),  # noqa: PLW1509 - the other thread waits in flock or sleep: it has no lock
+        pass_fds=[lock.fileno()],  # so that the lock is held as long as either of the two processes lives
+        preexec_fn=lambda: die_with(parent),  # noqa: PLW1509 - the other thread is in flock or sleep: it has no lock
     )
 
 
-def die_with(parent: int) -> None:  # pragma: no cover - runs between fork and exec, which no coverage survives
-    """End when the parent does, however it ends. Only Linux can promise that."""
+def _recorded_path(folder: Path) -> Path | None:
+    """The path in the folder's file ``socket``, unless a copy of another folder brought that file along.
+
+    A copy has another inode, so it never leads to the server of the original.
+    """
+    try:
+        device, inode, path = os.fsdecode((folder / "socket").read_bytes()).split(" ", 2)
+    except (FileNotFoundError, ValueError):
+        return None
+    identity = folder.stat()
+    return Path(path) if (device, inode) == (f"{identity.st_dev:x}", f"{identity.st_ino:x}") else None
+
+
+def _prepared_socket_path() -> Path:
+    """The socket path for a new server, in a directory that exists and is private. The caller holds ``server.lock``.
+
+    It is the recorded path if possible, because open engines know no other.
+    """
+    path = _recorded_path(Path())
+    if path is not None:
+        with suppress(OSError):
+            path.parent.mkdir(mode=0o700)
+        if _is_private_directory(path.parent):
+            return path
+    # TMPDIR may have a long path, so it counts only if there is no /tmp.
+    common = "/tmp"  # noqa: S108 - mkdtemp makes a private directory in it
+    parent = common if os.access(common, os.W_OK) else tempfile.gettempdir()
+    path = Path(tempfile.mkdtemp(prefix="voucher-sessions-", dir=parent), "server.sock")
+    identity = Path().stat()
+    new_record = Path("socket.new")
+    new_record.write_bytes(os.fsencode(f"{identity.st_dev:x} {identity.st_ino:x} {path}"))
+    new_record.replace("socket")
+    return path
+
+
+def _is_private_directory(path: Path) -> bool:
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+
+
+def die_with(parent: int) -> None:  # pragma: no cover - runs between fork and exec, where coverage is not recorded
+    """End when the parent ends, for whatever reason. Only Linux can do that."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
@@ -133,7 +196,7 @@ def die_with(parent: int) -> None:  # pragma: no cover - runs between fork and e
 
 
 def _end_when_unused(server: subprocess.Popen[bytes], users: IO[bytes]) -> None:
-    """Who comes from now on waits for ``users.lock``, and then finds no server and the data whole."""
+    """End the server when no engine uses it. An engine that is opened meanwhile waits for ``users.lock``."""
     fcntl.flock(users, fcntl.LOCK_EX)
     server.terminate()
     time.sleep(STOP_SECONDS)
@@ -141,7 +204,7 @@ def _end_when_unused(server: subprocess.Popen[bytes], users: IO[bytes]) -> None:
 
 
 def _locked(file: IO[bytes]) -> bool:
-    """Whether the lock is this process's alone, from now on at the latest."""
+    """Whether this process alone has the lock, which it takes if it can."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -149,30 +212,36 @@ def _locked(file: IO[bytes]) -> bool:
     return True
 
 
-def _say(text: str) -> None:  # pragma: no cover - tests run it by python -I -S, which loads no coverage
-    """Tell the engine that waits, if it still does, and let go of its pipe."""
+def _report(text: str) -> None:  # pragma: no cover - tests run it by python -I -S, which loads no coverage
+    """Write a text to the engine that waits for it, and wait until that engine has taken ``users.lock`` or ended."""
     with suppress(BrokenPipeError):
-        os.write(sys.stdout.fileno(), text.encode(errors="surrogateescape"))
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.dup2(nowhere, sys.stderr.fileno())
-    os.close(nowhere)
+        os.write(sys.stdout.fileno(), os.fsencode(text))
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, sys.stdout.fileno())
+    os.dup2(null, sys.stderr.fileno())
+    os.read(sys.stdin.fileno(), 1)
+    os.dup2(null, sys.stdin.fileno())
+    os.close(null)
 
 
 def main() -> None:  # pragma: no cover - tests run it by python -I -S, which loads no coverage
     """Run as a program of its own."""
-    binary, kind, folder = sys.argv[1], sys.argv[2], Path.cwd()
-    os.umask(0o077)  # what the server writes is the user's alone
+    binary, kind = sys.argv[1:]
+    os.umask(0o077)  # only this user may read what the server writes
     if os.fork():
-        os._exit(0)  # the engine's process need not wait for the keeper's end
+        os._exit(0)  # so that the engine's process need not wait for the keeper's end
     for each in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)  # it ends with the last engine: one may still be at its last requests
+        signal.signal(each, signal.SIG_IGN)  # engines may still be in use; it ends with the last of them
+    folder = None
     try:
-        keep(binary, _say)
-    except OSError as error:
-        _say(str(error))
-    finally:
         if kind == "temporary":
+            folder = tempfile.mkdtemp(prefix="voucher-sessions-data-", dir=Path.cwd())
+            os.chdir(folder)
+        keep(binary, lambda status: _report(f"{status}\n{Path.cwd()}"))
+    except OSError as error:
+        _report(str(error))
+    finally:
+        if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
