@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+import redis
+from support.servers import Server
 
 from voucher_sessions.demo import server as demo_server
 
@@ -46,3 +48,32 @@ def test_embedded_is_a_temporary_folder_that_all_processes_share() -> None:
     assert not folder.exists()
     with demo_server.shared_url("embedded:///some/dir") as url:
         assert url == "embedded:///some/dir"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+        ("rediss://user:secret@host:6380/1?password=secret&ssl_ca_certs=a", "rediss://host:6380/1"),
+        ("redis+sentinel://:secret@h1:1,h2:2/service?sentinel_password=secret", "redis+sentinel://h1:1,h2:2/service"),
+        ("unix://user:secret@/run/redis.sock?db=1", "unix:///run/redis.sock"),
+        ("embedded://", "embedded://"),
+        ("embedded:///some/dir", "embedded:///some/dir"),
+        ("embedded://some/dir", "embedded://some/dir"),
+    ],
+)
+def test_a_url_is_shown_without_credentials(url: str, shown: str) -> None:
+    assert demo_server.without_credentials(url) == shown
+
+
+def test_all_keys_of_the_prefix_are_deleted_and_no_others(server: Server, admin: redis.Redis) -> None:
+    others = {"vs-demo-2:{A}", "vs-demo-12:{A}", "xvs-demo-1:{A}"}
+    admin.mset(dict.fromkeys(["vs-demo-1:{A}", "vs-demo-1:{B}:redemption:x", *others], "value"))
+    with demo_server.keys_deleted(server.url, "vs-demo-1"):
+        assert len(list(admin.scan_iter())) == 5
+    assert {key.decode() for key in admin.scan_iter()} == others
+
+
+def test_keys_stay_where_they_cannot_be_deleted() -> None:
+    with demo_server.keys_deleted("unix:///nowhere/at/all", "vs-demo-1"):
+        pass

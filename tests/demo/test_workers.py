@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -61,22 +62,25 @@ def test_a_worker_ends_when_the_parent_has_ended(server: Server, admin: redis.Re
 
 
 @pytest.mark.usefixtures("_interruptible")
-def test_an_interrupt_while_a_worker_starts_reaches_the_parent_alone() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_worker_starts_reaches_the_parent_alone(number: signal.Signals) -> None:
     script = """if True:
-        import os, signal, time
+        import os, signal, sys, time
         from voucher_sessions.demo import workers
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            with workers._interrupts_deferred():
+            with workers._signals_deferred():
                 sleeper = workers.SPAWN.Process(target=time.sleep, args=(60,))
                 sleeper.start()
-                os.killpg(0, signal.SIGINT)
+                os.killpg(0, int(sys.argv[1]))
                 print("started")
         except KeyboardInterrupt:
             sleeper.join(1)
             print("interrupted, the worker's status is", sleeper.exitcode)
             sleeper.kill()
     """
-    output = subprocess.check_output([sys.executable, "-c", script], start_new_session=True, text=True, timeout=60)
+    command = [sys.executable, "-c", script, str(int(number))]
+    output = subprocess.check_output(command, start_new_session=True, text=True, timeout=60)
     assert output == "started\ninterrupted, the worker's status is None\n"
 
 

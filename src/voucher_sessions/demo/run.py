@@ -7,17 +7,19 @@ redemption, and at the end checks what Redis holds.
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Final
+from typing import Final, NoReturn
 
 from voucher_sessions import OutcomeUnknown, Voucher, VoucherSessions, VoucherSessionsError
 from voucher_sessions.demo.audit import StoredState, audit, wait_for_expiry
 from voucher_sessions.demo.carts import Cart, plan_carts, vouchers_for
 from voucher_sessions.demo.output import print_checks, print_interrupted, print_table
-from voucher_sessions.demo.server import shared_url
+from voucher_sessions.demo.server import keys_deleted, shared_url, without_credentials
 from voucher_sessions.demo.workers import RECEIPT_TTL_SECONDS, WorkerPool
 from voucher_sessions.errors import CLIENT_ERRORS
 
@@ -25,7 +27,14 @@ HELP: Final = "redeem three vouchers from several processes at once, kill one of
 
 FAILED: Final = 1
 CANNOT_RUN: Final = 2
-INTERRUPTED: Final = 130
+# A process that ends because of a signal has the status 128 + its number.
+INTERRUPTED: Final = 128 + signal.SIGINT
+OUTPUT_CLOSED: Final = 128 + signal.SIGPIPE
+TERMINATED: Final = 128 + signal.SIGTERM
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +45,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="embedded://",
         help="the server to use, under a random prefix (default: %(default)s, a temporary server of its own)",
     )
+    # argparse would quote an unexpected argument, which may be a URL with a password.
+    parser.add_argument("unexpected", nargs="*", type=_refuse, help=argparse.SUPPRESS)
     # With fewer carts, all workers may have ended before one can be killed.
     parser.add_argument("--carts", type=_from_to(30, 10_000), default=500, metavar="N", help="default: %(default)s")
     parser.add_argument("--workers", type=_from_to(1, 64), default=4, metavar="N", help="default: %(default)s")
@@ -44,14 +55,44 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Run the demo; the exit status is 0 if every check succeeds."""
     try:
-        return 0 if _run(options.url, plan_carts(options.carts), options.workers) else FAILED
-    except KeyboardInterrupt:
-        print("\nInterrupted: the workers have been ended and the demo's vouchers deleted.", file=sys.stderr)
-        return INTERRUPTED
+        with _sigterm_raises():
+            succeeded = _run(options.url, plan_carts(options.carts), options.workers)
+            sys.stdout.flush()
+        return 0 if succeeded else FAILED
+    except (KeyboardInterrupt, Terminated) as reason:
+        interrupted = isinstance(reason, KeyboardInterrupt)
+        word = "Interrupted" if interrupted else "Terminated"
+        print(f"\n{word}: the workers have been ended and the demo's vouchers deleted.", file=sys.stderr)
+        return INTERRUPTED if interrupted else TERMINATED
+    except BrokenPipeError:
+        _discard_output()
+        return OUTPUT_CLOSED
     except (ImportError, OSError, VoucherSessionsError, *CLIENT_ERRORS) as error:
         # If the server cannot be reached, the client's own error says more than that the reply was lost.
         print(f"The demo cannot run: {_cause(error) or error}", file=sys.stderr)
         return CANNOT_RUN
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM raise Terminated once, so that it cleans up like Ctrl-C. A second one does not stop that."""
+
+    def terminate(number: int, _: object) -> NoReturn:
+        signal.signal(number, signal.SIG_IGN)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _discard_output() -> None:
+    """The reader of the output has ended, like ``head``. The interpreter must not fail when it flushes it at exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def _url(text: str) -> str:
@@ -60,10 +101,15 @@ def _url(text: str) -> str:
     return text
 
 
+def _refuse(_: str) -> NoReturn:
+    raise argparse.ArgumentTypeError("the demo takes options alone: --url URL names the server")
+
+
 def _from_to(lowest: int, highest: int) -> Callable[[str], int]:
     def number(text: str) -> int:
-        if not lowest <= int(text) <= highest:
-            raise argparse.ArgumentTypeError(f"must be from {lowest} to {highest}")
+        # The text is not quoted: it may be a URL with a password.
+        if not text.isdecimal() or not lowest <= int(text) <= highest:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {lowest} to {highest}")
         return int(text)
 
     return number
@@ -78,10 +124,13 @@ def _run(url: str, carts: Sequence[Cart], workers: int) -> bool:
     with (
         shared_url(url) as server_url,
         VoucherSessions.from_url(server_url, prefix=prefix, receipt_ttl=RECEIPT_TTL_SECONDS) as engine,
+        keys_deleted(server_url, prefix),
         _vouchers_created(engine, vouchers_for(carts)),
         closing(WorkerPool(engine, server_url, prefix)) as pool,
     ):
-        print(f"{len(carts)} carts, {workers} workers, {url}; shown for each voucher: used+locked/limit")
+        print(
+            f"{len(carts)} carts, {workers} workers, {without_credentials(url)}; shown for each voucher: used+locked/limit"
+        )
         pool.start(carts, workers)
         pool.watch()
         wait_for_expiry(engine)

@@ -1,4 +1,4 @@
-"""The embedded server that the demo's processes share by default."""
+"""The server that the demo uses: by default an embedded one that its processes share."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
+
+from voucher_sessions import VoucherSessionsError
+from voucher_sessions._transport.urls import open_url
+from voucher_sessions.errors import CLIENT_ERRORS
 
 SERVER_ENDS_SECONDS: Final = 5.0  # the longest wait for it
 
@@ -25,6 +30,26 @@ def shared_url(url: str) -> Iterator[str]:
         yield f"embedded://{folder}"
     finally:
         _remove(folder)
+
+
+def without_credentials(url: str) -> str:
+    """The URL without user, password and options, any of which may be secret."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+@contextmanager
+def keys_deleted(url: str, prefix: str) -> Iterator[None]:
+    """Delete all keys of the demo at the end, also receipts and other keys that would expire minutes later.
+
+    A user of the server who has no permission for this leaves them to expire.
+    """
+    try:
+        yield
+    finally:
+        with suppress(VoucherSessionsError, *CLIENT_ERRORS), closing(open_url(url, {})) as opened:
+            for key in opened.client.scan_iter(match=f"{prefix}:*", count=1000):
+                opened.client.delete(key)  # one at a time: on a cluster they are in different slots
 
 
 def _remove(folder: Path) -> None:

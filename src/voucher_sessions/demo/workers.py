@@ -110,7 +110,7 @@ class WorkerPool:
         reading_end, writing_end = SPAWN.Pipe(duplex=False)
         name = f"worker {len(self.workers) + 1}"
         process = SPAWN.Process(target=work, name=name, args=(self._url, self._prefix, carts, writing_end), daemon=True)
-        with _interrupts_deferred():
+        with _signals_deferred():
             process.start()
             writing_end.close()  # the worker has the only writing end now, so the parent sees EOF when it ends
             self.workers.append(Worker(process, reading_end, carts))
@@ -149,10 +149,13 @@ class WorkerPool:
 
 
 @contextmanager
-def _interrupts_deferred() -> Iterator[None]:
-    """Start a process that never sees Ctrl-C, which a terminal sends to all processes. The parent sees it afterwards."""
-    resource_tracker.ensure_running()  # it unblocks interrupts when it starts, so it must run before they are blocked
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _signals_deferred() -> Iterator[None]:
+    """Start a process that never sees Ctrl-C, which a terminal sends to all processes, nor SIGTERM.
+
+    The parent sees them afterwards, when it knows the process and can end it.
+    """
+    resource_tracker.ensure_running()  # it unblocks both when it starts, so it must run before they are blocked
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
