@@ -67,6 +67,7 @@ class TestKeeper:
 
     def test_starts_a_server_that_was_killed_again(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(keeper, "STOP_SECONDS", 0.2)
+        monkeypatch.setattr(keeper, "STABLE_SECONDS", 0)
         with self.keeping() as reports, self.in_use():
             until(lambda: reports == ["ready"])
             before = Running(folder).server
@@ -208,3 +209,10 @@ class TestKeeper:
         assert path.parent.is_dir()
         assert keeper.socket_path(folder) == path
         shutil.rmtree(path.parent)
+
+    def test_a_path_that_cannot_be_recorded_leaves_no_directory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+        Path("socket.new").mkdir()  # like a full disk: the record cannot be written
+        with pytest.raises(IsADirectoryError):
+            keeper._prepared_socket_path()
+        assert not list(Path(tempfile.gettempdir()).iterdir())

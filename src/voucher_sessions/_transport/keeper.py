@@ -171,10 +171,14 @@ def _prepared_socket_path() -> Path:
     common = "/tmp"  # noqa: S108 - mkdtemp makes a private directory in it
     parent = common if os.access(common, os.W_OK) else tempfile.gettempdir()
     path = Path(tempfile.mkdtemp(prefix="voucher-sessions-", dir=parent), "server.sock")
-    identity = Path().stat()
-    new_record = Path("socket.new")
-    new_record.write_bytes(os.fsencode(f"{identity.st_dev:x} {identity.st_ino:x} {path}"))
-    new_record.replace("socket")
+    try:
+        identity = Path().stat()
+        new_record = Path("socket.new")
+        new_record.write_bytes(os.fsencode(f"{identity.st_dev:x} {identity.st_ino:x} {path}"))
+        new_record.replace("socket")
+    except OSError:
+        path.parent.rmdir()  # on a full disk, each attempt would leave one behind
+        raise
     return path
 
 

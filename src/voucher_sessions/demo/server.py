@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -47,9 +47,11 @@ def keys_deleted(url: str, prefix: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(VoucherSessionsError, *CLIENT_ERRORS), closing(open_url(url, {})) as opened:
-            for key in opened.client.scan_iter(match=f"{prefix}:*", count=1000):
-                opened.client.delete(key)  # one at a time: on a cluster they are in different slots
+        with suppress(VoucherSessionsError, *CLIENT_ERRORS), ExitStack() as undo:
+            client, close = open_url(url, {})
+            undo.callback(close)
+            for key in client.scan_iter(match=f"{prefix}:*", count=1000):
+                client.delete(key)  # one at a time: on a cluster they are in different slots
 
 
 def _remove(folder: Path) -> None:
