@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 __all__ = [
     "ActiveSession",
+    "AmountRequired",
     "AsyncPipeline",
     "AsyncVoucherSessions",
     "Audit",
@@ -27,6 +28,7 @@ __all__ = [
     "Redemption",
     "RedemptionConflict",
     "RedemptionNotFound",
+    "RedemptionRolledBack",
     "Release",
     "Rollback",
     "ServerRefused",
@@ -37,9 +39,11 @@ __all__ = [
     "StackRedemption",
     "StackValidation",
     "TtlUnit",
+    "UnknownFormat",
     "Used",
     "Validation",
     "Voucher",
+    "VoucherExists",
     "VoucherNotFound",
     "VoucherSessions",
     "VoucherSessionsError",
@@ -64,6 +68,7 @@ if TYPE_CHECKING:
     from voucher_sessions.aio import AsyncVoucherSessions
     from voucher_sessions.engine import VoucherSessions
     from voucher_sessions.errors import (
+        AmountRequired,
         CorruptState,
         CrossSlotStack,
         EmbeddedServerError,
@@ -76,8 +81,11 @@ if TYPE_CHECKING:
         QuantityExceeded,
         RedemptionConflict,
         RedemptionNotFound,
+        RedemptionRolledBack,
         ServerRefused,
         SessionNotFound,
+        UnknownFormat,
+        VoucherExists,
         VoucherNotFound,
         VoucherSessionsError,
     )

@@ -14,7 +14,7 @@ from voucher_sessions._core.keys import Keys
 from voucher_sessions._core.verbs import Verbs
 from voucher_sessions._transport import clients, urls
 from voucher_sessions._transport.aio import AsyncTransport
-from voucher_sessions.models import Durability, IfSessionMissing, Redeemable, SessionLike, Used, Voucher
+from voucher_sessions.models import Durability, IfExists, IfSessionMissing, RedeemableLike, SessionLike, Used, Voucher
 from voucher_sessions.pipelines import AsyncPipeline
 from voucher_sessions.results import (
     ActiveSession,
@@ -54,7 +54,11 @@ class AsyncVoucherSessions:
         durability: Replicas or disks that must confirm each change before the call returns. A change that is not
             confirmed in time raises ``NotDurable``: it took effect, and the call is safe to repeat.
         receipt_ttl: Seconds, or a timedelta, after which a redemption is forgotten, and with it the protection of its
-            id against a second redemption. None: never.
+            id against a second redemption; at least 10 minutes. None: never.
+        default_ttl: Seconds, or a timedelta: how long a session lives that is validated without ``ttl``. None: 7 days,
+            or ``max_ttl`` if that is shorter.
+        max_ttl: Seconds, or a timedelta: the longest time to live that a session may ask for. None: 3,650 days. Set
+            it to minutes where session objects come from customers, who could otherwise hold a voucher for years.
 
     Every method can raise these errors:
         ``InvalidRequest``: a parameter is wrong; nothing was sent.
@@ -74,11 +78,13 @@ class AsyncVoucherSessions:
         partition: Callable[[str], str] | None = None,
         durability: Durability | None = None,
         receipt_ttl: float | timedelta | None = None,
+        default_ttl: float | timedelta | None = None,
+        max_ttl: float | timedelta | None = None,
     ) -> None:
         self._client = clients.checked(client, asynchronous=True)
         clustered = clients.is_cluster(client)
         self._durability = confirmation.checked(durability, clients.reply_timeout_ms(client))
-        self._verbs = Verbs(Keys(prefix, partition, clustered=clustered), receipt_ttl)
+        self._verbs = Verbs(Keys(prefix, partition, clustered=clustered), receipt_ttl, default_ttl, max_ttl)
         self._transport = AsyncTransport(self._client, self._durability, self._verbs.agree_on_partition())
         self._opened: urls.AsyncOpened | None = None
 
@@ -91,6 +97,8 @@ class AsyncVoucherSessions:
         partition: Callable[[str], str] | None = None,
         durability: Durability | None = None,
         receipt_ttl: float | timedelta | None = None,
+        default_ttl: float | timedelta | None = None,
+        max_ttl: float | timedelta | None = None,
         **client_options: object,
     ) -> Self:
         """Create an engine with a client of its own. Closing the engine closes that client.
@@ -109,7 +117,11 @@ class AsyncVoucherSessions:
             prefix: The beginning of all keys in Redis.
             partition: On a cluster, chooses the hash slot of a code: codes with the same result share one.
             durability: Replicas or disks that must confirm each change before the call returns.
-            receipt_ttl: Seconds, or a timedelta, after which a redemption is forgotten. None: never.
+            receipt_ttl: Seconds, or a timedelta, after which a redemption is forgotten; at least 10 minutes. None:
+                never.
+            default_ttl: Seconds, or a timedelta: how long a session lives that is validated without ``ttl``. None: 7
+                days, or ``max_ttl`` if that is shorter.
+            max_ttl: Seconds, or a timedelta: the longest time to live that a session may ask for. None: 3,650 days.
             **client_options: Further arguments for the client, for example ``socket_timeout``.
 
         Raises:
@@ -117,9 +129,19 @@ class AsyncVoucherSessions:
             EmbeddedServerError: The server of ``embedded://`` cannot be started.
         """
         confirmation.checked(durability)
-        Verbs(Keys(prefix, partition), receipt_ttl)  # bad input is refused before a server is started for it
+        Verbs(
+            Keys(prefix, partition), receipt_ttl, default_ttl, max_ttl
+        )  # bad input is refused before a server is started for it
         opened = urls.open_url_async(url, client_options, partial(confirmation.checked, durability))
-        engine = cls(opened.client, prefix=prefix, partition=partition, durability=durability, receipt_ttl=receipt_ttl)
+        engine = cls(
+            opened.client,
+            prefix=prefix,
+            partition=partition,
+            durability=durability,
+            receipt_ttl=receipt_ttl,
+            default_ttl=default_ttl,
+            max_ttl=max_ttl,
+        )
         engine._opened = opened
         return engine
 
@@ -142,7 +164,9 @@ class AsyncVoucherSessions:
     ) -> None:
         await self.aclose()
 
-    async def put_voucher(self, voucher: Voucher, *, used: Used | None = None) -> VoucherState:
+    async def put_voucher(
+        self, voucher: Voucher, *, used: Used | None = None, if_exists: IfExists = "update"
+    ) -> VoucherState:
         """Create a voucher, or change the limits of an existing one.
 
         Sessions of an existing voucher stay, and so do its used figures, unless ``used`` is given. Limits may be set
@@ -151,16 +175,22 @@ class AsyncVoucherSessions:
         Args:
             voucher: The code and the limits.
             used: What was spent in another system before, to replace the used figures in Redis. None keeps them.
+            if_exists: What to do if there is a voucher of this code: ``"update"`` sets its limits, and ``used`` if
+                given; ``"keep"`` changes nothing, which makes an import safe to repeat; ``"raise"`` raises
+                ``VoucherExists``, so that a generated code cannot meet another voucher.
 
         Returns:
             The voucher with its limits, used, locked and available figures.
 
         Raises:
             InvalidRequest: A parameter is wrong. Nothing was sent.
-            OutcomeUnknown: The reply was lost. Repeating the call sets the same limits again. It also sets ``used``
-                again, so with ``used`` look at ``get_voucher`` first if the voucher may have been redeemed in between.
+            VoucherExists: There is such a voucher, and ``if_exists`` is ``"raise"``. A call that is repeated after
+                ``OutcomeUnknown`` may raise it about the voucher that its own first try has created.
+            OutcomeUnknown: The reply was lost. Repeating the call sets the same limits again. With ``used`` a repetition
+                would also set the used figures again, and lose what was redeemed in between: repeat it with
+                ``if_exists="keep"``.
         """
-        return await self._transport.run(self._verbs.put_voucher(voucher, used))
+        return await self._transport.run(self._verbs.put_voucher(voucher, used, if_exists))
 
     async def get_voucher(self, code: str) -> VoucherState:
         """Return a voucher's limits, used, locked and available figures.
@@ -193,7 +223,7 @@ class AsyncVoucherSessions:
         return await self._transport.run(self._verbs.delete_voucher(code))
 
     async def validate(
-        self, code: str, *, credits: int = 0, points: int = 0, session: SessionLike | None = None
+        self, code: str, *, credits: int = 0, points: int = 0, session: SessionLike | ActiveSession | None = None
     ) -> Validation:
         """Check whether a voucher can be redeemed once for these amounts and, with a session, lock them.
 
@@ -233,7 +263,7 @@ class AsyncVoucherSessions:
         *,
         credits: int | None = None,
         points: int | None = None,
-        session: SessionLike | str | None = None,
+        session: SessionLike | ActiveSession | str | None = None,
         redemption_id: str | None = None,
         if_session_missing: IfSessionMissing = "raise",
     ) -> Redemption:
@@ -248,14 +278,16 @@ class AsyncVoucherSessions:
 
         Args:
             code: The voucher's code.
-            credits: Gift card credits to redeem, in minor units (cents). None: what the session locked, or 0 without a
-                session.
-            points: Loyalty points to redeem. None: what the session locked, or 0 without a session.
-            session: The session's key, or a ``Session`` or dict with that ``key``. Its other fields are not used.
+            credits: Gift card credits to redeem, in minor units (cents). None: what the live session locked; without a
+                live session 0, if ``points`` are given or the voucher has neither credits nor points.
+            points: Loyalty points to redeem. None: as with credits.
+            session: The session's key, or a ``Session``, ``ActiveSession`` or dict with that ``key``. Its other fields
+                are not used.
             redemption_id: The caller's id of this redemption, for example an order number. None: the engine generates
                 one before anything is sent; ``Redemption.id`` returns it.
             if_session_missing: What to do if the session is not live: ``"raise"`` raises ``SessionNotFound``,
-                ``"redeem"`` redeems as if no session had been given.
+                ``"redeem"`` redeems as if no session had been given. Give the amounts then: the session no longer knows
+                them.
 
         Returns:
             What was redeemed.
@@ -264,9 +296,13 @@ class AsyncVoucherSessions:
             InvalidRequest: A parameter is wrong. Nothing was sent.
             VoucherNotFound: There is no voucher with this code.
             SessionNotFound: The session is not live: it expired, was released or redeemed, or never existed.
+            AmountRequired: There is no live session, the call names neither credits nor points, and the voucher has
+                some: 0 would give the order away.
             LimitExceeded: Not enough is available; one of ``QuantityExceeded``, ``GiftAmountExceeded`` and
                 ``LoyaltyPointsExceeded``.
-            RedemptionConflict: The id was used for another request: other amounts or another session.
+            RedemptionConflict: The id was used for another request: other amounts, another session or other vouchers.
+            RedemptionRolledBack: The id was used for this request, and its redemption was rolled back. An order that is
+                paid again needs a new id.
             OutcomeUnknown: The reply was lost, so the redemption may or may not have happened. Repeat the call with the
                 ``redemption_id`` that the error carries: if it did happen, the repeat returns its result with
                 ``replayed=True``.
@@ -343,7 +379,11 @@ class AsyncVoucherSessions:
         return await self._transport.run(self._verbs.get_redemption(code, redemption_id))
 
     async def validate_stack(
-        self, redeemables: Sequence[Redeemable], *, session: SessionLike | None = None, release: Sequence[str] = ()
+        self,
+        redeemables: Sequence[RedeemableLike],
+        *,
+        session: SessionLike | ActiveSession | None = None,
+        release: Sequence[str] = (),
     ) -> StackValidation:
         """Validate 1 to 30 vouchers together: with a session, all of them are locked or none.
 
@@ -368,9 +408,9 @@ class AsyncVoucherSessions:
 
     async def redeem_stack(
         self,
-        redeemables: Sequence[Redeemable],
+        redeemables: Sequence[RedeemableLike],
         *,
-        session: SessionLike | str | None = None,
+        session: SessionLike | ActiveSession | str | None = None,
         redemption_id: str | None = None,
         if_session_missing: IfSessionMissing = "raise",
     ) -> StackRedemption:

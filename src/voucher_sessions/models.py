@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from enum import StrEnum
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol, TypedDict, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol, Required, TypedDict, TypeGuard, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -32,6 +32,7 @@ MAX_TTL_MS: Final = 3_650 * 86_400_000
 Text = Annotated[str, Field(strict=True, min_length=1, max_length=256, pattern=r"\S")]
 Amount = Annotated[int, Field(strict=True, ge=0, le=MAX_NUMBER)]
 IfSessionMissing = Literal["raise", "redeem"]
+IfExists = Literal["update", "keep", "raise"]
 
 _T = TypeVar("_T")
 _M = TypeVar("_M", bound=BaseModel)
@@ -324,6 +325,17 @@ class Redeemable(Request):
     code: Text
     credits: Amount | None = None
     points: Amount | None = None
+
+
+class RedeemableFields(TypedDict, total=False):
+    """``Redeemable`` as a dict, for type checkers. ``code`` is required."""
+
+    code: Required[str]
+    credits: int | None
+    points: int | None
+
+
+RedeemableLike = Redeemable | RedeemableFields | _DictOfAnything | str
 
 
 class Durability(Request):

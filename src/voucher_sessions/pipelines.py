@@ -10,7 +10,8 @@ from voucher_sessions._core.call import Call
 from voucher_sessions._core.verbs import Verbs
 from voucher_sessions._transport.aio import AsyncTransport
 from voucher_sessions._transport.sync import SyncTransport
-from voucher_sessions.models import IfSessionMissing, Redeemable, SessionLike, Used, Voucher
+from voucher_sessions.models import IfExists, IfSessionMissing, RedeemableLike, SessionLike, Used, Voucher
+from voucher_sessions.results import ActiveSession
 
 
 class _Queue:
@@ -31,7 +32,7 @@ class _Queue:
         """Empty the queue without sending it."""
         self._queued = []
 
-    def put_voucher(self, voucher: Voucher, *, used: Used | None = None) -> Self:
+    def put_voucher(self, voucher: Voucher, *, used: Used | None = None, if_exists: IfExists = "update") -> Self:
         """Create a voucher, or change the limits of an existing one.
 
         This method only queues the call, and returns the pipeline. ``execute`` sends it: the result and the errors
@@ -43,16 +44,22 @@ class _Queue:
         Args:
             voucher: The code and the limits.
             used: What was spent in another system before, to replace the used figures in Redis. None keeps them.
+            if_exists: What to do if there is a voucher of this code: ``"update"`` sets its limits, and ``used`` if
+                given; ``"keep"`` changes nothing, which makes an import safe to repeat; ``"raise"`` raises
+                ``VoucherExists``, so that a generated code cannot meet another voucher.
 
         Returns:
             The voucher with its limits, used, locked and available figures.
 
         Raises:
             InvalidRequest: A parameter is wrong. Nothing was sent.
-            OutcomeUnknown: The reply was lost. Repeating the call sets the same limits again. It also sets ``used``
-                again, so with ``used`` look at ``get_voucher`` first if the voucher may have been redeemed in between.
+            VoucherExists: There is such a voucher, and ``if_exists`` is ``"raise"``. A call that is repeated after
+                ``OutcomeUnknown`` may raise it about the voucher that its own first try has created.
+            OutcomeUnknown: The reply was lost. Repeating the call sets the same limits again. With ``used`` a repetition
+                would also set the used figures again, and lose what was redeemed in between: repeat it with
+                ``if_exists="keep"``.
         """
-        return self._queue(self._verbs.put_voucher(voucher, used))
+        return self._queue(self._verbs.put_voucher(voucher, used, if_exists))
 
     def get_voucher(self, code: str) -> Self:
         """Return a voucher's limits, used, locked and available figures.
@@ -90,7 +97,9 @@ class _Queue:
         """
         return self._queue(self._verbs.delete_voucher(code))
 
-    def validate(self, code: str, *, credits: int = 0, points: int = 0, session: SessionLike | None = None) -> Self:
+    def validate(
+        self, code: str, *, credits: int = 0, points: int = 0, session: SessionLike | ActiveSession | None = None
+    ) -> Self:
         """Check whether a voucher can be redeemed once for these amounts and, with a session, lock them.
 
         This method only queues the call, and returns the pipeline. ``execute`` sends it: the result and the errors
@@ -132,7 +141,7 @@ class _Queue:
         *,
         credits: int | None = None,
         points: int | None = None,
-        session: SessionLike | str | None = None,
+        session: SessionLike | ActiveSession | str | None = None,
         redemption_id: str | None = None,
         if_session_missing: IfSessionMissing = "raise",
     ) -> Self:
@@ -150,14 +159,16 @@ class _Queue:
 
         Args:
             code: The voucher's code.
-            credits: Gift card credits to redeem, in minor units (cents). None: what the session locked, or 0 without a
-                session.
-            points: Loyalty points to redeem. None: what the session locked, or 0 without a session.
-            session: The session's key, or a ``Session`` or dict with that ``key``. Its other fields are not used.
+            credits: Gift card credits to redeem, in minor units (cents). None: what the live session locked; without a
+                live session 0, if ``points`` are given or the voucher has neither credits nor points.
+            points: Loyalty points to redeem. None: as with credits.
+            session: The session's key, or a ``Session``, ``ActiveSession`` or dict with that ``key``. Its other fields
+                are not used.
             redemption_id: The caller's id of this redemption, for example an order number. None: the engine generates
                 one before anything is sent; ``Redemption.id`` returns it.
             if_session_missing: What to do if the session is not live: ``"raise"`` raises ``SessionNotFound``,
-                ``"redeem"`` redeems as if no session had been given.
+                ``"redeem"`` redeems as if no session had been given. Give the amounts then: the session no longer knows
+                them.
 
         Returns:
             What was redeemed.
@@ -166,9 +177,13 @@ class _Queue:
             InvalidRequest: A parameter is wrong. Nothing was sent.
             VoucherNotFound: There is no voucher with this code.
             SessionNotFound: The session is not live: it expired, was released or redeemed, or never existed.
+            AmountRequired: There is no live session, the call names neither credits nor points, and the voucher has
+                some: 0 would give the order away.
             LimitExceeded: Not enough is available; one of ``QuantityExceeded``, ``GiftAmountExceeded`` and
                 ``LoyaltyPointsExceeded``.
-            RedemptionConflict: The id was used for another request: other amounts or another session.
+            RedemptionConflict: The id was used for another request: other amounts, another session or other vouchers.
+            RedemptionRolledBack: The id was used for this request, and its redemption was rolled back. An order that is
+                paid again needs a new id.
             OutcomeUnknown: The reply was lost, so the redemption may or may not have happened. Repeat the call with the
                 ``redemption_id`` that the error carries: if it did happen, the repeat returns its result with
                 ``replayed=True``.
@@ -255,7 +270,11 @@ class _Queue:
         return self._queue(self._verbs.get_redemption(code, redemption_id))
 
     def validate_stack(
-        self, redeemables: Sequence[Redeemable], *, session: SessionLike | None = None, release: Sequence[str] = ()
+        self,
+        redeemables: Sequence[RedeemableLike],
+        *,
+        session: SessionLike | ActiveSession | None = None,
+        release: Sequence[str] = (),
     ) -> Self:
         """Validate 1 to 30 vouchers together: with a session, all of them are locked or none.
 
@@ -283,9 +302,9 @@ class _Queue:
 
     def redeem_stack(
         self,
-        redeemables: Sequence[Redeemable],
+        redeemables: Sequence[RedeemableLike],
         *,
-        session: SessionLike | str | None = None,
+        session: SessionLike | ActiveSession | str | None = None,
         redemption_id: str | None = None,
         if_session_missing: IfSessionMissing = "raise",
     ) -> Self:

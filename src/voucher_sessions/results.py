@@ -141,11 +141,14 @@ class Release(Model):
         code: The voucher's code.
         session_key: The session's key.
         released: True if the session was live and its lock was released, False if the session was not live.
+        ended: True if the session is not live, but was before: it was released or redeemed, or it expired. Redis keeps a
+            trace of that for at most two minutes, so False does not mean that there never was such a session.
     """
 
     code: str
     session_key: str
     released: bool
+    ended: bool
 
 
 class Rollback(Model):

@@ -21,21 +21,22 @@ def constants(names: str) -> list[int]:
 
 # How long ended sessions and deleted vouchers keep their last words.
 (TOMBSTONE_MS,) = constants("TOMBSTONE_MS")
-# How many locks make an index large, and how long such a one stays.
-MANY, LINGER_MS = constants("MANY, LINGER_MS")
+# How much longer than its last lock an index stays.
+(LINGER_MS,) = constants("LINGER_MS")
 
 UNLIMITED = 2**53 - 1
 
 
 def read_book(stored: Any) -> tuple[list[Any], str]:
-    """A book as lua/book.lua describes it: its words, and behind them the session key of its only lock, or ''."""
+    """A book as lua/book.lua describes it: its values, and behind them the session key of its only lock, or ''."""
     text: str = stored.decode()
-    words, end = json.JSONDecoder().raw_decode(text)
-    return words, text[end:]
+    assert text[0] == "1", "the format"
+    values, end = json.JSONDecoder().raw_decode(text, 1)
+    return values, text[end:]
 
 
-def written_book(words: list[Any], sole: str = "") -> str:
-    return json.dumps(words, separators=(",", ":")) + sole
+def written_book(values: list[Any], sole: str = "") -> str:
+    return "1" + json.dumps(values, separators=(",", ":")) + sole
 
 
 def edit_book(admin: Any, code: str, at: int, value: int) -> None:

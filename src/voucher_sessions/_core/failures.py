@@ -23,6 +23,17 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+
+class OutOfStep(RedisConnectionError):
+    """A connection gave the reply to another command. It must be closed, and the reply to this call is lost.
+
+    This happens if a command was interrupted between its sending and its reply, by a signal handler that raises, say,
+    and the connection was used again.
+    """
+
+
+# How often a call is sent again because a connection was out of step. Each time, the idle connections are closed.
+MAX_OUT_OF_STEP: Final = 10
 # The script did not run: its slot moves or has moved, its slot has no primary at the moment, or the server is loading.
 _NOT_RUN: Final = (TryAgainError, ClusterError, SlotNotCoveredError, BusyLoadingError, AskError)
 # No reply was received. RedisClusterException: the client could not read the slot table either.
@@ -67,6 +78,16 @@ def is_cluster_view_forbidden(error: BaseException) -> bool:
 def is_refusal(error: BaseException) -> bool:
     """Whether the server answered with an error."""
     return isinstance(error, ResponseError)
+
+
+def proves_in_step(call_id: str, reply: object, echo: object) -> bool:
+    """Whether the reply to ``ECHO <call id>``, sent behind a command, shows that the reply before it is that command's.
+
+    A server that refuses all commands alike (it is busy, or the user may do nothing) refuses ECHO as it refused the call.
+    """
+    if isinstance(reply, Exception) and isinstance(echo, Exception):
+        return type(echo) is type(reply) and str(echo).split(" ")[0] == str(reply).split(" ")[0]
+    return echo == call_id.encode()
 
 
 def is_unknown_script(error: object) -> bool:

@@ -209,11 +209,19 @@ def active_sessions(reply: Reply) -> list[ActiveSession]:
     return sessions
 
 
+# What became of a session: it was not live, it was released, it had ended before.
+_RELEASED: Final = (
+    {"released": False, "ended": False},
+    {"released": True, "ended": False},
+    {"released": False, "ended": True},
+)
+
+
 def releases(codes: tuple[str, ...], session_key: str, reply: Reply) -> list[Release]:
     """The reply 'released', one per voucher."""
     return [
-        Release(code=code, session_key=session_key, released=as_bool(released))
-        for code, released in zip(codes, without_status(reply, b"released"), strict=True)
+        Release(code=code, session_key=session_key, **_RELEASED[int(state)])
+        for code, state in zip(codes, without_status(reply, b"released"), strict=True)
     ]
 
 

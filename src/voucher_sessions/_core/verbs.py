@@ -63,7 +63,15 @@ from voucher_sessions._core.requests import (
 )
 from voucher_sessions._core.server_check import TRIAL_COMMANDS
 from voucher_sessions.errors import InvalidRequest
-from voucher_sessions.models import IfSessionMissing, Redeemable, SessionLike, Used, Voucher, checked_model
+from voucher_sessions.models import (
+    IfExists,
+    IfSessionMissing,
+    RedeemableLike,
+    SessionLike,
+    Used,
+    Voucher,
+    checked_model,
+)
 from voucher_sessions.results import (
     ActiveSession,
     Audit,
@@ -85,9 +93,16 @@ class Verbs:
     A verb for one voucher runs the same script as the verb for a stack, and returns the only result.
     """
 
-    def __init__(self, keys: Keys, receipt_ttl: float | timedelta | None) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        receipt_ttl: float | timedelta | None = None,
+        default_ttl: float | timedelta | None = None,
+        max_ttl: float | timedelta | None = None,
+    ) -> None:
         self._keys = keys
-        self._receipt_ttl_ms = requests.duration_in_ms("receipt_ttl", receipt_ttl)
+        self._receipt_ttl_ms = requests.receipt_ttl_in_ms(receipt_ttl)
+        self._ttl_policy = requests.ttl_policy(default_ttl, max_ttl)
 
     def agree_on_partition(self) -> Call[None] | None:
         """The call that goes before all others: it checks that all engines of a prefix use the same ``partition``.
@@ -120,18 +135,24 @@ class Verbs:
             changes=False,
         )
 
-    def put_voucher(self, voucher: Voucher, used: Used | None) -> Call[VoucherState]:
+    def put_voucher(self, voucher: Voucher, used: Used | None, if_exists: IfExists = "update") -> Call[VoucherState]:
         voucher = checked_model("voucher", Voucher, voucher)
         used = None if used is None else checked_model("used", Used, used)
+        if_exists = requests.check_if_exists("if_exists", if_exists)
         quantity = -1 if voucher.quantity is None else voucher.quantity
-        used_args: list[Arg] = ["keep", 0, 0, 0] if used is None else ["set", used.quantity, used.credits, used.points]
+        figures = used or Used()
+        keys = self._keys.voucher(voucher.code)
         return Call(
             verb="put_voucher",
             codes=(voucher.code,),
             script=scripts.PUT_VOUCHER,
-            keys=self._keys.voucher(voucher.code),
-            args=[new_call_id(), quantity, voucher.credits, voucher.points, *used_args],
+            keys=keys,
+            args=[
+                *(if_exists, str(quantity), str(voucher.credits), str(voucher.points)),
+                *("keep" if used is None else "set", str(figures.quantity), str(figures.credits), str(figures.points)),
+            ],
             read=partial(replies.voucher_state, voucher.code),
+            remembering=keys[:1],
         )
 
     def get_voucher(self, code: str) -> Call[VoucherState]:
@@ -148,16 +169,20 @@ class Verbs:
 
     def delete_voucher(self, code: str) -> Call[bool]:
         code = check_text("code", code)
+        keys = self._keys.voucher(code)
         return Call(
             verb="delete_voucher",
             codes=(code,),
             script=scripts.DELETE_VOUCHER,
-            keys=self._keys.voucher(code),
-            args=[new_call_id()],
+            keys=keys,
+            args=[],
             read=replies.deleted,
+            remembering=keys[:1],
         )
 
-    def validate(self, code: str, credits: int, points: int, session: SessionLike | None) -> Call[Validation]:
+    def validate(
+        self, code: str, credits: int, points: int, session: SessionLike | ActiveSession | None
+    ) -> Call[Validation]:
         request = VoucherRequest(
             check_text("code", code),
             requests.check_amount("credits", credits),
@@ -166,10 +191,10 @@ class Verbs:
         return self._validate([request], session, (), replies.only_validation)
 
     def validate_stack(
-        self, redeemables: Sequence[Redeemable], session: SessionLike | None, release: Sequence[str]
+        self, redeemables: Sequence[RedeemableLike], session: SessionLike | ActiveSession | None, release: Sequence[str]
     ) -> Call[StackValidation]:
         requested = requests.stack_requests(redeemables)
-        released = () if type(release) is tuple and not release else check_codes("release", release)
+        released = requests.check_released_codes("release", release)
         if released and session is None:
             raise InvalidRequest("release", "needs the session whose locks it drops")
         if not {request.code for request in requested}.isdisjoint(released):
@@ -179,25 +204,27 @@ class Verbs:
     def _validate(
         self,
         requested: Sequence[VoucherRequest],
-        session: SessionLike | None,
+        session: SessionLike | ActiveSession | None,
         released: tuple[str, ...],
         read: Callable[[tuple[str, ...], SessionRequest | None, Reply], T],
     ) -> Call[T]:
-        to_lock = None if session is None else requests.session_request(session)
+        to_lock = None if session is None else requests.session_request(session, self._ttl_policy)
         key = to_lock.key if to_lock else ""
         codes = tuple(request.code for request in requested)
-        args: list[Arg] = [new_call_id() if to_lock else "", key.encode(), to_lock.ttl_ms if to_lock else 0]
+        args: list[Arg] = [key.encode(), str(to_lock.ttl_ms) if to_lock else "0"]
         for request in requested:
-            args += request.credits or 0, request.points or 0
+            args += str(request.credits or 0), str(request.points or 0)
+        keys = self._keys.sessions(codes + released, key)
         return Call(
             verb="validate",
             codes=codes + released,
             script=scripts.VALIDATE,
-            keys=self._keys.sessions(codes + released, key),
+            keys=keys,
             args=args,
             read=partial(read, codes, to_lock),
             changes=to_lock is not None,
             session_key=to_lock.key if to_lock else None,
+            remembering=keys[1::3],
         )
 
     def redeem(
@@ -205,7 +232,7 @@ class Verbs:
         code: str,
         credits: int | None,
         points: int | None,
-        session: SessionLike | str | None,
+        session: SessionLike | ActiveSession | str | None,
         redemption_id: str | None,
         if_session_missing: IfSessionMissing,
     ) -> Call[Redemption]:
@@ -214,8 +241,8 @@ class Verbs:
 
     def redeem_stack(
         self,
-        redeemables: Sequence[Redeemable],
-        session: SessionLike | str | None,
+        redeemables: Sequence[RedeemableLike],
+        session: SessionLike | ActiveSession | str | None,
         redemption_id: str | None,
         if_session_missing: IfSessionMissing,
     ) -> Call[StackRedemption]:
@@ -225,7 +252,7 @@ class Verbs:
     def _redeem(
         self,
         requested: Sequence[VoucherRequest],
-        session: SessionLike | str | None,
+        session: SessionLike | ActiveSession | str | None,
         redemption_id: str | None,
         if_session_missing: IfSessionMissing,
         result: Callable[[list[Redemption]], T],
@@ -235,22 +262,27 @@ class Verbs:
         id_ = "rdm_" + random_text(32) if redemption_id is None else check_text("redemption_id", redemption_id)
         codes = tuple(request.code for request in requested)
         call_id = new_call_id()
-        receipt_ttl_ms = "" if self._receipt_ttl_ms is None else self._receipt_ttl_ms
-        args: list[Arg] = [call_id, (key or "").encode(), if_session_missing, receipt_ttl_ms]
+        receipt_ttl_ms = "" if self._receipt_ttl_ms is None else str(self._receipt_ttl_ms)
+        stack = receipts.stack_fingerprint(codes)
+        args: list[Arg] = [(key or "").encode(), if_session_missing, receipt_ttl_ms, stack]
         for request in requested:
             args += (
-                "-" if request.credits is None else request.credits,
-                "-" if request.points is None else request.points,
+                "-" if request.credits is None else str(request.credits),
+                "-" if request.points is None else str(request.points),
             )
+        keys = self._keys.sessions_and_redemptions(codes, key or "", id_)
+        asked = receipts.RedemptionRequest(id_, key, stack, call_id)
         return Call(
             verb="redeem",
             codes=codes,
             script=scripts.REDEEM,
-            keys=self._keys.sessions_and_redemptions(codes, key or "", id_),
+            keys=keys,
             args=args,
-            read=lambda reply: result(receipts.redemptions(requested, key, id_, call_id, reply)),
+            read=lambda reply: result(receipts.redemptions(requested, asked, reply)),
             session_key=key,
             redemption_id=id_,
+            remembering=keys[1::4] if key else (),
+            id=call_id,
         )
 
     def release(self, code: str, session_key: str) -> Call[Release]:
@@ -263,14 +295,16 @@ class Verbs:
         self, codes: tuple[str, ...], session_key: str, read: Callable[[tuple[str, ...], str, Reply], T]
     ) -> Call[T]:
         session_key = check_text("session_key", session_key)
+        keys = self._keys.sessions(codes, session_key)
         return Call(
             verb="release",
             codes=codes,
             script=scripts.RELEASE,
-            keys=self._keys.sessions(codes, session_key),
-            args=[new_call_id(), session_key.encode()],
+            keys=keys,
+            args=[session_key.encode()],
             read=partial(read, codes, session_key),
             session_key=session_key,
+            remembering=keys[1::3],
         )
 
     def rollback(self, code: str, redemption_id: str) -> Call[Rollback]:
@@ -289,9 +323,10 @@ class Verbs:
             codes=codes,
             script=scripts.ROLLBACK,
             keys=self._keys.redemptions(codes, redemption_id),
-            args=[call_id],
+            args=[],
             read=partial(read, codes, redemption_id, call_id),
             redemption_id=redemption_id,
+            id=call_id,
         )
 
     def list_sessions(self, code: str, limit: int) -> Call[list[ActiveSession]]:
@@ -301,7 +336,7 @@ class Verbs:
             codes=(code,),
             script=scripts.LIST_SESSIONS,
             keys=self._keys.voucher(code),
-            args=[requests.check_list_limit("limit", limit)],
+            args=[str(requests.check_list_limit("limit", limit))],
             read=replies.active_sessions,
             changes=False,
         )

@@ -83,6 +83,18 @@ def is_one_connection(client: Any) -> bool:
     return getattr(client, "connection", None) is not None
 
 
+async def disconnect_async(client: Any) -> None:
+    """``disconnect`` for a client of ``redis.asyncio``."""
+    if is_cluster(client):
+        for node in client.get_nodes():
+            for connection in list(node._free):  # redis-py before 7 has no method for it
+                await connection.disconnect()
+    elif is_one_connection(client):
+        await client.connection.disconnect()
+    elif pool := getattr(client, "connection_pool", None):
+        await pool.disconnect(inuse_connections=False)
+
+
 def disconnect(client: Any) -> None:
     """Close all connections that no call is using. The client opens new ones when it needs them."""
     nodes = [node.redis_connection for node in client.get_nodes()] if is_cluster(client) else [client]

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from redis.exceptions import AskError, NoScriptError, ResponseError
+from redis.exceptions import AskError, ResponseError
 
-from voucher_sessions._core import batch, confirmation
+from voucher_sessions._core import batch, confirmation, failures
 from voucher_sessions._core.call import Arg, Call, CallAgain, RetryPeriod
+from voucher_sessions._core.failures import MAX_OUT_OF_STEP, OutOfStep
 from voucher_sessions._core.server_check import Answer
 from voucher_sessions._transport import clients
 from voucher_sessions.errors import CLIENT_ERRORS, InvalidRequest, VoucherSessionsError
@@ -57,17 +58,26 @@ class SyncTransport:
     def _answer_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         outcomes: list[Any] = [batch.SEND_ALONE] * len(calls)
         for positions in self._by_node(calls):
-            together = [calls[at] for at in positions]
-            try:
-                commands = batch.commands(together, self._durability)
-                replies = self._send_together(together[0].keys[0], commands)
-            except CLIENT_ERRORS as error:
-                replies = [error] * len(together)
-            for at, outcome in zip(positions, batch.outcomes(together, replies, self._durability), strict=True):
-                outcomes[at] = outcome
+            for part in batch.split([calls[at] for at in positions]):
+                places = [positions[at] for at in part]
+                outcomes_of_part = self._outcomes([calls[at] for at in places])
+                for at, outcome in zip(places, outcomes_of_part, strict=True):
+                    outcomes[at] = outcome
         for at, call in enumerate(calls):
             if outcomes[at] is batch.SEND_ALONE:
                 outcomes[at] = self._answer_alone(call)
+        return outcomes
+
+    def _outcomes(self, together: Sequence[Call[Any]]) -> list[Any]:
+        """The outcomes of calls that are sent in one batch, to one node."""
+        try:
+            commands = batch.commands(together, self._durability)
+            replies = self._send_together(together[0].keys[0], commands)
+        except CLIENT_ERRORS as error:
+            replies = [error] * len(together)
+        outcomes = batch.outcomes(together, replies, self._durability, retried=self._retry_seconds > 0)
+        if batch.is_out_of_step(together, replies):
+            clients.disconnect(self._client)
         return outcomes
 
     def ask(self, question: tuple[Arg, ...], options: dict[str, Any]) -> Answer:
@@ -89,21 +99,27 @@ class SyncTransport:
     def _answer(self, call: Call[T]) -> T:
         """Send a call until it has a result.
 
-        Once is enough, unless very many locks have expired, or a failover or the move of a slot is under way.
+        Usually once; more often if many locks expire at once, in a failover, while a slot moves, or if a connection was
+        out of step.
         """
         retry_period: RetryPeriod | None = None
+        out_of_step = 0
         while True:
             try:
                 reply, *confirmations = self._evaluate(call)
-            except CLIENT_ERRORS as error:
-                retry_period = retry_period or RetryPeriod(self._retry_seconds)
-                time.sleep(call.pause_before_retry(error, retry_period))
-                continue
-            try:
                 result = call.result(reply)
             except CallAgain:
                 continue
-            return confirmation.confirmed(self._durability, call, result, confirmations)
+            except OutOfStep as error:
+                clients.disconnect(self._client)
+                out_of_step += 1
+                if out_of_step > MAX_OUT_OF_STEP:
+                    raise call.error_for(error) from None
+            except CLIENT_ERRORS as error:
+                retry_period = retry_period or RetryPeriod(self._retry_seconds)
+                time.sleep(call.pause_before_retry(error, retry_period))
+            else:
+                return confirmation.confirmed(self._durability, call, result, confirmations)
 
     def _answer_alone(self, call: Call[Any]) -> Any:
         try:
@@ -112,22 +128,40 @@ class SyncTransport:
             return error
 
     def _evaluate(self, call: Call[T]) -> list[Any]:
-        try:
-            return self._send(call, call.evalsha_command())
-        except NoScriptError:  # after a restart, SCRIPT FLUSH or a failover; EVAL loads the script
-            return self._send(call, call.eval_command())
-
-    def _send(self, call: Call[T], command: tuple[Arg, ...]) -> list[Any]:
         """The script's reply, and the replies to the commands that confirm durability, if they are sent.
 
-        Replies are not decoded, whatever ``decode_responses`` of the host's client is: the readers take bytes.
+        A server that does not have the script (after a restart, SCRIPT FLUSH or a failover) answers with an error, and
+        EVAL loads it. Any other error might be the reply to another command, since it does not begin with the call id.
+        So in both cases the call is sent again, with ECHO behind it, which shows whether the connection is in step.
         """
-        if self._durability is None or not call.changes:
-            return [self._client.execute_command(*command, NEVER_DECODE=True)]
-        replies = self._send_together(call.keys[0], [command, *confirmation.commands(self._durability, call.keys[0])])
+        try:
+            return self._send(call, call.evalsha_command())
+        except ResponseError as error:
+            if failures.is_transient(error):
+                raise
+        checked = [*self._commands(call, call.eval_command()), ("ECHO", call.id)]
+        *replies, echo = self._send_together(call.keys[0], checked)
+        if not failures.proves_in_step(call.id, replies[0], echo):
+            raise OutOfStep("ECHO got the reply to another command")
         if isinstance(replies[0], Exception):
             raise replies[0]
         return replies
+
+    def _send(self, call: Call[T], command: tuple[Arg, ...]) -> list[Any]:
+        """Replies are not decoded, whatever ``decode_responses`` of the host's client is: the readers take bytes."""
+        commands = self._commands(call, command)
+        if len(commands) == 1:
+            return [self._client.execute_command(*command, NEVER_DECODE=True)]
+        replies = self._send_together(call.keys[0], commands)
+        if isinstance(replies[0], Exception):
+            raise replies[0]
+        return replies
+
+    def _commands(self, call: Call[T], command: tuple[Arg, ...]) -> list[tuple[Arg, ...]]:
+        """The command of a call, and those that confirm its durability, if it needs them."""
+        if self._durability is None or not call.changes:
+            return [command]
+        return [command, *confirmation.commands(self._durability, call.keys[0])]
 
     def _by_node(self, calls: Sequence[Call[Any]]) -> list[list[int]]:
         """The positions of the calls that are sent together: all of them; on a cluster, one list per node."""
