@@ -285,7 +285,7 @@ class UnreadableRedeemable(Redeemable):
         ("codes", methodcaller("release_stack", EndlessSequence(), "k")),
         ("codes", methodcaller("release_stack", "ABC", "k")),
         ("redeemables.0", methodcaller("redeem_stack", [UnreadableRedeemable(code="A")])),
-        ("redeemables.0", methodcaller("redeem_stack", [b"A"])),
+        ("redeemables.0.code", methodcaller("redeem_stack", [" "])),
         (
             "redeemables.0.credits",
             methodcaller("redeem_stack", [Redeemable(code="A").model_copy(update={"credits": -5})]),
