@@ -52,9 +52,9 @@ def test_no_error_about_a_failed_command_shows_a_session_key(recorded_call: Reco
 
 
 ERRORS: Final[list[VoucherSessionsError]] = [
-    SessionNotFound("A", "B", session_key=KEY),
+    SessionNotFound(KEY, "A", "B"),
     OutcomeUnknown("validate", ("A",), session_key=KEY, redemption_id="order"),
-    NotDurable("release", "no replica", Release(code="A", session_key=KEY, released=True)),
+    NotDurable("release", "no replica", Release(code="A", session_key=KEY, released=True, ended=False)),
 ]
 
 

@@ -243,7 +243,8 @@ def session_key(session: SessionLike | ActiveSession | str) -> str:
     else:
         fields = _fields("session", session, "Session, an ActiveSession, a mapping of its fields, or a session key")
         if unknown := [name for name in fields if name not in _ACTIVE_SESSION_FIELDS]:
-            raise InvalidRequest(f"session.{unknown[0]}", "is no field of a session")
+            name = unknown[0].encode(errors="backslashreplace").decode()  # a lone surrogate could not be logged
+            raise InvalidRequest(f"session.{name}", "is no field of a session")
         key = fields.get("key")
     if key is None:
         raise InvalidRequest("session.key", "is required to redeem a session")
