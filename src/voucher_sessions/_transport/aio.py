@@ -17,6 +17,7 @@ from voucher_sessions._core.call import Arg, Call, CallAgain, RetryPeriod
 from voucher_sessions._core.failures import MAX_OUT_OF_STEP, OutOfStep
 from voucher_sessions._core.server_check import Answer
 from voucher_sessions._transport import clients
+from voucher_sessions._transport.closed_connections import lost_reply
 from voucher_sessions.errors import CLIENT_ERRORS, InvalidRequest
 from voucher_sessions.models import Durability
 
@@ -141,9 +142,9 @@ class AsyncTransport:
             try:
                 return [await self._client.execute_command(*command, NEVER_DECODE=True)]
             except (AttributeError, RuntimeError) as error:
-                # redis-py raises these if another task has closed the connection because the cluster is down, and if
-                # the connection belongs to another event loop.
-                raise RedisConnectionError("the connection was closed, or is of another event loop") from error
+                if lost := lost_reply(error):
+                    raise lost from error
+                raise
         replies = await self._send_together(call.keys[0], commands)
         if isinstance(replies[0], Exception):
             raise replies[0]
@@ -178,6 +179,11 @@ class AsyncTransport:
         except CLIENT_ERRORS:
             await self._refresh_slots()
             raise
+        except (AttributeError, RuntimeError) as error:
+            if lost := lost_reply(error):
+                await self._refresh_slots()
+                raise lost from error
+            raise
         if any(isinstance(reply, AskError | RedisConnectionError) for reply in replies):
             await self._refresh_slots()
         return replies
@@ -186,7 +192,8 @@ class AsyncTransport:
         await self._client.initialize()
         pipeline = [PipelineCommand(at, *command, NEVER_DECODE=True) for at, command in enumerate(commands)]
         await self._client.get_node_from_key(key).execute_pipeline(pipeline)
-        return [command.result for command in pipeline]
+        # A reply to one command can be any error that was raised while it was read.
+        return [lost_reply(each.result) or each.result for each in pipeline]
 
     async def _refresh_slots(self) -> None:
         """Have a cluster client read the slot table anew. By itself it does so only after errors of single commands."""
