@@ -61,9 +61,11 @@ class VoucherSessions:
         ``InvalidRequest``: a parameter is wrong; nothing was sent.
         ``ServerRefused``: the server did not run the call (memory full, a replica, no permission, ...). Nothing was
         changed, but read that class for the one exception; ``remedy`` says what to do.
-        ``CorruptState``: the keys hold values that this library did not write.
+        ``CorruptState``: the keys hold values that this library did not write. ``UnknownFormat``, a subclass: a newer
+        version of this library wrote them, so this process needs an upgrade. Nothing was changed.
         ``OutcomeUnknown``: a call that changes something got no reply. The change may or may not have happened; the
-        call is safe to repeat with the key or id that the error carries.
+        call is safe to repeat with the key or id that the error carries. Repeat ``put_voucher`` with ``used`` with
+        ``if_exists="keep"``.
         ``redis.exceptions.ConnectionError`` and other errors of the client: a call that only reads got no reply.
     """
 
@@ -167,7 +169,8 @@ class VoucherSessions:
         """Create a voucher, or change the limits of an existing one.
 
         Sessions of an existing voucher stay, and so do its used figures, unless ``used`` is given. Limits may be set
-        below what is used and locked: nothing breaks, and nothing new is granted until enough is available again.
+        below what is used and locked: then nothing new is granted, and sessions that hold a lock are served, first come
+        first served, until the limit is used up.
 
         Args:
             voucher: The code and the limits.
@@ -236,13 +239,15 @@ class VoucherSessions:
             code: The voucher's code.
             credits: Gift card credits that are wanted, in minor units (cents).
             points: Loyalty points that are wanted.
-            session: A ``Session``, or a dict with its fields, for example ``{"type": "LOCK", "key": "cart-1", "ttl": 7,
-                "ttl_unit": "DAYS"}``. ``type`` is required. Without ``key`` the engine generates one, before anything
-                is sent; ``Validation.session.key`` returns it. Without ``ttl`` and ``ttl_unit`` the session lives for 7
-                days. Type checkers find a misspelt field in a dict that is written in the call. They accept a
-                variable of type ``dict[str, Any]`` or ``dict[str, object]``, as JSON gives it; its fields are checked
-                when the call is made. Any other mapping works too; for a type checker, copy it into a variable first:
-                ``fields = dict(mapping)``.
+            session: A ``Session``, or a dict with its fields, for example ``{"type": "LOCK", "key": "cart-1", "ttl": 15,
+                "ttl_unit": "MINUTES"}``. ``type`` is required. Without ``key`` the engine generates one, before anything
+                is sent; ``Validation.session.key`` returns it. Without ``ttl`` and ``ttl_unit`` the session lives for the
+                engine's ``default_ttl``, 7 days unless set; no session may ask for more than the engine's ``max_ttl``.
+                An ``ActiveSession`` that an earlier call returned, or its JSON, works as well: its key, type and time
+                to live are used again. Type checkers find a misspelt field in a dict that is written in the call. They
+                accept a variable of type ``dict[str, Any]`` or ``dict[str, object]``, as JSON gives it; its fields are
+                checked when the call is made. Any other mapping works too; for a type checker, copy it into a variable
+                first: ``fields = dict(mapping)``.
 
         Returns:
             Whether it is valid, the reason if not, what is available to this caller, and the caller's live session.
@@ -318,7 +323,7 @@ class VoucherSessions:
             session_key: The session's key.
 
         Returns:
-            Whether a lock was released.
+            Whether a lock was released; if not, ``ended`` says whether the session was live a moment ago.
 
         Raises:
             InvalidRequest: A parameter is wrong. Nothing was sent.
@@ -387,10 +392,11 @@ class VoucherSessions:
         Each voucher is checked by the rules of ``validate``. If one is refused, nothing changes.
 
         Args:
-            redeemables: The vouchers and their amounts, no code twice. An amount of None is 0.
+            redeemables: The vouchers and their amounts, no code twice: a ``Redeemable``, a dict with its fields, or a
+                code alone for each. An amount of None is 0.
             session: As in ``validate``; the same session key for all vouchers of the stack.
             release: Codes of vouchers that were removed from the cart: if the stack is valid, this session's locks on
-                them are released in the same step. Needs ``session``.
+                them are released in the same step. Needs ``session``, unless it is empty.
 
         Returns:
             Whether all are valid, and the result for each voucher in the order of ``redeemables``.
@@ -416,8 +422,9 @@ class VoucherSessions:
         Each voucher is redeemed by the rules of ``redeem`` and gets its own receipt, all under one redemption id.
 
         Args:
-            redeemables: The vouchers and their amounts, no code twice. An amount of None is what the session locked on
-                that voucher, or 0 without a session.
+            redeemables: The vouchers and their amounts, no code twice: a ``Redeemable``, a dict with its fields, or a
+                code alone for each. An amount of None is what the live session locked on that voucher; without a live
+                session 0, if the other amount is given or the voucher has neither credits nor points.
             session: As in ``redeem``; the same session key for all vouchers of the stack.
             redemption_id: As in ``redeem``; one id for the whole stack.
             if_session_missing: As in ``redeem``, for each voucher on which the session is not live.
@@ -430,8 +437,13 @@ class VoucherSessions:
             CrossSlotStack: On a cluster the codes belong to different hash slots. Nothing was sent.
             VoucherNotFound: Vouchers do not exist; ``codes`` names all of them.
             SessionNotFound: The session is not live on some vouchers; ``codes`` names all of them.
+            AmountRequired: For some vouchers there is no live session and the call names neither credits nor points,
+                although the voucher has some; ``codes`` names all of them.
             LimitExceeded: Not enough is available; ``refusals`` has one error for each voucher that refused.
-            RedemptionConflict: The id was used for another request on one of the vouchers.
+            RedemptionConflict: The id was used for another request on one of the vouchers, or for another set of
+                vouchers.
+            RedemptionRolledBack: The id was used for this request, and its redemption was rolled back on one of the
+                vouchers or more. An order that is paid again needs a new id.
             OutcomeUnknown: The reply was lost, so the redemption may or may not have happened: all of it or nothing.
                 Repeat the call with the ``redemption_id`` that the error carries: if it did happen, the repeat returns
                 its result with ``replayed=True``.
@@ -446,7 +458,8 @@ class VoucherSessions:
             session_key: The session's key.
 
         Returns:
-            For each voucher, in the order of ``codes``, whether a lock was released.
+            For each voucher, in the order of ``codes``, whether a lock was released; if not, ``ended`` says whether the
+            session was live a moment ago.
 
         Raises:
             InvalidRequest: A parameter is wrong. Nothing was sent.

@@ -263,7 +263,8 @@ class Session(Request):
             generates ``ssn_`` and 32 random letters and digits. Whoever knows the key can redeem or release the
             session.
         ttl: How long the session lives, in ``ttl_unit``; above 0, whole or fractional. It is rounded up to whole
-            milliseconds, and at most 3,650 days. Give both or neither; neither is 7 days.
+            milliseconds, and at most 3,650 days or the engine's ``max_ttl``. Give both or neither; neither is the
+            engine's ``default_ttl``, 7 days unless set.
         ttl_unit: The unit of ``ttl``.
     """
 
@@ -318,7 +319,8 @@ class Redeemable(Request):
     Attributes:
         code: The voucher's code.
         credits: Gift card credits, in minor units (cents). None: 0 in ``validate_stack``; in ``redeem_stack`` what the
-            session locked on this voucher, or 0 without a session.
+            live session locked on this voucher. Without a live session, a voucher that has credits or points needs at
+            least one of the two amounts.
         points: Loyalty points. None: as for ``credits``.
     """
 

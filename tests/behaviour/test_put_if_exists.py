@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 from conftest import Backend
 
@@ -47,11 +44,11 @@ def test_anything_else_is_refused(engine: VoucherSessions, backend: Backend, val
     assert not backend.keys()
 
 
-def test_in_a_pipeline(engine: VoucherSessions, execute: Callable[..., list[Any]]) -> None:
-    pipe = engine.pipeline()
-    pipe.put_voucher(Voucher(code="A", credits=1))
-    pipe.put_voucher(Voucher(code="A", credits=2), if_exists="keep")
-    pipe.put_voucher(Voucher(code="A", credits=3), if_exists="raise")
-    first, second, third = execute(pipe, raise_on_error=False)
+def test_in_a_pipeline(engine: VoucherSessions) -> None:
+    with engine.pipeline() as pipe:
+        pipe.put_voucher(Voucher(code="A", credits=1))
+        pipe.put_voucher(Voucher(code="A", credits=2), if_exists="keep")
+        pipe.put_voucher(Voucher(code="A", credits=3), if_exists="raise")
+        first, second, third = pipe.execute(raise_on_error=False)
     assert first == second
     assert isinstance(third, VoucherExists)
