@@ -223,7 +223,7 @@ class AsyncVoucherSessions:
         Raises:
             InvalidRequest: A parameter is wrong. Nothing was sent.
             OutcomeUnknown: The reply was lost, so the lock may or may not exist (only with a session). Repeat the call
-                with the ``session_key`` that the error carries: a lock that exists is replaced by itself.
+                with the ``session_key`` that the error carries: validate sets the same lock again.
         """
         return await self._transport.run(self._verbs.validate(code, credits, points, session))
 

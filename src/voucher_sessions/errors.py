@@ -147,7 +147,7 @@ class LimitExceeded(VoucherSessionsError):
         requested: How much of it the call asked for.
         available: How much of it this caller could redeem. The caller's own lock counts as available.
         locked_by_others: True if other live sessions hold the missing amount, so that a later try can succeed. False if
-            it is used up.
+            the limit leaves too little even without their locks.
         retry_after_ms: Milliseconds until the next of those sessions expires; None unless ``locked_by_others``.
     """
 
@@ -217,7 +217,7 @@ class OutcomeUnknown(VoucherSessionsError, redis.exceptions.ConnectionError):
 
     Repeat the call with the ``session_key`` or ``redemption_id`` of this error, or look up what happened with
     ``get_redemption``, ``list_sessions`` or ``get_voucher``. Repeating is safe: a redemption or rollback that took
-    effect returns ``replayed=True``, and a lock is replaced by itself.
+    effect returns ``replayed=True``, and validate sets the same lock again.
 
     Attributes:
         verb: The method that was called.

@@ -122,7 +122,7 @@ class _Queue:
         Raises:
             InvalidRequest: A parameter is wrong. Nothing was sent.
             OutcomeUnknown: The reply was lost, so the lock may or may not exist (only with a session). Repeat the call
-                with the ``session_key`` that the error carries: a lock that exists is replaced by itself.
+                with the ``session_key`` that the error carries: validate sets the same lock again.
         """
         return self._queue(self._verbs.validate(code, credits, points, session))
 
