@@ -140,21 +140,21 @@ class AsyncUncallableClient:
 @pytest.mark.parametrize(("field", "act"), BAD_CALLS)
 def test_bad_input_names_the_field_and_sends_nothing(field: str, act: methodcaller) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        act(VoucherSessions(UncallableClient()))  # type: ignore[arg-type]  # a stand-in
+        act(VoucherSessions(UncallableClient()))  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
     assert refused.value.field == field
     assert refused.value.problem
     assert str(refused.value) == f"{field}: {refused.value.problem}"
     assert isinstance(refused.value, ValueError)
 
     with pytest.raises(InvalidRequest) as refused_async:
-        asyncio.run(act(AsyncVoucherSessions(AsyncUncallableClient())))  # type: ignore[arg-type]  # a stand-in
+        asyncio.run(act(AsyncVoucherSessions(AsyncUncallableClient())))  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
     assert str(refused_async.value) == str(refused.value)
 
 
 @pytest.mark.parametrize("text", [text for text in NOT_TEXT if isinstance(text, str) and len(text.strip()) > 1])
 def test_an_error_never_repeats_a_session_key(text: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        VoucherSessions(UncallableClient()).validate("A", session={"type": "LOCK", "key": text})  # type: ignore[arg-type]  # a stand-in
+        VoucherSessions(UncallableClient()).validate("A", session={"type": "LOCK", "key": text})  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
     assert text not in str(refused.value)
 
 

@@ -266,7 +266,7 @@ def test_durability_is_confirmed_once_for_a_batch() -> None:
         assert isinstance(first.result, VoucherState)
         assert isinstance(second, VoucherState), "reading waits for nobody"
     client = Stub(STATE, STATE, True, 1)
-    pipe = VoucherSessions(client, durability=durability).pipeline()  # type: ignore[arg-type]  # a stand-in
+    pipe = VoucherSessions(client, durability=durability).pipeline()  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
     queue_two(pipe)
     pipe.execute()
     assert client.batch.sent == ["EVAL", "EVAL", "SET", "WAIT"]
@@ -274,7 +274,7 @@ def test_durability_is_confirmed_once_for_a_batch() -> None:
 
 def test_each_script_is_sent_once() -> None:
     client = Stub(STATE, STATE, STATE)
-    pipe = VoucherSessions(client).pipeline()  # type: ignore[arg-type]  # a stand-in
+    pipe = VoucherSessions(client).pipeline()  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
     pipe.get_voucher("A").get_voucher("B").get_voucher("C").execute()
     assert client.batch.sent == ["EVAL", "EVALSHA", "EVALSHA"]
 
@@ -392,5 +392,5 @@ def test_on_a_cluster_each_change_is_confirmed_by_its_node(monkeypatch: pytest.M
 
 
 def test_a_call_shows_neither_keys_nor_arguments() -> None:
-    pipe = VoucherSessions(Stub()).pipeline().redeem("A", session="secret-key")  # type: ignore[arg-type]  # a stand-in
+    pipe = VoucherSessions(Stub()).pipeline().redeem("A", session="secret-key")  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
     assert repr(pipe._queued) == "[<redeem of 'A'>]"

@@ -308,10 +308,10 @@ BAD: list[tuple[str, methodcaller]] = [
 @pytest.mark.parametrize(("field", "act"), BAD)
 def test_14_bad_input_names_the_field_and_sends_nothing(field: str, act: methodcaller) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        act(VoucherSessions(UncallableClient()))  # type: ignore[arg-type]  # a stand-in
+        act(VoucherSessions(UncallableClient()))  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
     assert refused.value.field == field
     with pytest.raises(InvalidRequest) as refused_async:
-        asyncio.run(act(AsyncVoucherSessions(AsyncUncallableClient())))  # type: ignore[arg-type]  # a stand-in
+        asyncio.run(act(AsyncVoucherSessions(AsyncUncallableClient())))  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
     assert str(refused_async.value) == str(refused.value)
 
 

@@ -180,14 +180,14 @@ def test_a_reply_that_arrives_after_the_expiry_has_no_time_left() -> None:
 
 def test_noscript_is_followed_by_one_eval() -> None:
     stub = Stub(redis.exceptions.NoScriptError("NOSCRIPT"), [b"deleted", 1])
-    assert VoucherSessions(stub).delete_voucher("A") is True  # type: ignore[arg-type]  # a stand-in
+    assert VoucherSessions(stub).delete_voucher("A") is True  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
     assert [args[0] for args in stub.sent] == ["EVALSHA", "EVAL"]
     assert stub.sent[0][2:] == stub.sent[1][2:]
 
 
 def test_a_reply_that_asks_for_another_call_is_followed_by_one() -> None:
     stub = Stub([b"again"], [b"again"], [b"state", -1, 0, 0, 0, 0, 0, 0, 0, 0])
-    assert VoucherSessions(stub).get_voucher("A").quantity.limit is None  # type: ignore[arg-type]  # a stand-in
+    assert VoucherSessions(stub).get_voucher("A").quantity.limit is None  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
     assert len(stub.sent) == 3
 
 
@@ -195,7 +195,7 @@ def test_every_call_is_one_command() -> None:
     replies = {"validate": [b"answered", 5, b"", 0, 0, 1, 1, 1, 0, 0, 0], "delete_voucher": [b"deleted", 0]}
     for verb, reply in replies.items():
         stub = Stub(reply)
-        getattr(VoucherSessions(stub), verb)("A")  # type: ignore[arg-type]  # a stand-in
+        getattr(VoucherSessions(stub), verb)("A")  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
         assert len(stub.sent) == 1
 
 

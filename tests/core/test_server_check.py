@@ -74,8 +74,8 @@ class AsyncStubServer(StubServer):
 
 def findings_for(durability: Durability | None = None, **answers: Any) -> list[Finding]:
     """What both engines find."""
-    sync = VoucherSessions(StubServer(**answers), durability=durability)  # type: ignore[arg-type]  # a stand-in
-    waiting = AsyncVoucherSessions(AsyncStubServer(**answers), durability=durability)  # type: ignore[arg-type]  # a stand-in
+    sync = VoucherSessions(StubServer(**answers), durability=durability)  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
+    waiting = AsyncVoucherSessions(AsyncStubServer(**answers), durability=durability)  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
     findings = sync.check_server()
     assert [each.model_copy(update={"problem": ""}) for each in asyncio.run(waiting.check_server())] == [
         each.model_copy(update={"problem": ""}) for each in findings

@@ -70,7 +70,10 @@ class EmbeddedServer:
 
 
 def _shared_lock(folder: Path) -> IO[bytes]:
-    users = open(folder / "users.lock", "ab+", opener=lambda path, flags: os.open(path, flags, 0o600))  # noqa: SIM115
+    def private(path: str, flags: int) -> int:
+        return os.open(path, flags, 0o600)
+
+    users = open(folder / "users.lock", "ab+", opener=private)  # noqa: SIM115 - it stays open until close()
     fcntl.flock(users, fcntl.LOCK_SH)  # waits while a keeper ends its server
     return users
 
