@@ -35,7 +35,7 @@ for _, member in ipairs(members) do
   end
   credits_counted, points_counted = credits_counted + credits, points_counted + points
 end
-if book[SOLE] ~= '' and from == 0 then
+if book[ONLY_KEY] ~= '' and from == 0 then
   quantity_counted = quantity_counted + 1
   credits_counted, points_counted = credits_counted + book[CREDITS_LOCKED], points_counted + book[POINTS_LOCKED]
 end

@@ -13,9 +13,9 @@
 --   next_expiry               in ms: no lock expires earlier
 --   locked_until              in ms: no lock expires later, so from then on nothing is locked and no lock must be read
 --                             (releasing a lock does not move it; reclaiming expired locks does)
--- After the array comes the session key of the sole lock, if the voucher has just one: most vouchers never have two at
--- a time. A sole lock needs no index, since its amounts and its expiry are those of the book. The second lock creates
--- the index, with both.
+-- After the array comes the session key of the only lock, if the voucher has just one: most vouchers never have two at
+-- a time. It needs no index, since its amounts and its expiry are those of the book. The second lock creates the
+-- index, with both.
 -- vs:{CODE}:locks is the index, a ZSET of '<credits> <points> <session key>' scored by expiry in ms. The key expires at
 -- locked_until, or a minute later if it is large.
 -- vs:{CODE}:session:<key> is '<life> <expires_at_ms> <credits> <points> <call ids>'. The key expires with the lock.
@@ -43,7 +43,7 @@ local QUANTITY_LOCKED, CREDITS_LOCKED, POINTS_LOCKED = 9, 10, 11
 local NEXT_EXPIRY, LOCKED_UNTIL = 12, 13
 -- The pattern of a book. It is needed because cjson accepts many texts that this library never writes.
 local BOOK = '^%["%w+","[%w ]+",%-?%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+%]'
-local SOLE = 14 -- stored after the array: the session key of the sole lock; '' if there is an index, or no lock
+local ONLY_KEY = 14 -- stored after the array: the session key of the only lock; '' if there is an index, or no lock
 local SESSION_TEXT, OWN_CREDITS, OWN_POINTS = 15, 16, 17 -- the session's live lock; never stored in the book
 local MAX_NUMBER = 9007199254740991 -- 2^53 - 1, the largest exact integer: the limit of a voucher without limit
 local REMEMBERED = 27 -- characters of earlier call ids that a key keeps besides the last: two or three ids
@@ -69,7 +69,7 @@ local book, tombstone_call_ids
 local _, array_ends = string.find(text or '', BOOK)
 if array_ends then
   book = cjson.decode(string.sub(text, 1, array_ends))
-  book[SOLE] = string.sub(text, array_ends + 1)
+  book[ONLY_KEY] = string.sub(text, array_ends + 1)
 else
   -- MGET returns nil for a key of another type, as for an absent one; GET raises an error for it.
   tombstone_call_ids = string.match(
@@ -84,21 +84,21 @@ end
 -- Reads: book, book_key
 -- Sets: nothing
 redis.call('SET', book_key, string.format('["%s","%s",%d,%d,%d,%d,%d,%d,%d,%d,%d,%d,%d]', unpack(book, 1, LOCKED_UNTIL))
-  .. book[SOLE])
+  .. book[ONLY_KEY])
 
--- block: sole
--- Makes the index member of the sole lock.
+-- block: only_lock
+-- Makes the index member of the only lock.
 -- Reads: book
--- Sets: sole
-local sole = string.format('%d %d ', book[CREDITS_LOCKED], book[POINTS_LOCKED]) .. book[SOLE]
+-- Sets: only_lock
+local only_lock = string.format('%d %d ', book[CREDITS_LOCKED], book[POINTS_LOCKED]) .. book[ONLY_KEY]
 
--- block: index_sole
--- Creates the index with the sole lock.
+-- block: index_only_lock
+-- Creates the index with the only lock.
 -- Reads: book, locks_key
 -- Sets: nothing
--- include: sole
-redis.call('ZADD', locks_key, string.format('%d', book[LOCKED_UNTIL]), sole)
-book[SOLE] = ''
+-- include: only_lock
+redis.call('ZADD', locks_key, string.format('%d', book[LOCKED_UNTIL]), only_lock)
+book[ONLY_KEY] = ''
 
 -- block: expire_index
 -- Sets the expiry of the index key by the last of its locks.
@@ -113,12 +113,12 @@ redis.call('PEXPIREAT', locks_key, string.format('%d',
 -- Reads: book, book_key, locks_key, now, again, reclaimable
 -- Sets: again, reclaimable
 if book[QUANTITY_LOCKED] > 0 and now >= book[NEXT_EXPIRY] then
-  local last = book[SOLE] == '' and redis.call('ZRANGE', locks_key, -1, -1, 'WITHSCORES')[2]
+  local last = book[ONLY_KEY] == '' and redis.call('ZRANGE', locks_key, -1, -1, 'WITHSCORES')[2]
   if now >= (last or book[LOCKED_UNTIL]) + 0 then
     -- Needed even if the index was not found: in the millisecond of its expiry Redis may still keep it.
     redis.call('UNLINK', locks_key)
     book[QUANTITY_LOCKED], book[CREDITS_LOCKED], book[POINTS_LOCKED] = 0, 0, 0
-    book[NEXT_EXPIRY], book[LOCKED_UNTIL], book[SOLE] = 0, 0, ''
+    book[NEXT_EXPIRY], book[LOCKED_UNTIL], book[ONLY_KEY] = 0, 0, ''
   elseif last then
     local expired = redis.call('ZRANGEBYSCORE', locks_key, '-inf', string.format('%d', now), 'LIMIT', 0, reclaimable)
     for _, member in ipairs(expired) do
@@ -204,14 +204,14 @@ reply[n + 5], reply[n + 6] = math.max(0, credits_left), math.max(0, points_left)
 -- and in `book`, which the caller saves.
 -- Reads: book, credits, points, session_key, session_name, locks_key, expires_at, expires_at_text, earlier, call_id
 -- Sets: nothing
-local amounts, added, removed, was_sole = credits .. ' ' .. points, 0, 0, book[SOLE] ~= ''
+local amounts, added, removed, was_only = credits .. ' ' .. points, 0, 0, book[ONLY_KEY] ~= ''
 local member = amounts .. ' ' .. session_key
 local credits_held, points_held = book[OWN_CREDITS] or 0, book[OWN_POINTS] or 0
-local is_sole = book[SOLE] == session_key or book[QUANTITY_LOCKED] == 0 and not book[SESSION_TEXT]
+local is_only = book[ONLY_KEY] == session_key or book[QUANTITY_LOCKED] == 0 and not book[SESSION_TEXT]
 -- A server that is out of memory refuses the first write, and so does a key of another type: then nothing has changed.
-if not is_sole then
-  if was_sole then
-    -- include: index_sole
+if not is_only then
+  if was_only then
+    -- include: index_only_lock
   end
   added = redis.call('ZADD', locks_key, expires_at_text, member)
   if book[SESSION_TEXT] and (credits_held ~= credits or points_held ~= points) then
@@ -227,19 +227,19 @@ stored = stored .. ' ' .. call_id
 if earlier then
   redis.call('SET', session_name, stored, 'PXAT', expires_at_text)
 elseif not redis.call('SET', session_name, stored, 'PXAT', expires_at_text, 'NX') then
-  if was_sole then
+  if was_only then
     redis.call('UNLINK', locks_key)
   else
     redis.call('ZREM', locks_key, member)
   end
   error('CORRUPT ' .. session_name) -- a key of another type, for which MGET has returned nil
 end
-if is_sole then
-  book[SOLE], book[QUANTITY_LOCKED] = session_key, 1
+if is_only then
+  book[ONLY_KEY], book[QUANTITY_LOCKED] = session_key, 1
   book[CREDITS_LOCKED], book[POINTS_LOCKED] = credits + 0, points + 0
   book[NEXT_EXPIRY], book[LOCKED_UNTIL] = expires_at, expires_at
 else
-  if was_sole or expires_at > book[LOCKED_UNTIL] then
+  if was_only or expires_at > book[LOCKED_UNTIL] then
     book[LOCKED_UNTIL] = math.max(expires_at, book[LOCKED_UNTIL])
     -- include: expire_index
   end
@@ -262,8 +262,8 @@ local credits_held, points_held = book[OWN_CREDITS], book[OWN_POINTS]
 -- ZREM comes first, even if there is no index: a key of another type refuses it before anything is written. A server
 -- that is out of memory executes it, and the writes after it.
 local removed = redis.call('ZREM', locks_key, credits_held .. ' ' .. points_held .. ' ' .. session_key)
-if book[SOLE] == session_key then
-  removed, book[SOLE] = 1, ''
+if book[ONLY_KEY] == session_key then
+  removed, book[ONLY_KEY] = 1, ''
 end
 redis.call('SET', session_name, book[SESSION_TEXT] .. ' !' .. call_id, 'PX', TOMBSTONE_MS)
 -- A lock that was no longer in the index stays in the totals, until repair corrects them.

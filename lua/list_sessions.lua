@@ -17,12 +17,12 @@ if not book then
 end
 -- include: clock
 local reply = {}
-if book[SOLE] == '' then
+if book[ONLY_KEY] == '' then
   reply = redis.call('ZRANGEBYSCORE', locks_key, '(' .. string.format('%d', now), '+inf',
     'WITHSCORES', 'LIMIT', 0, limit)
 elseif now < book[LOCKED_UNTIL] then
-  -- include: sole
-  reply = {sole, book[LOCKED_UNTIL]}
+  -- include: only_lock
+  reply = {only_lock, book[LOCKED_UNTIL]}
 end
 table.insert(reply, 1, now)
 table.insert(reply, 1, 'sessions')

@@ -17,8 +17,8 @@ if text ~= audited then
   return {'repaired', 0}
 end
 -- include: open
-if book[SOLE] ~= '' then
-  -- include: index_sole
+if book[ONLY_KEY] ~= '' then
+  -- include: index_only_lock
 end
 book[QUANTITY_LOCKED], book[CREDITS_LOCKED], book[POINTS_LOCKED] = ARGV[2] + 0, ARGV[3] + 0, ARGV[4] + 0
 book[NEXT_EXPIRY] = (redis.call('ZRANGE', locks_key, 0, 0, 'WITHSCORES')[2] or 0) + 0

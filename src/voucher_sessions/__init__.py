@@ -1,4 +1,7 @@
-"""Exact, atomic sessions for vouchers, gift cards and loyalty points in Redis: validate, redeem, release."""
+"""Locks vouchers, gift cards and loyalty points in Redis and redeems them exactly once.
+
+The verbs: validate, redeem, release, roll back.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -16,6 +19,7 @@ __all__ = [
     "EmbeddedServerError",
     "Finding",
     "GiftAmountExceeded",
+    "IfSessionMissing",
     "InvalidRequest",
     "LimitExceeded",
     "LoyaltyPointsExceeded",
@@ -32,6 +36,7 @@ __all__ = [
     "ServerRefused",
     "Session",
     "SessionFields",
+    "SessionLike",
     "SessionNotFound",
     "SessionType",
     "StackRedemption",
@@ -83,9 +88,11 @@ if TYPE_CHECKING:
     )
     from voucher_sessions.models import (
         Durability,
+        IfSessionMissing,
         Redeemable,
         Session,
         SessionFields,
+        SessionLike,
         SessionType,
         TtlUnit,
         Used,

@@ -36,7 +36,9 @@ T = TypeVar("T")
 
 
 class VoucherSessions:
-    """Validates, redeems and releases vouchers in Redis. Each call runs one atomic script in one round trip.
+    """Locks vouchers, gift cards and loyalty points in Redis and redeems them exactly once.
+
+    Each call runs one atomic script in one round trip.
 
     Use it as a context manager, or call ``close``; both close only what ``from_url`` opened. Threads can share an
     engine if they can share its client.
@@ -57,7 +59,7 @@ class VoucherSessions:
         ``InvalidRequest``: a parameter is wrong; nothing was sent.
         ``ServerRefused``: the server did not run the call (memory full, a replica, no permission, ...). Nothing was
         changed, but read that class for the one exception; ``remedy`` says what to do.
-        ``CorruptState``: the keys hold values that this library did not write.
+        ``CorruptState``: the keys contain values that this library did not write.
         ``OutcomeUnknown``: a call that changes something got no reply. The change may or may not have happened; the
         call is safe to repeat with the key or id that the error carries.
         ``redis.exceptions.ConnectionError`` and other errors of the client: a call that only reads got no reply.
@@ -72,9 +74,9 @@ class VoucherSessions:
         durability: Durability | None = None,
         receipt_ttl: float | timedelta | None = None,
     ) -> None:
-        self._client = clients.checked(client, asynchronous=False)
+        self._client = clients.check_client(client, asynchronous=False)
         clustered = clients.is_cluster(client)
-        self._durability = confirmation.checked(durability, clients.reply_timeout_ms(client))
+        self._durability = confirmation.check_durability(durability, clients.reply_timeout_ms(client))
         self._verbs = Verbs(Keys(prefix, partition, clustered=clustered), receipt_ttl)
         self._transport = SyncTransport(self._client, self._durability, self._verbs.agree_on_partition())
         self._opened: urls.Opened | None = None
@@ -113,9 +115,9 @@ class VoucherSessions:
             InvalidRequest: The URL or a parameter is wrong. Nothing was started or sent.
             EmbeddedServerError: The server of ``embedded://`` cannot be started.
         """
-        confirmation.checked(durability)
+        confirmation.check_durability(durability)
         Verbs(Keys(prefix, partition), receipt_ttl)  # bad input is refused before a server is started for it
-        opened = urls.open_url(url, client_options, partial(confirmation.checked, durability))
+        opened = urls.open_url(url, client_options, partial(confirmation.check_durability, durability))
         engine = cls(opened.client, prefix=prefix, partition=partition, durability=durability, receipt_ttl=receipt_ttl)
         engine._opened = opened
         return engine
@@ -142,15 +144,16 @@ class VoucherSessions:
     def put_voucher(self, voucher: Voucher, *, used: Used | None = None) -> VoucherState:
         """Create a voucher, or change the limits of an existing one.
 
-        Sessions of an existing voucher stay, and so do its used figures, unless ``used`` is given. Limits may be set
-        below what is used and locked: nothing breaks, and nothing new is granted until enough is available again.
+        Sessions of an existing voucher stay, and so do its used quantity, credits and points, unless ``used`` is given.
+        Limits may be set below what is used and locked: nothing breaks, and nothing new is granted until enough is
+        available again.
 
         Args:
             voucher: The code and the limits.
-            used: What was spent in another system before, to replace the used figures in Redis. None keeps them.
+            used: What was spent in another system before, to replace what Redis has as used. None keeps that.
 
         Returns:
-            The voucher with its limits, used, locked and available figures.
+            The voucher: for quantity, credits and points its limit, and what is used, locked and available.
 
         Raises:
             InvalidRequest: A parameter is wrong. Nothing was sent.
@@ -160,7 +163,7 @@ class VoucherSessions:
         return self._transport.run(self._verbs.put_voucher(voucher, used))
 
     def get_voucher(self, code: str) -> VoucherState:
-        """Return a voucher's limits, used, locked and available figures.
+        """Return a voucher's limits, and what is used, locked and available.
 
         Args:
             code: The voucher's code.
@@ -196,8 +199,8 @@ class VoucherSessions:
 
         Without a session the call changes nothing. With a session it locks quantity 1, the credits and the points until
         the session expires, or it locks nothing. Validating again with the same session key replaces the amounts and
-        the expiry; if that is refused, the session stays as it was. A session never stands in its own way: what it
-        holds counts as available to it.
+        the expiry; if that is refused, the session stays as it was. A session's own lock does not reduce what is
+        available to it.
 
         A voucher that does not exist and amounts that are not available are no errors: the result says ``valid=False``
         and the ``reason``.
@@ -209,10 +212,7 @@ class VoucherSessions:
             session: A ``Session``, or a dict with its fields, for example ``{"type": "LOCK", "key": "cart-1", "ttl": 7,
                 "ttl_unit": "DAYS"}``. ``type`` is required. Without ``key`` the engine generates one, before anything
                 is sent; ``Validation.session.key`` returns it. Without ``ttl`` and ``ttl_unit`` the session lives for 7
-                days. Type checkers find a misspelt field in a dict that is written in the call. They accept a
-                variable of type ``dict[str, Any]`` or ``dict[str, object]``, as JSON gives it; its fields are checked
-                when the call is made. Any other mapping works too; for a type checker, copy it into a variable first:
-                ``fields = dict(mapping)``.
+                days.
 
         Returns:
             Whether it is valid, the reason if not, what is available to this caller, and the caller's live session.
@@ -234,7 +234,7 @@ class VoucherSessions:
         redemption_id: str | None = None,
         if_session_missing: IfSessionMissing = "raise",
     ) -> Redemption:
-        """Redeem a voucher once, permanently, and end the session that held it, in one step.
+        """Redeem a voucher once, permanently, and end its session, in one step.
 
         With a live session its own lock counts as available: it can redeem what it locked; less, and the rest becomes
         available again; or more, if that is available. Without a session only what no session has locked can be
@@ -447,7 +447,7 @@ class VoucherSessions:
     def check_server(self) -> list[Finding]:
         """Check whether the server is set up to keep what the engine promises.
 
-        It looks for: an eviction policy that can remove sessions, no persistence, no replica, the setting
+        It reports: an eviction policy that can remove sessions, no persistence, no replica, the setting
         ``appendfsync``, a server version that is too old, a clock more than one second away from this machine's,
         commands and keys that the user has no permission for, a server that blocks while it frees large keys, and a
         ``durability`` that the server cannot give. On a cluster it checks every primary, and ``Finding.node`` says
@@ -475,7 +475,7 @@ class VoucherSessions:
 
         They differ only if something other than this library changed the keys, or if Redis evicted some. The locks are
         counted in steps of 250 per call. If a voucher has only one lock, that lock is recorded in the totals alone, and
-        a changed figure cannot be recognised.
+        a changed amount cannot be recognised.
 
         Args:
             code: The voucher's code.
@@ -489,8 +489,8 @@ class VoucherSessions:
     def repair(self, code: str) -> Audit:
         """Audit a voucher and, if its totals differ from the counted locks, set them to what was counted.
 
-        A session whose entry in the index of locks was lost can still redeem as far as the limits allow, but what it
-        holds is no longer kept from other sessions.
+        A session whose entry in the index of locks was lost can still redeem as far as the limits allow, but other
+        sessions can use what it had locked.
 
         Args:
             code: The voucher's code.

@@ -16,7 +16,7 @@
     ├── ServerRefused (redis.exceptions.ResponseError)
     │                                    the server did not run the call: full, read-only, no permission, …
     ├── NotDurable                       the change took effect, but was not confirmed by replicas or disk in time
-    ├── CorruptState                     the keys in Redis hold values that this library did not write
+    ├── CorruptState                     the keys in Redis contain values that this library did not write
     └── EmbeddedServerError              the server of embedded:// cannot be started
 
 Every error has its facts as attributes and can be pickled, so it can be passed between processes. Whoever knows a
@@ -133,7 +133,9 @@ class RedemptionNotFound(VoucherSessionsError):
     """The voucher has no redemption with this id, or its receipt is older than the engine's ``receipt_ttl``."""
 
     def __init__(self, code: str, redemption_id: str) -> None:
-        super().__init__(f"voucher {code!r} has no redemption {redemption_id!r}")
+        super().__init__(
+            f"voucher {code!r} has no redemption {redemption_id!r}: check both, and whether receipt_ttl has passed"
+        )
         self.code = code
         self.redemption_id = redemption_id
 
@@ -146,8 +148,8 @@ class LimitExceeded(VoucherSessionsError):
         reason: The same value as in ``Validation.reason``; it names the quantity, the credits or the points.
         requested: How much of it the call asked for.
         available: How much of it this caller could redeem. The caller's own lock counts as available.
-        locked_by_others: True if other live sessions hold the missing amount, so that a later try can succeed. False if
-            the limit leaves too little even without their locks.
+        locked_by_others: True if other live sessions have locked the missing amount, so that a later try can succeed.
+            False if the limit leaves too little even without their locks.
         retry_after_ms: Milliseconds until the next of those sessions expires; None unless ``locked_by_others``.
     """
 
@@ -163,8 +165,11 @@ class LimitExceeded(VoucherSessionsError):
         locked_by_others: bool,
         retry_after_ms: int | None,
     ) -> None:
-        held = f"; other sessions hold the rest, the next expires in {retry_after_ms} ms" if locked_by_others else ""
-        super().__init__(f"voucher {code!r}: {requested} {self.what} requested, {available} available{held}")
+        if locked_by_others:
+            advice = f"other sessions have locked the rest: try again when the next one expires, in {retry_after_ms} ms"
+        else:
+            advice = "ask for less, or use another voucher"
+        super().__init__(f"voucher {code!r}: {requested} {self.what} requested, {available} available; {advice}")
         self.code = code
         self.reason = reason
         self.requested = requested
@@ -240,7 +245,7 @@ class OutcomeUnknown(VoucherSessionsError, redis.exceptions.ConnectionError):
 
 
 class ServerRefused(VoucherSessionsError, redis.exceptions.ResponseError):
-    """The server answered with an error and did not run the call: memory full, read-only, no permission, ...
+    """The server replied with an error and did not run the call: memory full, read-only, no permission, ...
 
     Nothing was changed, with one exception: if the user has permission for some of a script's commands and not for
     others, the commands before the forbidden one may have run. ``check_server`` finds missing permissions beforehand;
@@ -281,7 +286,7 @@ class NotDurable(VoucherSessionsError):
 
 
 class CorruptState(VoucherSessionsError):
-    """The voucher's keys hold values that this library did not write, or the reply is not one of its scripts'."""
+    """The voucher's keys contain values that this library did not write, or the reply is not one of its scripts'."""
 
 
 class EmbeddedServerError(VoucherSessionsError):

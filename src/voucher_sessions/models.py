@@ -32,6 +32,7 @@ MAX_TTL_MS: Final = 3_650 * 86_400_000
 Text = Annotated[str, Field(strict=True, min_length=1, max_length=256, pattern=r"\S")]
 Amount = Annotated[int, Field(strict=True, ge=0, le=MAX_NUMBER)]
 IfSessionMissing = Literal["raise", "redeem"]
+"""What redeem does if the session is not live: raise ``SessionNotFound``, or redeem as if none had been given."""
 
 _T = TypeVar("_T")
 _M = TypeVar("_M", bound=BaseModel)
@@ -99,8 +100,8 @@ def unreadable(field: str) -> InvalidRequest:
     return InvalidRequest(field, "is an object that cannot be read")
 
 
-class Checked:
-    """Checks a value against one of the types above: ``Checked(Text)("code", value)``.
+class Checker:
+    """Checks a value against one of the types above: ``Checker(Text)("code", value)``.
 
     Use the returned value instead of the one passed in: for an object of a subclass, which may override any method, it
     is the plain value.
@@ -292,7 +293,7 @@ class SessionFields(TypedDict, total=False):
     ttl_unit: TtlUnit | _UnitName | None
 
 
-class _AnyValue:
+class _ValueOfAnyType:
     """A type that only a dict of ``Any`` or ``object`` accepts as a value."""
 
 
@@ -305,10 +306,16 @@ class _DictOfAnything(Protocol):
 
     def __getitem__(self, key: str, /) -> object: ...
 
-    def __setitem__(self, key: str, value: _AnyValue, /) -> None: ...
+    def __setitem__(self, key: str, value: _ValueOfAnyType, /) -> None: ...
 
 
 SessionLike = Session | SessionFields | _DictOfAnything
+"""A ``Session``, or a dict with its fields.
+
+Type checkers find a misspelt field in a dict that is written in the call. They accept a variable of type
+``dict[str, Any]`` or ``dict[str, object]``, as JSON gives it; its fields are checked when the call is made. Any other
+mapping works too; for a type checker, copy it into a variable first: ``fields = dict(mapping)``.
+"""
 
 
 class Redeemable(Request):

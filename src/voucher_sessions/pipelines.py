@@ -37,15 +37,16 @@ class _Queue:
         This method only queues the call, and returns the pipeline. ``execute`` sends it: the result and the errors
         below are those of ``execute``, except ``InvalidRequest``, which is raised at once.
 
-        Sessions of an existing voucher stay, and so do its used figures, unless ``used`` is given. Limits may be set
-        below what is used and locked: nothing breaks, and nothing new is granted until enough is available again.
+        Sessions of an existing voucher stay, and so do its used quantity, credits and points, unless ``used`` is given.
+        Limits may be set below what is used and locked: nothing breaks, and nothing new is granted until enough is
+        available again.
 
         Args:
             voucher: The code and the limits.
-            used: What was spent in another system before, to replace the used figures in Redis. None keeps them.
+            used: What was spent in another system before, to replace what Redis has as used. None keeps that.
 
-        Returns:
-            The voucher with its limits, used, locked and available figures.
+        Result of ``execute``:
+            The voucher: for quantity, credits and points its limit, and what is used, locked and available.
 
         Raises:
             InvalidRequest: A parameter is wrong. Nothing was sent.
@@ -55,7 +56,7 @@ class _Queue:
         return self._queue(self._verbs.put_voucher(voucher, used))
 
     def get_voucher(self, code: str) -> Self:
-        """Return a voucher's limits, used, locked and available figures.
+        """Return a voucher's limits, and what is used, locked and available.
 
         This method only queues the call, and returns the pipeline. ``execute`` sends it: the result and the errors
         below are those of ``execute``, except ``InvalidRequest``, which is raised at once.
@@ -81,7 +82,7 @@ class _Queue:
         Args:
             code: The voucher's code.
 
-        Returns:
+        Result of ``execute``:
             True if there was such a voucher, False if there was none.
 
         Raises:
@@ -98,8 +99,8 @@ class _Queue:
 
         Without a session the call changes nothing. With a session it locks quantity 1, the credits and the points until
         the session expires, or it locks nothing. Validating again with the same session key replaces the amounts and
-        the expiry; if that is refused, the session stays as it was. A session never stands in its own way: what it
-        holds counts as available to it.
+        the expiry; if that is refused, the session stays as it was. A session's own lock does not reduce what is
+        available to it.
 
         A voucher that does not exist and amounts that are not available are no errors: the result says ``valid=False``
         and the ``reason``.
@@ -111,12 +112,9 @@ class _Queue:
             session: A ``Session``, or a dict with its fields, for example ``{"type": "LOCK", "key": "cart-1", "ttl": 7,
                 "ttl_unit": "DAYS"}``. ``type`` is required. Without ``key`` the engine generates one, before anything
                 is sent; ``Validation.session.key`` returns it. Without ``ttl`` and ``ttl_unit`` the session lives for 7
-                days. Type checkers find a misspelt field in a dict that is written in the call. They accept a
-                variable of type ``dict[str, Any]`` or ``dict[str, object]``, as JSON gives it; its fields are checked
-                when the call is made. Any other mapping works too; for a type checker, copy it into a variable first:
-                ``fields = dict(mapping)``.
+                days.
 
-        Returns:
+        Result of ``execute``:
             Whether it is valid, the reason if not, what is available to this caller, and the caller's live session.
 
         Raises:
@@ -136,7 +134,7 @@ class _Queue:
         redemption_id: str | None = None,
         if_session_missing: IfSessionMissing = "raise",
     ) -> Self:
-        """Redeem a voucher once, permanently, and end the session that held it, in one step.
+        """Redeem a voucher once, permanently, and end its session, in one step.
 
         This method only queues the call, and returns the pipeline. ``execute`` sends it: the result and the errors
         below are those of ``execute``, except ``InvalidRequest``, which is raised at once.
@@ -159,7 +157,7 @@ class _Queue:
             if_session_missing: What to do if the session is not live: ``"raise"`` raises ``SessionNotFound``,
                 ``"redeem"`` redeems as if no session had been given.
 
-        Returns:
+        Result of ``execute``:
             What was redeemed.
 
         Raises:
@@ -187,7 +185,7 @@ class _Queue:
             code: The voucher's code.
             session_key: The session's key.
 
-        Returns:
+        Result of ``execute``:
             Whether a lock was released.
 
         Raises:
@@ -210,7 +208,7 @@ class _Queue:
             code: The voucher's code.
             redemption_id: The id of the redemption, as in ``Redemption.id``.
 
-        Returns:
+        Result of ``execute``:
             What was given back.
 
         Raises:
@@ -270,7 +268,7 @@ class _Queue:
             release: Codes of vouchers that were removed from the cart: if the stack is valid, this session's locks on
                 them are released in the same step. Needs ``session``.
 
-        Returns:
+        Result of ``execute``:
             Whether all are valid, and the result for each voucher in the order of ``redeemables``.
 
         Raises:
@@ -303,7 +301,7 @@ class _Queue:
             redemption_id: As in ``redeem``; one id for the whole stack.
             if_session_missing: As in ``redeem``, for each voucher on which the session is not live.
 
-        Returns:
+        Result of ``execute``:
             What was redeemed of each voucher, in the order of ``redeemables``.
 
         Raises:
@@ -329,7 +327,7 @@ class _Queue:
             codes: The codes of the vouchers, none twice.
             session_key: The session's key.
 
-        Returns:
+        Result of ``execute``:
             For each voucher, in the order of ``codes``, whether a lock was released.
 
         Raises:
@@ -350,7 +348,7 @@ class _Queue:
             codes: The codes of the vouchers, none twice.
             redemption_id: The id that was redeemed, as in ``StackRedemption.id``.
 
-        Returns:
+        Result of ``execute``:
             What was given back to each voucher, in the order of ``codes``. Those that were rolled back before say
             ``replayed=True``.
 

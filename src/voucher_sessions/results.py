@@ -20,7 +20,7 @@ class Balance(Model):
     Attributes:
         limit: What the voucher can give in total; None is without limit.
         used: What was redeemed permanently.
-        locked: What live sessions hold.
+        locked: What live sessions have locked.
         available: limit - used - locked, and never below 0; None is without limit.
     """
 
@@ -93,7 +93,7 @@ class Validation(Model):
         code: The voucher's code.
         valid: True if the voucher can be redeemed for these amounts; with a session, they are then locked.
         reason: Why it is not valid; None if it is.
-        locked_by_others: True if it is not valid only because other live sessions hold what is missing.
+        locked_by_others: True if it is not valid only because other live sessions have locked what is missing.
         retry_after_ms: Milliseconds until the next of those sessions expires; None unless ``locked_by_others``.
         available: What this caller can redeem.
         session: The caller's live session. If the request was refused, it is the session as it was before, or None.
@@ -239,7 +239,7 @@ class Audit(Model):
         counted: The sum of the locks.
         expiries_agree: True if the stored times at which the first and the last lock expire are right.
         differs: True if ``recorded`` or the stored times are wrong, so that ``repair`` has something to correct.
-        exact: False if the voucher changed while its locks were counted, so that the figures are not of one moment.
+        exact: False if the voucher changed while its locks were counted, so that the sums are not of one moment.
     """
 
     code: str

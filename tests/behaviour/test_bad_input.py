@@ -200,9 +200,9 @@ def test_a_receipt_ttl_is_a_duration(ttl: Any) -> None:
 
 
 def test_each_engine_refuses_the_other_kinds_client() -> None:
-    with pytest.raises(InvalidRequest, match="AsyncVoucherSessions is the engine for it"):
+    with pytest.raises(InvalidRequest, match="is an asyncio client: use AsyncVoucherSessions"):
         VoucherSessions(fakeredis.FakeAsyncRedis())  # type: ignore[arg-type]  # the mistake in question
-    with pytest.raises(InvalidRequest, match=": VoucherSessions is the engine for it"):
+    with pytest.raises(InvalidRequest, match="is a sync client: use VoucherSessions"):
         AsyncVoucherSessions(fakeredis.FakeRedis())  # type: ignore[arg-type]  # the mistake in question
     with pytest.raises(InvalidRequest, match="from_url"):
         VoucherSessions("redis://localhost")  # type: ignore[arg-type]  # the mistake in question

@@ -390,9 +390,9 @@ def test_06_totals_after_removing_expired_locks_are_those_of_the_live_locks(
     gift.release("GIFT", "longest")
     clock.advance(21)
     gift.get_voucher("GIFT")
-    words, _ = read_book(backend.admin.get("vs:{GIFT}"))
-    assert words[8:11] == [1, 0, 0]
-    assert words[11:] == [round(left.expires_at.timestamp() * 1000)] * 2, "when the next and the last lock expires"
+    values, _ = read_book(backend.admin.get("vs:{GIFT}"))
+    assert values[8:11] == [1, 0, 0]
+    assert values[11:] == [round(left.expires_at.timestamp() * 1000)] * 2, "when the next and the last lock expires"
 
 
 @pytest.mark.parametrize(("locks", "lingers_ms"), [(MANY - 1, 0), (MANY, LINGER_MS)])
@@ -404,9 +404,9 @@ def test_06_a_large_expired_index_is_removed_by_a_later_call(
     gift.put_voucher(Voucher(code="GIFT", credits=5000))
     book, at = "vs:{GIFT}", clock.now_ms() + 1000
     backend.admin.zadd(f"{book}:locks", {f"0 0 cart{number}": at for number in range(locks)})
-    words, _ = read_book(backend.admin.get(book))
-    words[8], words[11:] = locks, [at, at]
-    backend.admin.set(book, written_book(words))
+    values, _ = read_book(backend.admin.get(book))
+    values[8], values[11:] = locks, [at, at]
+    backend.admin.set(book, written_book(values))
     session = gift.validate("GIFT", credits=1, session=lock("last", 1100)).session
     assert session is not None
     expires_at_ms = round(session.expires_at.timestamp() * 1000)
@@ -464,16 +464,16 @@ def plant_expired_locks(backend: Backend, code: str, number: int) -> None:
     """As if so many sessions of 10 credits had locked and expired, their keys gone."""
     book = f"vs:{{{code}}}"
     admin, now_ms = backend.admin, backend.clock.now_ms()
-    words, sole = read_book(admin.get(book))
-    if sole:  # the lock that was alone goes to the index
-        admin.zadd(f"{book}:locks", {f"{words[9]} {words[10]} {sole}": words[12]})
-    words[8] += number
-    words[9] += 10 * number
-    words[11] = now_ms - number
-    words[12] = words[12] or now_ms - 1
-    admin.set(book, written_book(words))
+    values, only_key = read_book(admin.get(book))
+    if only_key:  # the lock that was alone goes to the index
+        admin.zadd(f"{book}:locks", {f"{values[9]} {values[10]} {only_key}": values[12]})
+    values[8] += number
+    values[9] += 10 * number
+    values[11] = now_ms - number
+    values[12] = values[12] or now_ms - 1
+    admin.set(book, written_book(values))
     admin.zadd(f"{book}:locks", {f"10 0 gone{at}": now_ms - 1 - at for at in range(number)})
-    admin.pexpireat(f"{book}:locks", max(words[12], now_ms + 60_000))
+    admin.pexpireat(f"{book}:locks", max(values[12], now_ms + 60_000))
 
 
 # 7. redeem without a session
@@ -551,7 +551,7 @@ def test_08_redeem_spends_what_the_session_locked_and_removes_it(
         "points": (300, 30, 0, 270),
     }
     assert gift.list_sessions("GIFT") == []
-    session = b"vs:{GIFT}:session:cart"  # its last words, for a call that is sent again
+    session = b"vs:{GIFT}:session:cart"  # its last values, for a call that is sent again
     assert set(backend.keys()) == {b"vs:{GIFT}", session, b"vs:{GIFT}:redemption:order-1"}
     assert 0 < backend.keys()[session] <= TOMBSTONE_MS
 

@@ -333,20 +333,20 @@ class Machine(RuleBasedStateMachine):
             assert (text is None or read_book(text)[0][0] == "deleted") == (book is None)
             if text is None or book is None:
                 continue
-            words, sole = read_book(text)
-            assert tuple(words[5:8]) == book.used
+            values, only_key = read_book(text)
+            assert tuple(values[5:8]) == book.used
             locks = stored_locks(self.admin, code)
             live = {key: expires_at for key, *_, expires_at in locks if now < expires_at}
             assert live == {key: lock.expires_at for key, lock in book.live(now).items()}
-            assert not sole or len(locks) == words[8] == 1, "alone in the book, or all in the index"
-            if now < words[12]:
-                assert tuple(words[8:11]) == (
+            assert not only_key or len(locks) == values[8] == 1, "alone in the book, or all in the index"
+            if now < values[12]:
+                assert tuple(values[8:11]) == (
                     len(locks),
                     sum(credits for _, credits, _, _ in locks),
                     sum(points for _, _, points, _ in locks),
                 ), "the totals are the sum of the locks, those not yet reclaimed included"
-                assert words[11] <= min(expires_at for *_, expires_at in locks)
-                assert words[12] >= max(expires_at for *_, expires_at in locks)
+                assert values[11] <= min(expires_at for *_, expires_at in locks)
+                assert values[12] >= max(expires_at for *_, expires_at in locks)
 
     @invariant()
     def every_lock_key_has_the_ttl_of_its_last_expiry(self) -> None:

@@ -13,7 +13,7 @@ import time
 import pytest
 from support.servers import BINARIES
 
-from cluster.redemption_workers import CARTS_PER_ENGINE, SINGLES, WORKERS, Outcomes, audit, running_workers
+from cluster.cluster_workers import CARTS_PER_ENGINE, SINGLES, WORKERS, Outcomes, audit, running_workers
 from cluster.topology import Node, running_cluster, running_sentinels, slot_of, until
 from voucher_sessions._core import scripts
 

@@ -10,7 +10,7 @@ from itertools import cycle
 import pytest
 from support.servers import BINARIES
 
-from cluster.redemption_workers import CUSTOMERS, SINGLES, STACK_PREFIX, Outcomes, audit, running_workers
+from cluster.cluster_workers import CUSTOMERS, SINGLES, STACK_PREFIX, Outcomes, audit, running_workers
 from cluster.topology import Cluster, running_cluster, slot_of
 
 SECONDS, MOVES = 5, 12  # at least

@@ -14,7 +14,7 @@ import redis
 import redis.asyncio
 from conftest import BlockingAsync
 
-from cluster.redemption_workers import customer
+from cluster.cluster_workers import customer
 from cluster.topology import HOST, Cluster
 from voucher_sessions import AsyncVoucherSessions, CrossSlotStack, Redeemable, Voucher, VoucherSessions
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from voucher_sessions import ActiveSession, Balance, Redemption, SessionType, VoucherState
-from voucher_sessions.demo.audit import StoredState, WorkerReports
 from voucher_sessions.demo.carts import GIFT_CARD, SESSIONS, Cart, Ending
 from voucher_sessions.demo.checkout import Report, Status
+from voucher_sessions.demo.checks import StoredState, WorkerReports
 
 
 def a_cart(**changes: Any) -> Cart:

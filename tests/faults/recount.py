@@ -14,8 +14,8 @@ LIMIT, USED, LOCKED, LOCKED_UNTIL = slice(2, 5), slice(5, 8), slice(8, 11), 12
 def book_of(admin: redis.Redis, code: str) -> list[Any] | None:
     """As it is stored; None where there is no voucher, or the tombstone of one."""
     stored: Any = admin.get(f"vs:{{{code}}}")
-    words, _ = read_book(stored or b"[]")
-    return words if len(words) == 13 else None
+    values, _ = read_book(stored or b"[]")
+    return values if len(values) == 13 else None
 
 
 def recount(admin: redis.Redis, *codes: str, damaged: bool = False) -> None:
@@ -32,7 +32,7 @@ def recount(admin: redis.Redis, *codes: str, damaged: bool = False) -> None:
         stored: Any = [admin.get(key) for key in admin.scan_iter(f"vs:{{{code}}}:redemption:*", count=1000)]
         receipts = [receipt.split(b" ") for receipt in stored]
         life = book[0].encode()
-        spent = [tuple(map(int, words[1:4])) for words in receipts if words[0] == life and words[6] == b"-"]
+        spent = [tuple(map(int, values[1:4])) for values in receipts if values[0] == life and values[6] == b"-"]
         if held or now_ms(admin) < book[LOCKED_UNTIL]:
             assert book[LOCKED] == totals(held), f"{code}: {book}"
         assert book[USED] == totals(spent), f"{code}: {book}"

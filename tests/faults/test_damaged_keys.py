@@ -133,9 +133,9 @@ BAD: list[Any] = ["x", None, True, -5, 5.5, 1e300, []]
 @pytest.mark.parametrize("at", range(13))
 def test_a_voucher_with_an_invalid_field_is_corrupt_state(engine: VoucherSessions, backend: Backend, at: int) -> None:
     """An edit that leaves a number in the place of a number cannot be recognised; all others are."""
-    words = book_of(backend.admin, "A") or []
-    for bad in BAD[1:] if at < 2 else BAD:  # any text may be a random word
-        refused_by_all(engine, backend, written_book([*words[:at], bad, *words[at + 1 :]]))
+    values = book_of(backend.admin, "A") or []
+    for bad in BAD[1:] if at < 2 else BAD:  # any text may be a call id
+        refused_by_all(engine, backend, written_book([*values[:at], bad, *values[at + 1 :]]))
 
 
 # --- Totals out of step -------------------------------------------------------------------------------------------
@@ -279,8 +279,8 @@ def test_flushall_while_workers_redeem(name: str, tmp_path: Path) -> None:
                 at_once.script_flush() if at % 2 else at_once.ping()
                 at_once.flushall()
                 *books, _, _ = at_once.execute()
-            for words, _ in map(read_book, books):
-                for limit, used, locked in zip(words[LIMIT], words[USED], words[LOCKED], strict=True):
+            for values, _ in map(read_book, books):
+                for limit, used, locked in zip(values[LIMIT], values[USED], values[LOCKED], strict=True):
                     assert limit < 0 or 0 <= used + locked <= limit
             if at == 0:
                 until(lambda: bool(errors_seen(workers)))  # the vouchers are not back before a worker has missed one

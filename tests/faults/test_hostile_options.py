@@ -126,7 +126,7 @@ def test_random_urls(engine: type[Any], hostile: HostileValue) -> None:
     if isinstance(seen, InvalidRequest):
         assert seen.field == "url"
     else:
-        assert clients.checked(seen.client, asynchronous=engine is AsyncVoucherSessions) is seen.client
+        assert clients.check_client(seen.client, asynchronous=engine is AsyncVoucherSessions) is seen.client
 
 
 # --- Request models ------------------------------------------------------------------------------------------------

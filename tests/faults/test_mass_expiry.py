@@ -59,8 +59,8 @@ def fill(admin: redis.Redis, number: int, first_ms: int, last_ms: int, *, sessio
     step = (last_ms - first_ms) / max(1, number - 1)
     for at in range(0, number, CHUNK):
         size = min(CHUNK, number - at)
-        words = [book[0], first + at, size, first_ms - first * step, step, "yes" if sessions else "no"]
-        script(keys=["vs:{A}:locks"], args=words)
+        values = [book[0], first + at, size, first_ms - first * step, step, "yes" if sessions else "no"]
+        script(keys=["vs:{A}:locks"], args=values)
     book[8] += number
     book[9] += number
     book[11] = min(book[11] or first_ms, first_ms)
@@ -92,10 +92,10 @@ class Meter:
         self._busy_us: list[float] = []
         self.engine = VoucherSessions(self._client)
 
-    def _measured(self, *words: Any, **options: Any) -> Any:
+    def _measured(self, *values: Any, **options: Any) -> Any:
         before = self._on_processor_us()
         try:
-            return self._execute(*words, **options)  # type: ignore[no-untyped-call]  # redis-py's
+            return self._execute(*values, **options)  # type: ignore[no-untyped-call]  # redis-py's
         finally:
             self._busy_us.append(self._on_processor_us() - before)
 

@@ -44,7 +44,7 @@ FILES: Final = [
     *sorted(f"lua/{path.name}" for path in (ROOT / "lua").iterdir()),
     *(
         f"src/voucher_sessions/_core/{name}.py"
-        for name in ("verbs", "call", "confirmation", "failures", "replies", "receipts", "keys", "requests")
+        for name in ("verbs", "call", "confirmation", "client_errors", "replies", "receipts", "keys", "requests")
     ),
     *(
         f"src/voucher_sessions/{name}.py"
@@ -71,7 +71,7 @@ _BEHAVIOUR: Final = (
         f"behaviour/{name}"
         for name in ("test_semantics", "test_stacks", "test_repeated_calls", "test_audit", "test_pipelines")
     ),
-    "core/test_meaning_of_failures",
+    "core/test_client_errors",
 )
 # From the quickest to the widest, each for one server and few variants: a survivor is tried by all of them.
 LUA: Final = (
@@ -88,7 +88,7 @@ LUA: Final = (
 )
 PYTHON: Final = (
     Selection(
-        ("behaviour/test_bad_input", "public/test_models_and_errors", "core/test_patience"),
+        ("behaviour/test_bad_input", "public/test_models_and_errors", "core/test_retries"),
         "not redis7 and not redis8 and not text",
         60,
     ),

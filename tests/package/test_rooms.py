@@ -29,6 +29,7 @@ WRONG_IMPORTS = {
         "pipelines.py",
         "import redis",
     ),
+    "Importing the package alone loads neither redis nor pydantic": ("__init__.py", "import redis"),
     "cli and contrib use the public names alone": ("contrib/__init__.py", "from voucher_sessions.models import Text"),
 }
 

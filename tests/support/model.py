@@ -19,7 +19,7 @@ def constants(names: str) -> list[int]:
     return [int(value) for value in values.split(",")]
 
 
-# How long ended sessions and deleted vouchers keep their last words.
+# How long ended sessions and deleted vouchers keep their last values.
 (TOMBSTONE_MS,) = constants("TOMBSTONE_MS")
 # How many locks make an index large, and how long such a one stays.
 MANY, LINGER_MS = constants("MANY, LINGER_MS")
@@ -28,28 +28,28 @@ UNLIMITED = 2**53 - 1
 
 
 def read_book(stored: Any) -> tuple[list[Any], str]:
-    """A book as lua/book.lua describes it: its words, and behind them the session key of its only lock, or ''."""
+    """A book as lua/book.lua describes it: its values, and behind them the session key of its only lock, or ''."""
     text: str = stored.decode()
-    words, end = json.JSONDecoder().raw_decode(text)
-    return words, text[end:]
+    values, end = json.JSONDecoder().raw_decode(text)
+    return values, text[end:]
 
 
-def written_book(words: list[Any], sole: str = "") -> str:
-    return json.dumps(words, separators=(",", ":")) + sole
+def written_book(values: list[Any], only_key: str = "") -> str:
+    return json.dumps(values, separators=(",", ":")) + only_key
 
 
 def edit_book(admin: Any, code: str, at: int, value: int) -> None:
     """Change one word of the voucher's key, as nothing but a test does."""
     key = f"vs:{{{code}}}"
-    words, sole = read_book(admin.get(key))
-    words[at] = value
-    admin.set(key, written_book(words, sole))
+    values, only_key = read_book(admin.get(key))
+    values[at] = value
+    admin.set(key, written_book(values, only_key))
 
 
 def stored_locks(admin: Any, code: str) -> list[tuple[str, int, int, int]]:
     """Session key, credits, points and expiry of each lock, whether the index has it or, alone, the book."""
-    words, sole = read_book(admin.get(f"vs:{{{code}}}"))
-    locks = [(sole, words[9], words[10], words[12])] if sole else []
+    values, only_key = read_book(admin.get(f"vs:{{{code}}}"))
+    locks = [(only_key, values[9], values[10], values[12])] if only_key else []
     for member, expires_at in admin.zrange(f"vs:{{{code}}}:locks", 0, -1, withscores=True):
         credits, points, key = member.split(b" ", 2)
         locks.append((key.decode(), int(credits), int(points), int(expires_at)))

@@ -17,7 +17,7 @@ from voucher_sessions import Durability, NotDurable, Redeemable, ServerRefused, 
 from voucher_sessions._core import scripts
 
 DOCS = (Path(__file__).parents[2] / "docs" / "server.md").read_text("utf-8")
-RULE: list[str] = DOCS.partition("```text\nACL SETUSER till")[2].partition("```")[0].split()
+RULE: list[str] = DOCS.partition("```text\nACL SETUSER checkout")[2].partition("```")[0].split()
 EXTRAS: dict[str, list[str]] = {
     for_: words.replace("\\|", "|").split()
     for for_, words in re.findall(r"^\| (.+) \| `(\+.+)` \|$", DOCS, re.MULTILINE)
@@ -87,9 +87,9 @@ def engine_as(server: Server, admin: redis.Redis, engine_on: Callable[..., Any])
     """Makes an engine over the client of a user who may do just this."""
 
     def make(*allowed: str, durability: Durability | None = None, receipt_ttl: int | None = None, **client: Any) -> Any:
-        admin.execute_command("ACL", "DELUSER", "till")
-        admin.execute_command("ACL", "SETUSER", "till", *allowed)
-        user = {"username": "till", "password": "secret"}
+        admin.execute_command("ACL", "DELUSER", "checkout")
+        admin.execute_command("ACL", "SETUSER", "checkout", *allowed)
+        user = {"username": "checkout", "password": "secret"}
         return engine_on(server, client | user, durability=durability, receipt_ttl=receipt_ttl)
 
     return make

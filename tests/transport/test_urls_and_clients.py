@@ -327,7 +327,7 @@ class TestRefused:
             assert caught.value.field == "client"
 
     def test_a_client_of_the_other_kind(self) -> None:
-        with pytest.raises(InvalidRequest, match="AsyncVoucherSessions is the engine"):
+        with pytest.raises(InvalidRequest, match="use AsyncVoucherSessions"):
             VoucherSessions(redis.asyncio.Redis())  # type: ignore[arg-type]  # the mistake in question
-        with pytest.raises(InvalidRequest, match=" VoucherSessions is the engine"):
+        with pytest.raises(InvalidRequest, match=" use VoucherSessions"):
             AsyncVoucherSessions(redis.Redis())  # type: ignore[arg-type]  # the mistake in question

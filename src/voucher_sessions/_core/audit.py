@@ -66,26 +66,25 @@ def repair(keys: Keys, code: str) -> Steps[Audit]:
     return found.model_copy(update={"exact": False})  # pyright: ignore[reportPossiblyUnboundVariable]  # _TRIES is above 0
 
 
-def _walk(keys: Keys, code: str, tries: int = _TRIES) -> Steps[tuple[Audit, bytes]]:
+def _walk(keys: Keys, code: str) -> Steps[tuple[Audit, bytes]]:
     """The audit, and the text of the book that it belongs to."""
-    first: _PartialCount = yield _count(keys, code, 0)
-    part, counted = first, first.counted
-    while part.next >= 0 and part.book == first.book:
-        part = yield _count(keys, code, part.next)
-        counted = _locked(*map(sum, zip(_amounts(counted), _amounts(part.counted), strict=True)))
-    exact = part.book == first.book
-    if not exact and tries > 1:
-        return (yield from _walk(keys, code, tries - 1))
-    differs = first.recorded != counted or not first.expiries_agree
-    found = Audit(
-        code=code,
-        recorded=first.recorded,
-        counted=counted,
-        expiries_agree=first.expiries_agree,
-        differs=differs,
-        exact=exact,
-    )
-    return found, first.book
+    for _ in range(_TRIES):
+        first: _PartialCount = yield _count(keys, code, 0)
+        part, counted = first, first.counted
+        while part.next >= 0 and part.book == first.book:
+            part = yield _count(keys, code, part.next)
+            counted = _locked(*map(sum, zip(_amounts(counted), _amounts(part.counted), strict=True)))
+        found = Audit(
+            code=code,
+            recorded=first.recorded,
+            counted=counted,
+            expiries_agree=first.expiries_agree,
+            differs=first.recorded != counted or not first.expiries_agree,
+            exact=part.book == first.book,
+        )
+        if found.exact:
+            break
+    return found, first.book  # pyright: ignore[reportPossiblyUnboundVariable]  # _TRIES is above 0
 
 
 def _amounts(locked: Locked) -> tuple[int, int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from voucher_sessions._core import confirmation, failures
+from voucher_sessions._core import client_errors, confirmation
 from voucher_sessions._core.call import Arg, Call, CallAgain
 from voucher_sessions.models import Durability
 
@@ -40,7 +40,7 @@ def outcomes(batch: Sequence[Call[Any]], replies: Sequence[Any], durability: Dur
 
 def _outcome(call: Call[Any], reply: Any, confirmations: list[Any], durability: Durability | None) -> Any:
     if isinstance(reply, Exception):
-        return SEND_ALONE if failures.runs_when_sent_alone(reply) else call.error_for(reply)
+        return SEND_ALONE if client_errors.runs_when_sent_alone(reply) else call.error_for(reply)
     try:
         return confirmation.confirmed(durability, call, call.result(reply), confirmations)
     except CallAgain:

@@ -8,7 +8,7 @@ from random import uniform
 from time import monotonic
 from typing import Final, Generic, TypeVar
 
-from voucher_sessions._core import failures
+from voucher_sessions._core import client_errors
 from voucher_sessions._core.replies import Reply
 from voucher_sessions._core.scripts import Script
 from voucher_sessions.errors import (
@@ -115,7 +115,11 @@ class Call(Generic[T]):
 
     def pause_before_retry(self, error: Exception, period: RetryPeriod) -> float:
         """Seconds to wait before the call is sent again; raises the call's error if no retry can help."""
-        if failures.is_transient(error) and not failures.is_cluster_view_forbidden(error) and not period.is_over():
+        if (
+            client_errors.is_transient(error)
+            and not client_errors.is_cluster_view_forbidden(error)
+            and not period.is_over()
+        ):
             return uniform(0.02, 0.08)
         raise self.error_for(error)
 
@@ -127,17 +131,20 @@ class Call(Generic[T]):
         ``CorruptState`` or ``ServerRefused``. Any other error is returned as it is.
         """
         raised = error
-        if failures.is_transient(error):
+        if client_errors.is_transient(error):
             if self.changes:
                 raised = OutcomeUnknown(
                     self.verb, self.codes, session_key=self.session_key, redemption_id=self.redemption_id
                 )
-        elif failures.is_refusal(error):
+        elif client_errors.is_refusal(error):
             if any(word in str(error) for word in ("CORRUPT ", "WRONGTYPE ")):
                 codes = ", ".join(map(repr, self.codes))
-                raised = CorruptState(f"{self.verb}: a key of {codes} holds what this library never wrote")
+                raised = CorruptState(
+                    f"{self.verb}: a key of {codes} contains a value that this library did not write: "
+                    "find out what else writes under the prefix"
+                )
             else:
-                raised = ServerRefused(self.verb, self.codes, str(error), failures.remedy(error))
+                raised = ServerRefused(self.verb, self.codes, str(error), client_errors.remedy(error))
         if raised is not error:
             raised.__cause__ = error
         return raised

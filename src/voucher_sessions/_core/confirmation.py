@@ -52,13 +52,13 @@ def _check(durability: Durability, verb: str, result: object, answers: list[obje
         raise NotDurable(verb, f"{replicas} of {durability.replicas} replicas confirmed it {within}", result)
 
 
-def checked(durability: object, reply_timeout_ms: float | None = None) -> Durability | None:
+def check_durability(durability: object, reply_timeout_ms: float | None = None) -> Durability | None:
     """The checked ``durability`` of an engine. ``reply_timeout_ms`` is the client's ``socket_timeout``; None: no limit."""
     if durability is None:
         return None
     durability = checked_model("durability", Durability, durability)
     if not durability.replicas and not durability.fsync:
-        raise InvalidRequest("durability", "asks for nothing: give it replicas or fsync")
+        raise InvalidRequest("durability", "requires no confirmation: set replicas or fsync")
     if reply_timeout_ms is not None and durability.timeout_ms >= reply_timeout_ms:
         raise InvalidRequest(
             "durability.timeout_ms",

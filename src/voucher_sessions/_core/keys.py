@@ -25,9 +25,9 @@ from typing import Final
 from redis.crc import key_slot
 
 from voucher_sessions.errors import CrossSlotStack, InvalidRequest
-from voucher_sessions.models import Checked, Text
+from voucher_sessions.models import Checker, Text
 
-_check_text = Checked(Text)
+_check_text = Checker(Text)
 
 # Sample codes. Two partition functions that differ in the usual ways (the separator, the length, the case, digits) map
 # at least one of them to different values.
@@ -58,7 +58,7 @@ class Keys:
         self._clustered = clustered
 
     def partition(self) -> tuple[bytes, str] | None:
-        """The key that holds the fingerprint of the partition function, and this engine's fingerprint.
+        """The key of the fingerprint of the partition function, and this engine's fingerprint.
 
         All engines of a prefix must use the same function. Functions cannot be compared, so the fingerprint is a hash
         of the keys that the function gives for some sample codes. None if no engine can disagree: one server, and no

@@ -16,7 +16,7 @@ class Receipt(NamedTuple):
     """The record of one redemption. redeem.lua writes it as fields with spaces between them.
 
     ``call_id`` and ``rolled_back_by`` are the call ids of the redeem and of the rollback. By them an engine
-    distinguishes a retry by the client library, whose reply was lost, from a call that the host repeats.
+    distinguishes a retry by the client library, whose reply was lost, from a call that the caller repeats.
     """
 
     quantity: int

@@ -16,7 +16,7 @@ from pydantic import Field
 from voucher_sessions.errors import InvalidRequest
 from voucher_sessions.models import (
     Amount,
-    Checked,
+    Checker,
     IfSessionMissing,
     Redeemable,
     Session,
@@ -29,11 +29,11 @@ from voucher_sessions.models import (
     ttl_in_ms,
 )
 
-check_text = Checked(Text)
-check_amount = Checked(Amount)
-check_optional_amount = Checked(Amount | None)
-check_if_session_missing = Checked(IfSessionMissing)
-check_list_limit = Checked(Annotated[int, Field(strict=True, ge=1, le=10_000)])
+check_text = Checker(Text)
+check_amount = Checker(Amount)
+check_optional_amount = Checker(Amount | None)
+check_if_session_missing = Checker(IfSessionMissing)
+check_list_limit = Checker(Annotated[int, Field(strict=True, ge=1, le=10_000)])
 
 MAX_STACK: Final = 30
 _SESSION_FIELDS: Final = frozenset(Session.model_fields)
@@ -110,7 +110,7 @@ def _stack_items(field: str, sequence: Sequence[_T]) -> Sequence[_T]:
     if items is None:
         raise InvalidRequest(field, "must be a list")
     if not 1 <= len(items) <= MAX_STACK:
-        raise InvalidRequest(field, f"must be 1 to {MAX_STACK}")
+        raise InvalidRequest(field, f"must have 1 to {MAX_STACK} items")
     return items
 
 

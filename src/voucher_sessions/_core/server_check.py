@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, get_args
 
-from voucher_sessions._core import failures, scripts
+from voucher_sessions._core import client_errors, scripts
 from voucher_sessions._core.call import Arg, Call
 from voucher_sessions.errors import CorruptState
 from voucher_sessions.models import Durability
@@ -121,7 +121,7 @@ class _ServerAnswers:
         refused = {
             name: str(reply)
             for name, reply in replies.items()
-            if isinstance(reply, Exception) and not failures.is_unknown_script(reply)
+            if isinstance(reply, Exception) and not client_errors.is_unknown_script(reply)
         }
         if not isinstance(replies["EVAL"], Exception):
             tried = self.permissions.result(replies["EVAL"])

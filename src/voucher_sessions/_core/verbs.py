@@ -1,4 +1,4 @@
-"""The verbs: each method turns arguments into a ``Call``, which holds the script, its keys, its arguments and a reader.
+"""The verbs: each method turns arguments into a ``Call``, which has the script, its keys, its arguments and a reader.
 
 Theory of operation
 ===================
@@ -26,18 +26,18 @@ for the request.
 Repeated runs. A client library sends a command again when no reply arrives, so a script may run several times for one
 call. To prevent a second effect, every call that changes something carries a call id, a random token that is generated
 before anything is sent. The script stores the call id with the change: in the book, in the session's key or in the
-receipt. When it runs again and finds its own call id there, it changes nothing and answers as the first run did. A
+receipt. When it runs again and finds its own call id there, it changes nothing and replies as the first run did. A
 session's key and a book keep the ids of the last few calls, so this works even if other calls ran in between. The
 session's key of a released or redeemed session, and the book of a deleted voucher, stay for 120 seconds for this
 purpose.
 
-The host repeats a call with a new call id. A redemption id that has a receipt already gives the first result, marked
+The caller repeats a call with a new call id. A redemption id that has a receipt already gives the first result, marked
 ``replayed=True``; validate with the same session key sets the same lock again; release of a session that is not live
-answers ``released=False``.
+returns ``released=False``.
 
 Lost replies. If the connection fails after a command was sent, the script may or may not have run. A call that only
 reads raises the client's error. A call that changes something raises ``OutcomeUnknown``, which carries the session key
-or the redemption id of the call, generated ones too. The host repeats the call with them: if the first call had its
+or the redemption id of the call, generated ones too. The caller repeats the call with them: if the first call had its
 effect, the repeated one does not add a second.
 """
 
@@ -171,7 +171,7 @@ class Verbs:
         requested = requests.stack_requests(redeemables)
         released = () if type(release) is tuple and not release else check_codes("release", release)
         if released and session is None:
-            raise InvalidRequest("release", "needs the session whose locks it drops")
+            raise InvalidRequest("release", "needs the session whose locks it releases")
         if not {request.code for request in requested}.isdisjoint(released):
             raise InvalidRequest("release", "must not name a code that is to be validated")
         return self._validate(requested, session, released, replies.stack_validation)

@@ -68,7 +68,10 @@ class AsyncTransport:
     async def _prepare(self) -> None:
         self._process = self._process or os.getpid()
         if self._process != os.getpid():
-            raise InvalidRequest("client", "has connections of the parent's: make a new client after a fork")
+            raise InvalidRequest(
+                "client",
+                "was opened before a fork, and its connections belong to the parent process: make a new client in the child",
+            )
         if self._first_call is not None:
             await self._answer(self._first_call)
             self._first_call = None

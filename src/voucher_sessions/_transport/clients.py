@@ -24,8 +24,8 @@ class Primary(NamedTuple):
     tag: str
 
 
-def checked(client: Any, *, asynchronous: bool) -> Any:
-    """The client; ``InvalidRequest`` if it is no client of redis-py, or one of the other kind (sync or asyncio)."""
+def check_client(client: Any, *, asynchronous: bool) -> Any:
+    """The client; ``InvalidRequest`` if it is no client of redis-py, or if it is sync where an asyncio one is needed, or the reverse."""
     try:
         execute = getattr(client, "execute_command", None)
     except Exception:  # raised by the object that was given as a client
@@ -33,8 +33,8 @@ def checked(client: Any, *, asynchronous: bool) -> Any:
     if execute is None:
         raise InvalidRequest("client", "must be a client of redis-py; for a URL there is from_url")
     if inspect.iscoroutinefunction(execute) != asynchronous:
-        other = "VoucherSessions" if asynchronous else "AsyncVoucherSessions"
-        raise InvalidRequest("client", f"is of the other kind: {other} is the engine for it")
+        kind, other = ("a sync", "VoucherSessions") if asynchronous else ("an asyncio", "AsyncVoucherSessions")
+        raise InvalidRequest("client", f"is {kind} client: use {other}")
     return client
 
 

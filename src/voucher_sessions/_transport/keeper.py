@@ -5,7 +5,7 @@
 
 It makes sure that a server answers for the folder, and writes ``ready`` and the folder, or an error, to its standard
 output. The engine that started it takes ``users.lock`` and closes the keeper's standard input. The keeper ends when no
-engine holds ``users.lock`` any more. ``embedded.py`` describes how engines, keeper and server work together.
+engine has ``users.lock`` any more. ``embedded.py`` describes how engines, keeper and server work together.
 """
 
 import ctypes

@@ -81,7 +81,10 @@ class SyncTransport:
 
     def _prepare(self) -> None:
         if self._process is not None and self._process != os.getpid():
-            raise InvalidRequest("client", "has one connection, which is the parent's: make a new client after a fork")
+            raise InvalidRequest(
+                "client",
+                "was opened before a fork, and its only connection belongs to the parent process: make a new client in the child",
+            )
         if self._first_call is not None:
             self._answer(self._first_call)
             self._first_call = None

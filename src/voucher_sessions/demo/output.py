@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from voucher_sessions.demo.audit import Check, StoredState, WorkerReports
 from voucher_sessions.demo.carts import CODES, Cart, main_balance
 from voucher_sessions.demo.checkout import Status
+from voucher_sessions.demo.checks import Check, StoredState, WorkerReports
 
 LINE_SECONDS: Final = 1.0  # between lines of progress, where a line cannot be overwritten
 

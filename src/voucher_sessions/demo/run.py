@@ -1,7 +1,7 @@
 """``python -m voucher_sessions demo``: several checkouts, some hundreds of carts, three vouchers.
 
 The parent plans the carts and starts the workers, reads the vouchers while they are redeemed, kills one worker during a
-redemption, and at the end checks what Redis holds.
+redemption, and at the end checks what Redis has stored.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from contextlib import closing, contextmanager
 from typing import Final, NoReturn
 
 from voucher_sessions import OutcomeUnknown, Voucher, VoucherSessions, VoucherSessionsError
-from voucher_sessions.demo.audit import StoredState, audit, wait_for_expiry
 from voucher_sessions.demo.carts import Cart, plan_carts, vouchers_for
+from voucher_sessions.demo.checks import StoredState, audit, wait_for_expiry
 from voucher_sessions.demo.output import print_checks, print_interrupted, print_table
 from voucher_sessions.demo.server import keys_deleted, shared_url, without_credentials
 from voucher_sessions.demo.workers import RECEIPT_TTL_SECONDS, WorkerPool

@@ -7,13 +7,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from voucher_sessions import VoucherSessionsError
-from voucher_sessions._transport.urls import open_url
+from voucher_sessions import VoucherSessions, VoucherSessionsError
 from voucher_sessions.errors import CLIENT_ERRORS
 
 SERVER_ENDS_SECONDS: Final = 5.0  # the longest wait for it
@@ -47,11 +46,9 @@ def keys_deleted(url: str, prefix: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(VoucherSessionsError, *CLIENT_ERRORS), ExitStack() as undo:
-            client, close = open_url(url, {})
-            undo.callback(close)
-            for key in client.scan_iter(match=f"{prefix}:*", count=1000):
-                client.delete(key)  # one at a time: on a cluster they are in different slots
+        with suppress(VoucherSessionsError, *CLIENT_ERRORS), VoucherSessions.from_url(url) as engine:
+            for key in engine.client.scan_iter(match=f"{prefix}:*", count=1000):
+                engine.client.delete(key)  # one at a time: on a cluster they are in different slots
 
 
 def _remove(folder: Path) -> None:

@@ -14,9 +14,9 @@ from multiprocessing.context import SpawnProcess
 from typing import Final
 
 from voucher_sessions import VoucherSessions, VoucherState
-from voucher_sessions.demo.audit import Check, WorkerReports
 from voucher_sessions.demo.carts import CODES, DISCOUNT, Cart, main_balance
 from voucher_sessions.demo.checkout import Report, Status, serve
+from voucher_sessions.demo.checks import Check, WorkerReports
 from voucher_sessions.demo.output import Progress
 
 RECEIPT_TTL_SECONDS: Final = 600  # receipts stay for good by default, and a demo should leave nothing behind

@@ -1,4 +1,4 @@
-"""The audit: a run without problems, and then runs with one problem each."""
+"""The checks at the end: a run without problems, and then runs with one problem each."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from demo.examples import (
     remove_session_of_killed_worker,
 )
 from voucher_sessions import Balance, Voucher, VoucherSessions
-from voucher_sessions.demo import audit as audit_module
-from voucher_sessions.demo.audit import StoredState, audit, wait_for_expiry
+from voucher_sessions.demo import checks
 from voucher_sessions.demo.carts import DISCOUNT, GIFT_CARD, LOYALTY_CARD, SESSIONS
 from voucher_sessions.demo.checkout import Report, Status
+from voucher_sessions.demo.checks import StoredState, audit, wait_for_expiry
 
 
 def problems_of(run: FinishedRun) -> list[list[str]]:
@@ -137,7 +137,7 @@ def test_waits_until_the_abandoned_sessions_have_expired_and_no_longer(shop: Vou
 
 
 def test_does_not_wait_for_ever(shop: VoucherSessions, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit_module, "ABANDONED_SECONDS", -0.95)
+    monkeypatch.setattr(checks, "ABANDONED_SECONDS", -0.95)
     for code in (DISCOUNT, GIFT_CARD, LOYALTY_CARD):
         shop.put_voucher(Voucher(code=code))
     shop.validate(DISCOUNT, session={"type": "LOCK", "ttl": 30, "ttl_unit": "SECONDS"})
