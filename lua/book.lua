@@ -4,8 +4,8 @@
 --
 -- vs:{CODE} is the book: one STRING, so that a script reads it and a session in a single MGET. It is a JSON array of
 -- thirteen values, since cjson decodes the numbers in half the time of a Lua pattern. The constants name the positions:
---   life                      random, new whenever the code is created: what an earlier, deleted voucher of the same
---                             code left in Redis has another life, and does not count
+--   life                      a random token, new whenever the voucher is created. What an earlier, deleted voucher of
+--                             the same code left in Redis has another token, so the scripts ignore it
 --   call ids                  of the latest calls that put or deleted the voucher
 --   quantity credits points   the limits; quantity -1 is without limit
 --   quantity credits points   used
@@ -15,14 +15,14 @@
 --                             (releasing a lock does not move it; reclaiming expired locks does)
 -- After the array comes the session key of the only lock, if the voucher has just one: most vouchers never have two at
 -- a time. It needs no index, since its amounts and its expiry are those of the book. The second lock creates the
--- index, with both.
+-- index, which then contains both locks.
 -- vs:{CODE}:locks is the index, a ZSET of '<credits> <points> <session key>' scored by expiry in ms. The key expires at
 -- locked_until, or a minute later if it is large.
 -- vs:{CODE}:session:<key> is '<life> <expires_at_ms> <credits> <points> <call ids>'. The key expires with the lock.
 --
 -- A call id is the random token of one call. A key keeps the ids of the latest calls that changed it, the last call
 -- last, and '!' precedes the id of a call that ended the session. A client that got no reply sends the same call again
--- by itself: the script finds the call id, changes nothing, and answers as it did the first time, even if other calls
+-- by itself: the script finds the call id, changes nothing, and replies as it did the first time, even if other calls
 -- have been executed in between. For this purpose tombstones stay for two minutes: a session that was released or
 -- redeemed keeps its value, with '!' and the call id appended, and the book of a deleted voucher becomes
 -- ["deleted","<call ids>"].
@@ -48,8 +48,8 @@ local SESSION_TEXT, OWN_CREDITS, OWN_POINTS = 15, 16, 17 -- the session's live l
 local MAX_NUMBER = 9007199254740991 -- 2^53 - 1, the largest exact integer: the limit of a voucher without limit
 local REMEMBERED = 27 -- characters of earlier call ids that a key keeps besides the last: two or three ids
 local TOMBSTONE_MS = 120000 -- longer than a client repeats a call by itself: 11 timeouts of 5 s, and pauses in between
--- An index that may hold so many locks expires so much later than its last lock, so that a script can UNLINK it first,
--- in the background: an expired key is by default freed in the foreground, half a second for a million locks.
+-- The key of an index of MANY or more locks expires LINGER_MS after its last lock, so that a script can UNLINK it before
+-- that, in the background. By default Redis frees an expired key in the foreground: half a second for a million locks.
 local MANY, LINGER_MS = 10000, 60000
 local reclaimable = 250 -- expired locks that one script call may still reclaim: limits how long the server is busy
 
@@ -163,7 +163,7 @@ end
 
 -- block: judge
 -- Compares `credits` and `points` with limit - used - the locks of other sessions, sets `fits` to false if they do
--- not fit, and writes the answer to `reply`, after its first `n` items.
+-- not fit, and writes the result to `reply`, after its first `n` items.
 -- Reads: book, credits, points, own_quantity, own_credits, own_points, credits_text, points_text, session_key,
 --   locks_key, now, reply, n
 -- Sets: fits
@@ -206,7 +206,7 @@ reply[n + 5], reply[n + 6] = math.max(0, credits_left), math.max(0, points_left)
 -- Sets: nothing
 local amounts, added, removed, was_only = credits .. ' ' .. points, 0, 0, book[ONLY_KEY] ~= ''
 local member = amounts .. ' ' .. session_key
-local credits_held, points_held = book[OWN_CREDITS] or 0, book[OWN_POINTS] or 0
+local old_credits, old_points = book[OWN_CREDITS] or 0, book[OWN_POINTS] or 0
 local is_only = book[ONLY_KEY] == session_key or book[QUANTITY_LOCKED] == 0 and not book[SESSION_TEXT]
 -- A server that is out of memory refuses the first write, and so does a key of another type: then nothing has changed.
 if not is_only then
@@ -214,8 +214,8 @@ if not is_only then
     -- include: index_only_lock
   end
   added = redis.call('ZADD', locks_key, expires_at_text, member)
-  if book[SESSION_TEXT] and (credits_held ~= credits or points_held ~= points) then
-    removed = redis.call('ZREM', locks_key, credits_held .. ' ' .. points_held .. ' ' .. session_key)
+  if book[SESSION_TEXT] and (old_credits ~= credits or old_points ~= points) then
+    removed = redis.call('ZREM', locks_key, old_credits .. ' ' .. old_points .. ' ' .. session_key)
   end
 end
 local stored = book[LIFE] .. ' ' .. expires_at_text .. ' ' .. amounts
@@ -249,8 +249,8 @@ else
   -- The totals change by what the index changed by, so that they do not drift further apart if something other than
   -- this library changed the index.
   book[QUANTITY_LOCKED] = math.max(0, book[QUANTITY_LOCKED] + added - removed)
-  book[CREDITS_LOCKED] = math.max(0, book[CREDITS_LOCKED] + added * credits - removed * credits_held)
-  book[POINTS_LOCKED] = math.max(0, book[POINTS_LOCKED] + added * points - removed * points_held)
+  book[CREDITS_LOCKED] = math.max(0, book[CREDITS_LOCKED] + added * credits - removed * old_credits)
+  book[POINTS_LOCKED] = math.max(0, book[POINTS_LOCKED] + added * points - removed * old_points)
 end
 
 -- block: unlock
@@ -258,18 +258,18 @@ end
 -- session's key a tombstone.
 -- Reads: book, session_key, session_name, locks_key, call_id
 -- Sets: nothing
-local credits_held, points_held = book[OWN_CREDITS], book[OWN_POINTS]
+local old_credits, old_points = book[OWN_CREDITS], book[OWN_POINTS]
 -- ZREM comes first, even if there is no index: a key of another type refuses it before anything is written. A server
 -- that is out of memory executes it, and the writes after it.
-local removed = redis.call('ZREM', locks_key, credits_held .. ' ' .. points_held .. ' ' .. session_key)
+local removed = redis.call('ZREM', locks_key, old_credits .. ' ' .. old_points .. ' ' .. session_key)
 if book[ONLY_KEY] == session_key then
   removed, book[ONLY_KEY] = 1, ''
 end
 redis.call('SET', session_name, book[SESSION_TEXT] .. ' !' .. call_id, 'PX', TOMBSTONE_MS)
 -- A lock that was no longer in the index stays in the totals, until repair corrects them.
 book[QUANTITY_LOCKED] = math.max(0, book[QUANTITY_LOCKED] - removed)
-book[CREDITS_LOCKED] = math.max(0, book[CREDITS_LOCKED] - removed * credits_held)
-book[POINTS_LOCKED] = math.max(0, book[POINTS_LOCKED] - removed * points_held)
+book[CREDITS_LOCKED] = math.max(0, book[CREDITS_LOCKED] - removed * old_credits)
+book[POINTS_LOCKED] = math.max(0, book[POINTS_LOCKED] - removed * old_points)
 if book[QUANTITY_LOCKED] == 0 then
   book[CREDITS_LOCKED], book[POINTS_LOCKED], book[NEXT_EXPIRY], book[LOCKED_UNTIL] = 0, 0, 0, 0
 end

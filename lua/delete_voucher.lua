@@ -1,4 +1,4 @@
--- Deletes a voucher with its locks. Session keys that remain have its life, and no later voucher has the same life.
+-- Deletes a voucher with its locks. Session keys that remain contain its life, which no later voucher has, so their locks are ignored.
 -- KEYS
 --   vs:{CODE}        STRING  the book
 --   vs:{CODE}:locks  ZSET    its live locks

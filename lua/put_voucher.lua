@@ -38,7 +38,7 @@ if is_new or not repeated then
   if used == 'set' then
     book[QUANTITY_USED], book[CREDITS_USED], book[POINTS_USED] = ARGV[6] + 0, ARGV[7] + 0, ARGV[8] + 0
   end
-  -- A retry whose voucher has been deleted since gets the first answer again, and writes nothing.
+  -- A retry whose voucher has been deleted since gets the first result again, and writes nothing.
   if not repeated then
     -- include: save
     if is_new then

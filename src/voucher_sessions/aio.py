@@ -36,8 +36,10 @@ T = TypeVar("T")
 
 
 class AsyncVoucherSessions:
-    """Validates, redeems and releases vouchers in Redis, for asyncio. Each call runs one atomic script in one
-    round trip.
+    """Locks vouchers, gift cards and loyalty points in Redis and redeems them exactly once, with asyncio.
+
+    Each
+    call runs one atomic script in one round trip.
 
     It has the methods of ``VoucherSessions``, to be awaited, with the same parameters, results and errors. Use it as an
     async context manager, or call ``aclose``; both close only what ``from_url`` opened. Tasks of one event loop can
@@ -59,7 +61,7 @@ class AsyncVoucherSessions:
     Every method can raise these errors:
         ``InvalidRequest``: a parameter is wrong; nothing was sent.
         ``ServerRefused``: the server did not run the call (memory full, a replica, no permission, ...). Nothing was
-        changed, but read that class for the one exception; ``remedy`` says what to do.
+        changed, with one exception, which the docstring of ``ServerRefused`` describes; ``remedy`` says what to do.
         ``CorruptState``: the keys contain values that this library did not write.
         ``OutcomeUnknown``: a call that changes something got no reply. The change may or may not have happened; the
         call is safe to repeat with the key or id that the error carries.
@@ -95,7 +97,7 @@ class AsyncVoucherSessions:
     ) -> Self:
         """Create an engine with a client of its own. Closing the engine closes that client.
 
-        This method is not awaited, on the asyncio engine either: with ``embedded://`` it blocks until the server has
+        Do not await this method, not even on the asyncio engine: with ``embedded://`` it blocks until the server has
         started.
 
         Args:
@@ -151,7 +153,7 @@ class AsyncVoucherSessions:
 
         Args:
             voucher: The code and the limits.
-            used: What was spent in another system before, to replace what Redis has as used. None keeps that.
+            used: Replaces the used quantity, credits and points, for example with those of another system. None: they stay as they are.
 
         Returns:
             The voucher: for quantity, credits and points its limit, and what is used, locked and available.
@@ -237,8 +239,8 @@ class AsyncVoucherSessions:
     ) -> Redemption:
         """Redeem a voucher once, permanently, and end its session, in one step.
 
-        With a live session its own lock counts as available: it can redeem what it locked; less, and the rest becomes
-        available again; or more, if that is available. Without a session only what no session has locked can be
+        A live session can redeem what it has locked, or less (the rest becomes available again), or more (if the
+        additional amount is available). Without a session only what no session has locked can be
         redeemed. A refused call changes nothing and keeps the lock.
 
         A redemption id makes the call happen once: the same id with the same request returns the first result with
@@ -249,11 +251,11 @@ class AsyncVoucherSessions:
             credits: Gift card credits to redeem, in minor units (cents). None: what the session locked, or 0 without a
                 session.
             points: Loyalty points to redeem. None: what the session locked, or 0 without a session.
-            session: The session's key, or a ``Session`` or dict with that ``key``. Its other fields are not used.
+            session: The session's key, or a ``Session`` or dict with that ``key``. Its other fields have no effect.
             redemption_id: The caller's id of this redemption, for example an order number. None: the engine generates
                 one before anything is sent; ``Redemption.id`` returns it.
             if_session_missing: What to do if the session is not live: ``"raise"`` raises ``SessionNotFound``,
-                ``"redeem"`` redeems as if no session had been given.
+                ``"redeem"`` redeems as if no session had been given. Then name the amounts: None is 0, because nobody knows what the session had locked.
 
         Returns:
             What was redeemed.
@@ -264,7 +266,7 @@ class AsyncVoucherSessions:
             SessionNotFound: The session is not live: it expired, was released or redeemed, or never existed.
             LimitExceeded: Not enough is available; one of ``QuantityExceeded``, ``GiftAmountExceeded`` and
                 ``LoyaltyPointsExceeded``.
-            RedemptionConflict: The id was used for another request: other amounts or another session.
+            RedemptionConflict: The id was used for another request: other amounts, another session, or other vouchers in a stack.
             OutcomeUnknown: The reply was lost, so the redemption may or may not have happened. Repeat the call with the
                 ``redemption_id`` that the error carries: if it did happen, the repeat returns its result with
                 ``replayed=True``.
@@ -450,8 +452,9 @@ class AsyncVoucherSessions:
     async def check_server(self) -> list[Finding]:
         """Check whether the server is set up to keep what the engine promises.
 
-        It reports: an eviction policy that can remove sessions, no persistence, no replica, the setting
-        ``appendfsync``, a server version that is too old, a clock more than one second away from this machine's,
+        It reports: an eviction policy that can remove sessions, no persistence, an append-only file that is not
+        flushed after each change, a server that is a replica, no replica, commands that the server refuses, a server
+        version that is too old, a clock more than one second away from this machine's,
         commands and keys that the user has no permission for, a server that blocks while it frees large keys, and a
         ``durability`` that the server cannot give. On a cluster it checks every primary, and ``Finding.node`` says
         which one.

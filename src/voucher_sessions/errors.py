@@ -108,7 +108,9 @@ class VoucherNotFound(VoucherSessionsError):
     """There is no voucher with this ``code``. Nothing was changed. For a stack, ``codes`` has all that do not exist."""
 
     def __init__(self, *codes: str) -> None:
-        super().__init__(f"there is no voucher {', '.join(map(repr, codes))}: put_voucher creates it")
+        super().__init__(
+            f"there is no voucher {', '.join(map(repr, codes))}: reject the code, or create it with put_voucher"
+        )
         self.code = codes[0]
         self.codes = codes
 
@@ -154,6 +156,7 @@ class LimitExceeded(VoucherSessionsError):
     """
 
     what: ClassVar[str] = "of its limit"
+    advice: ClassVar[str] = "ask for less, or use another voucher"
 
     def __init__(
         self,
@@ -168,7 +171,7 @@ class LimitExceeded(VoucherSessionsError):
         if locked_by_others:
             advice = f"other sessions have locked the rest: try again when the next one expires, in {retry_after_ms} ms"
         else:
-            advice = "ask for less, or use another voucher"
+            advice = self.advice
         super().__init__(f"voucher {code!r}: {requested} {self.what} requested, {available} available; {advice}")
         self.code = code
         self.reason = reason
@@ -188,6 +191,7 @@ class QuantityExceeded(LimitExceeded):
     """The voucher cannot be redeemed once more; ``reason`` is ``quantity_exceeded``."""
 
     what = "redemption(s)"
+    advice = "use another voucher, or raise the limit with put_voucher"
 
 
 class GiftAmountExceeded(LimitExceeded):
@@ -203,7 +207,7 @@ class LoyaltyPointsExceeded(LimitExceeded):
 
 
 class RedemptionConflict(VoucherSessionsError):
-    """The redemption id was used before, for another request on this voucher: other amounts or another session.
+    """The redemption id was used before, for another request: other amounts, another session, or other vouchers in the stack.
 
     Nothing was changed. ``get_redemption`` returns what was redeemed under the id.
     """
@@ -211,7 +215,7 @@ class RedemptionConflict(VoucherSessionsError):
     def __init__(self, code: str, redemption_id: str) -> None:
         super().__init__(
             f"redemption id {redemption_id!r} of voucher {code!r} was used for another request, with another session "
-            "key or other amounts. Repeat that request unchanged, or use a new id"
+            "key, other amounts or other vouchers. Repeat that request unchanged, or use a new id"
         )
         self.code = code
         self.redemption_id = redemption_id
@@ -221,8 +225,9 @@ class OutcomeUnknown(VoucherSessionsError, redis.exceptions.ConnectionError):
     """The connection failed before the reply came: the call may or may not have taken effect.
 
     Repeat the call with the ``session_key`` or ``redemption_id`` of this error, or look up what happened with
-    ``get_redemption``, ``list_sessions`` or ``get_voucher``. Repeating is safe: a redemption or rollback that took
-    effect returns ``replayed=True``, and validate sets the same lock again.
+    ``get_redemption``, ``list_sessions`` or ``get_voucher``. Repeating is safe, except for ``put_voucher`` with
+    ``used``, which would replace what was redeemed in between. A redemption or rollback that took effect returns
+    ``replayed=True``, and validate sets the same lock again.
 
     Attributes:
         verb: The method that was called.
@@ -235,8 +240,9 @@ class OutcomeUnknown(VoucherSessionsError, redis.exceptions.ConnectionError):
         self, verb: str, codes: tuple[str, ...], *, session_key: str | None = None, redemption_id: str | None = None
     ) -> None:
         super().__init__(
-            f"{verb} of {', '.join(map(repr, codes))}: the reply was lost, so the outcome is unknown. Repeat the call "
-            "with the session_key or redemption_id of this error, or look up what happened"
+            f"{verb} of {', '.join(map(repr, codes))}: the reply was lost, so the outcome is unknown. Repeat the call, "
+            "with the session_key or redemption_id of this error if it has one, or look up what happened with get_redemption, "
+            "list_sessions or get_voucher"
         )
         self.verb = verb
         self.codes = codes
@@ -270,7 +276,7 @@ class ServerRefused(VoucherSessionsError, redis.exceptions.ResponseError):
 class NotDurable(VoucherSessionsError):
     """The call took effect, but the replicas or disks that ``durability`` requires did not confirm it in time.
 
-    Repeating the call is safe, as after ``OutcomeUnknown``.
+    Repeating the call is safe, as after ``OutcomeUnknown``; if a key or id was generated, ``result`` has it.
 
     Attributes:
         verb: The method that was called.
@@ -279,14 +285,17 @@ class NotDurable(VoucherSessionsError):
     """
 
     def __init__(self, verb: str, problem: str, result: object) -> None:
-        super().__init__(f"{verb} took effect, but is not confirmed as durable: {problem}")
+        super().__init__(
+            f"{verb} took effect, but is not confirmed as durable: {problem}. Repeat the call with the session key or "
+            "redemption id in the result of this error, or accept that result"
+        )
         self.verb = verb
         self.problem = problem
         self.result = result
 
 
 class CorruptState(VoucherSessionsError):
-    """The voucher's keys contain values that this library did not write, or the reply is not one of its scripts'."""
+    """The voucher's keys contain values that this library did not write, or a reply does not have the form that its scripts return."""
 
 
 class EmbeddedServerError(VoucherSessionsError):

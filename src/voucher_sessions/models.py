@@ -11,7 +11,8 @@ import math
 from collections.abc import Iterator
 from enum import StrEnum
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol, TypedDict, TypeGuard, TypeVar
+from inspect import Parameter, Signature
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol, TypeGuard, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -23,6 +24,7 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
 )
+from typing_extensions import TypedDict  # pydantic depends on it, and before Python 3.12 accepts no other TypedDict
 
 from voucher_sessions.errors import InvalidRequest, shortened
 
@@ -162,6 +164,7 @@ class Request(Model):
     model_config = ConfigDict(extra="forbid")
 
     def __init__(self, /, **data: Any) -> None:
+        """Check the fields. ``InvalidRequest`` names the first one that is wrong."""
         try:
             super().__init__(**data)
         except ValidationError as error:
@@ -172,6 +175,22 @@ class Request(Model):
     # Pydantic's own mark of a constructor that only validates: without it, pydantic would call the constructor for a
     # model inside another one too, and its InvalidRequest would be reported at the model instead of at the wrong field.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # functions declare no attributes
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        # For help() and editors; pydantic's own is that of the constructor above.
+        cls.__signature__ = Signature(
+            [
+                Parameter(
+                    name,
+                    Parameter.KEYWORD_ONLY,
+                    annotation=field.annotation,
+                    default=Parameter.empty if field.is_required() else field.default,
+                )
+                for name, field in cls.model_fields.items()
+            ]
+        )
 
     @classmethod
     def _unreadable_name(cls, data: dict[str, Any]) -> str:
@@ -293,7 +312,7 @@ class SessionFields(TypedDict, total=False):
     ttl_unit: TtlUnit | _UnitName | None
 
 
-class _ValueOfAnyType:
+class _FieldIsNotOneOfSessionFields:
     """A type that only a dict of ``Any`` or ``object`` accepts as a value."""
 
 
@@ -306,7 +325,7 @@ class _DictOfAnything(Protocol):
 
     def __getitem__(self, key: str, /) -> object: ...
 
-    def __setitem__(self, key: str, value: _ValueOfAnyType, /) -> None: ...
+    def __setitem__(self, key: str, value: _FieldIsNotOneOfSessionFields, /) -> None: ...
 
 
 SessionLike = Session | SessionFields | _DictOfAnything
@@ -314,7 +333,8 @@ SessionLike = Session | SessionFields | _DictOfAnything
 
 Type checkers find a misspelt field in a dict that is written in the call. They accept a variable of type
 ``dict[str, Any]`` or ``dict[str, object]``, as JSON gives it; its fields are checked when the call is made. Any other
-mapping works too; for a type checker, copy it into a variable first: ``fields = dict(mapping)``.
+mapping works too; for a type checker, copy it into a variable first: ``fields = dict(mapping)``. A variable with the annotation
+``SessionFields`` is checked where it is assigned.
 """
 
 
@@ -341,7 +361,7 @@ class Durability(Request):
     Attributes:
         replicas: The number of replicas that must have the change: in memory, or on their disks with ``fsync``.
         fsync: True: the primary must have the change on its disk. Needs an append-only file and Redis 7.2 or Valkey.
-            With ``appendfsync everysec`` it takes one to two seconds, with ``always`` no additional time.
+            With ``appendfsync everysec`` it takes one to two seconds, so set ``timeout_ms`` to more than 2000; with ``always`` it takes no additional time.
         timeout_ms: How long to wait, in milliseconds; shorter than the client's ``socket_timeout``.
     """
 

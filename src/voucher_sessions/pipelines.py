@@ -43,7 +43,7 @@ class _Queue:
 
         Args:
             voucher: The code and the limits.
-            used: What was spent in another system before, to replace what Redis has as used. None keeps that.
+            used: Replaces the used quantity, credits and points, for example with those of another system. None: they stay as they are.
 
         Result of ``execute``:
             The voucher: for quantity, credits and points its limit, and what is used, locked and available.
@@ -139,8 +139,8 @@ class _Queue:
         This method only queues the call, and returns the pipeline. ``execute`` sends it: the result and the errors
         below are those of ``execute``, except ``InvalidRequest``, which is raised at once.
 
-        With a live session its own lock counts as available: it can redeem what it locked; less, and the rest becomes
-        available again; or more, if that is available. Without a session only what no session has locked can be
+        A live session can redeem what it has locked, or less (the rest becomes available again), or more (if the
+        additional amount is available). Without a session only what no session has locked can be
         redeemed. A refused call changes nothing and keeps the lock.
 
         A redemption id makes the call happen once: the same id with the same request returns the first result with
@@ -151,11 +151,11 @@ class _Queue:
             credits: Gift card credits to redeem, in minor units (cents). None: what the session locked, or 0 without a
                 session.
             points: Loyalty points to redeem. None: what the session locked, or 0 without a session.
-            session: The session's key, or a ``Session`` or dict with that ``key``. Its other fields are not used.
+            session: The session's key, or a ``Session`` or dict with that ``key``. Its other fields have no effect.
             redemption_id: The caller's id of this redemption, for example an order number. None: the engine generates
                 one before anything is sent; ``Redemption.id`` returns it.
             if_session_missing: What to do if the session is not live: ``"raise"`` raises ``SessionNotFound``,
-                ``"redeem"`` redeems as if no session had been given.
+                ``"redeem"`` redeems as if no session had been given. Then name the amounts: None is 0, because nobody knows what the session had locked.
 
         Result of ``execute``:
             What was redeemed.
@@ -166,7 +166,7 @@ class _Queue:
             SessionNotFound: The session is not live: it expired, was released or redeemed, or never existed.
             LimitExceeded: Not enough is available; one of ``QuantityExceeded``, ``GiftAmountExceeded`` and
                 ``LoyaltyPointsExceeded``.
-            RedemptionConflict: The id was used for another request: other amounts or another session.
+            RedemptionConflict: The id was used for another request: other amounts, another session, or other vouchers in a stack.
             OutcomeUnknown: The reply was lost, so the redemption may or may not have happened. Repeat the call with the
                 ``redemption_id`` that the error carries: if it did happen, the repeat returns its result with
                 ``replayed=True``.

@@ -114,7 +114,7 @@ class Redemption(Model):
     Attributes:
         id: The redemption id, given or generated.
         code: The voucher's code.
-        session_key: The key of the session that was redeemed; None if the call named none.
+        session_key: The session key that the call named, also if that session was not live; None if the call named none.
         quantity: The quantity redeemed, always 1.
         credits: The gift card credits redeemed, in minor units (cents).
         points: The loyalty points redeemed.
@@ -202,8 +202,8 @@ class Finding(Model):
 
     Attributes:
         node: The address of the server; empty if there is only one.
-        severity: ``error``: sessions or redemptions can be lost, or calls fail. ``warning``: they can be lost after a
-            failure. ``info``: the server does not let the user read this setting.
+        severity: ``error``: sessions or redemptions can be lost, or calls fail. ``warning``: they can be lost, or
+        calls can be slow, when something else fails. ``info``: the server does not let the user read this setting.
         subject: A short name of the problem for programs; it does not change between versions.
         problem: What is wrong, for people.
         remedy: What to do about it, for people.
@@ -237,7 +237,7 @@ class Audit(Model):
         code: The voucher's code.
         recorded: The totals that are stored with the voucher.
         counted: The sum of the locks.
-        expiries_agree: True if the stored times at which the first and the last lock expire are right.
+        expiries_agree: True if no lock expires before the stored first expiry or after the stored last one.
         differs: True if ``recorded`` or the stored times are wrong, so that ``repair`` has something to correct.
         exact: False if the voucher changed while its locks were counted, so that the sums are not of one moment.
     """

@@ -1,4 +1,4 @@
-"""Many processes use one voucher on a real server: the limit is never exceeded, by no redemption and no cent."""
+"""Many processes use one voucher on a real server: the limit is never exceeded, not by one redemption and not by one cent."""
 
 from __future__ import annotations
 

@@ -38,11 +38,11 @@ def move_lock_to_index(admin: Any) -> None:
     for code in ("A", "B", "ü }{ %"):
         (book, *_) = Keys("vs").voucher(code)
         stored = admin.get(book)
-        words, key = read_book(stored) if stored else ([], "")
+        fields, key = read_book(stored) if stored else ([], "")
         if key:
-            admin.zadd(book + b":locks", {f"{words[9]} {words[10]} {key}": words[12]})
-            admin.pexpireat(book + b":locks", words[12])
-            admin.set(book, written_book(words))
+            admin.zadd(book + b":locks", {f"{fields[9]} {fields[10]} {key}": fields[12]})
+            admin.pexpireat(book + b":locks", fields[12])
+            admin.set(book, written_book(fields))
 
 
 STEPS = st.lists(st.tuples(CALLS, st.sampled_from([0, 1, 3, 1_800_000])), min_size=5, max_size=40)
@@ -162,8 +162,8 @@ def test_repair_corrects_the_expiry_time_of_the_only_lock(
     assert gift.audit("GIFT").expiries_agree is False
     assert gift.repair("GIFT").differs
     assert gift.audit("GIFT").differs is False
-    words, _ = read_book(backend.admin.get(BOOK))
-    assert words[11] == words[12] < clock.now_ms() + 60_001
+    fields, _ = read_book(backend.admin.get(BOOK))
+    assert fields[11] == fields[12] < clock.now_ms() + 60_001
 
 
 def test_an_unexpected_index_beside_the_only_lock_is_counted_and_repaired(

@@ -43,7 +43,7 @@ REFUSED = redis.exceptions.NoPermissionError("User till has no permissions to ru
 
 
 def seconds(at: float) -> tuple[int, int]:
-    """As TIME tells it."""
+    """In the form of TIME's reply."""
     return int(at), int(at % 1 * 1_000_000)
 
 

@@ -1,4 +1,4 @@
-"""The example in docs/semantics.md: each call, at its time, answers as the table says and leaves these figures."""
+"""The example in docs/semantics.md: each call, at its time, returns what the table says and leaves these figures."""
 
 from __future__ import annotations
 

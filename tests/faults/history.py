@@ -65,7 +65,7 @@ class Op:
 class Recorder:
     """Makes calls of engines for one or more threads or tasks of a process, and keeps their history.
 
-    ``name`` tells it from other recorders. With a ``log``, each call is in that file before it is sent and again when
+    ``name`` distinguishes it from other recorders. With a ``log``, each call is in that file before it is sent and again when
     it ends, so that the history survives the process; ``load`` reads it.
     """
 
@@ -182,7 +182,7 @@ def _needs(given: dict[str, Any]) -> list[list[Any]]:
 
 
 def generated(outcome: Any, attribute: str) -> str | None:
-    """The key or id that the engine made, where result or error tells it."""
+    """The key or id that the engine made, if the result or the error has it."""
     if isinstance(outcome, NotDurable):
         outcome = outcome.result
     if isinstance(outcome, Exception):

@@ -26,7 +26,7 @@ class EndlessRead(BaseException):
 
 @dataclass(frozen=True)
 class HostileValue:
-    """A recipe: ``make`` makes the object, ``text`` tells which."""
+    """``make`` creates the object, ``text`` describes it."""
 
     text: str
     make: Callable[[], Any]

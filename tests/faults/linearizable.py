@@ -96,7 +96,7 @@ class Config(NamedTuple):
     state: State
     order: tuple[Any, ...] | None  # (the order before, what came last)
     # What happened without a reply since the last known call, and how far the order had come with that call.
-    untold: tuple[Event, ...] = ()
+    without_reply: tuple[Event, ...] = ()
     base: Config | None = None
 
 
@@ -159,8 +159,8 @@ class Search:
     def successors(self, config: Config) -> Iterator[Config]:
         """What may come next. Two shortcuts leave out orders where another one, which is tried, does as well.
 
-        A call that is explained and changed nothing comes at once: it stands in nobody's way. And what nobody was told
-        of, an unknown call or an expiry, does not come before a known call that is the same with it and without.
+        A known call that changed nothing comes at once: it cannot affect the others. And a call without a reply, or an
+        expiry, does not come before a known call whose result is the same with it and without it.
         """
         found, latest = self.candidates(config)
         known = [(at, after) for at in found if (after := self.known_call(config, at)) is not None]
@@ -174,17 +174,17 @@ class Search:
         for event in self.events(config, latest):
             happened = self.happen(config, event, latest)
             if happened is not None and happened.state != config.state:
-                yield happened._replace(untold=(*config.untold, event), base=config.base or config)
+                yield happened._replace(without_reply=(*config.without_reply, event), base=config.base or config)
 
     def could_come_earlier(self, config: Config, at: int, after: Config) -> bool:
         """Whether one of the events without a reply can as well come after this call."""
-        swapped = (self.swapped(config, at, event) for event in config.untold)
+        swapped = (self.swapped(config, at, event) for event in config.without_reply)
         return any(other is not None and other.state.agrees(after.state) for other in swapped)
 
     def swapped(self, config: Config, at: int, late: Event) -> Config | None:
         """With this event after the call; None where the call, or another event, needs it before."""
         now: Config | None = config.base
-        for event in (*(each for each in config.untold if each != late), None, late):
+        for event in (*(each for each in config.without_reply if each != late), None, late):
             if now is None:
                 return None
             now = self.known_call(now, at) if event is None else self.happen(now, event, self.candidates(now)[1])
@@ -200,7 +200,7 @@ class Search:
         ahead, first = config.ahead | {at}, config.first
         while first in ahead:
             ahead, first = ahead - {first}, first + 1
-        return after._replace(first=first, ahead=ahead, untold=(), base=None)
+        return after._replace(first=first, ahead=ahead, without_reply=(), base=None)
 
     def after(self, config: Config, op: Op, latest: int) -> Config | None:
         """After this call, which happens at this moment at the latest."""

@@ -8,10 +8,10 @@ from support.model import REASONS, UNLIMITED, Amounts, Book, Books, Lock, Refuse
 
 from faults.history import Op
 
-FOREVER = 2**62  # later than all that a history tells
+FOREVER = 2**62  # later than everything in a history
 
 
-# What leaves the receipts as they are, and whether they are of a voucher's life.
+# The verbs that change no receipt.
 WITHOUT_RECEIPTS = {"validate", "release", "get_voucher", "list_sessions", "get_redemption"}
 
 
@@ -22,7 +22,7 @@ def agrees(op: Op, expected: Any, seen: Any) -> bool:
     if op.verb == "list_sessions" and isinstance(seen, dict) and "error" not in seen:
         return len(seen) == min(len(expected), op.args["limit"]) and bool(seen.items() <= expected.items())
     if op.verb == "validate" and locks(op, expected) and isinstance(seen, list):
-        # Of a voucher that was deleted since, its client's repetition tells that it is gone.
+        # If the voucher was deleted in between, the client's retry returns not_found.
         expected = [gone if gone["reason"] == "not_found" else each for each, gone in zip(expected, seen, strict=True)]
         return _without(expected, "available") == _without(seen, "available")
     same: bool = essence(op, expected) == essence(op, seen)
@@ -30,7 +30,7 @@ def agrees(op: Op, expected: Any, seen: Any) -> bool:
 
 
 def locks(op: Op, expected: Any) -> bool:
-    """Whether a validation locks, by what it tells."""
+    """Whether a validation with this result locks."""
     return op.args["key"] is not None and all(each["reason"] is None for each in expected)
 
 
@@ -44,7 +44,7 @@ def idle(op: Op) -> bool:
         case "delete_voucher":
             return not op.seen
         case "validate":
-            # Told that a voucher is gone, it may have locked it before.
+            # With not_found, an earlier try of the call may have locked the voucher.
             return op.args["key"] is None or any(each["reason"] not in (None, "not_found") for each in op.seen)
         case "release":
             return not any(op.seen)

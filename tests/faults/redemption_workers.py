@@ -1,6 +1,6 @@
 """Processes that redeem vouchers until they are stopped or killed, and keep a log that survives them.
 
-A worker does what a host does: it locks, redeems, releases and rolls back, and repeats a call with an unknown outcome
+A worker does what an application does: it locks, redeems, releases and rolls back, and repeats a call with an unknown outcome
 unchanged. Its keys and ids are its own, so each can be traced; amounts are small and limits low, so that workers
 compete.
 """

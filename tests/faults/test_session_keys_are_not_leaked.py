@@ -26,7 +26,7 @@ from voucher_sessions._core.verbs import Verbs
 
 @pytest.mark.parametrize("recorded_call", RECORDED_CALLS, ids=repr)
 def test_no_error_about_an_invalid_reply_shows_a_session_key(recorded_call: RecordedCall) -> None:
-    """Not the error of ours, and nothing that stands behind it."""
+    """Neither this library's error nor an error that is chained to it."""
     for answers in all_similar_replies(recorded_call):
         error = outcome(lambda answers=answers: recorded_call.call(VoucherSessions(ScriptedClient(*answers))))  # type: ignore[arg-type, misc]  # a stand-in for a client: it has what engines use
         if isinstance(error, VoucherSessionsError):

@@ -1,18 +1,18 @@
-"""Mutation runs: does a test go red when a guard is taken out of a script or a call?
+"""Mutation tests: puts one small defect at a time into a copy of the project, and reports those that no test notices.
 
-    python -m mutation.run                                all of them, some hours of two cores
+    python -m mutation.run                                all of them; takes some hours on two cores
     python -m mutation.run    --files lua/redeem.lua      of these files
-    python -m mutation.run    --sample 40                 so many, evenly spread
-    python -m mutation.run    --files lua/book.lua --list no run, a list
-    python -m mutation.run    --jobs 8                    so many at a time; by default one a core
+    python -m mutation.run    --sample 40                 this number of mutants, evenly spread
+    python -m mutation.run    --files lua/book.lua --list list them without running tests
+    python -m mutation.run    --jobs 8                    this number at a time; by default one per core
 
-Each mutant is the project with one small defect (``defects.py``), in a copy of its own: the checkout stays as it is. It
-is tried by the quickest tests that are about its file, and, while it survives, by more and more of them; the first red
-test kills it, and so does one that does not come to an end. A test that is red without any defect is left out and
-reported. In the end the survivors are listed: file, line, what stood there and what stands there now. Each of them is
-either a defect that no test sees, or none at all, which a reader must decide.
+Each mutant is the project with one small defect (``defects.py``), in a copy of its own: the checkout stays as it is. The
+quickest tests of its file run first, then more and more of them, until one fails or does not end. A test that fails
+without any defect is left out and reported. At the end the surviving mutants are listed: file, line, the original text
+and the changed text. A survivor is either a defect that no test notices, or a change without an effect; a reader must
+decide which.
 
-The same files give the same mutants in the same order. It is no test itself: its exit code is 0 whatever survives.
+The same files give the same mutants in the same order. The exit code is 0 even if mutants survive.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ _BEHAVIOUR: Final = (
         for name in ("test_semantics", "test_stacks", "test_repeated_calls", "test_audit", "test_pipelines")
     ),
     "core/test_client_errors",
+    "core/test_replies",
+    "behaviour/test_foreign_values",
 )
 # From the quickest to the widest, each for one server and few variants: a survivor is tried by all of them.
 LUA: Final = (
@@ -299,7 +301,7 @@ def chosen(files: list[str], sample: int | None) -> list[Mutant]:
 
 
 def run(to_try: list[Mutant], jobs: int) -> list[Mutant]:
-    """The survivors. Tells of each mutant what became of it."""
+    """The survivors. Reports each mutant as soon as its tests have ended."""
     _import_what_never_changes()
     found: list[tuple[Mutant, Outcome]] = []
     with multiprocessing.get_context("fork").Pool(jobs, _WorkingCopy.prepare) as pool:

@@ -1,4 +1,4 @@
-"""Docstrings of the public face: whole in each place, and the same text for the same verb."""
+"""Docstrings of the public interface: whole in each place, and the same text for the same verb."""
 
 from __future__ import annotations
 
@@ -121,3 +121,14 @@ def test_a_verb_that_changes_something_says_what_a_lost_reply_means(name: str) -
             assert re.search(
                 r"    OutcomeUnknown: The reply was lost.*Repeat", inspect.getdoc(ENGINE[verb]) or "", re.DOTALL
             )
+
+
+@pytest.mark.parametrize("model", [models.Voucher, models.Used, models.Session, models.Redeemable, models.Durability])
+def test_help_of_a_model_shows_its_fields_and_what_its_constructor_raises(model: type[Any]) -> None:
+    assert list(inspect.signature(model).parameters) == list(model.model_fields)
+    assert "InvalidRequest" in (inspect.getdoc(model.__init__) or "")
+
+
+def test_the_engines_begin_with_the_same_sentence() -> None:
+    first, of_async = paragraphs(VoucherSessions)[0], paragraphs(AsyncVoucherSessions)[0]
+    assert of_async == first.removesuffix(".") + ", with asyncio."

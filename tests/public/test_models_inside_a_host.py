@@ -7,7 +7,7 @@ from typing import Any
 import pydantic
 import pytest
 
-from voucher_sessions import InvalidRequest, Redeemable, Session, SessionType, TtlUnit, Voucher
+from voucher_sessions import InvalidRequest, Redeemable, Session, SessionFields, SessionType, TtlUnit, Voucher
 
 
 class Body(pydantic.BaseModel):
@@ -68,3 +68,14 @@ def test_a_session_inside_a_host_is_what_the_constructor_makes() -> None:
 def test_the_json_schema_says_what_a_ttl_is(mode: Any) -> None:
     ttl = Session.model_json_schema(mode=mode)["properties"]["ttl"]
     assert ttl["anyOf"] == [{"type": "number", "exclusiveMinimum": 0}, {"type": "null"}]
+
+
+class BodyWithFields(pydantic.BaseModel):
+    session: SessionFields
+
+
+def test_the_fields_of_a_session_as_a_dict_have_a_schema() -> None:
+    body = BodyWithFields.model_validate({"session": {"type": "LOCK", "ttl": 5, "ttl_unit": "MINUTES"}})
+    assert body.session == {"type": "LOCK", "ttl": 5, "ttl_unit": "MINUTES"}
+    assert "ttl_unit" in BodyWithFields.model_json_schema()["$defs"]["SessionFields"]["properties"]
+    assert errors(BodyWithFields, {"session": {"type": "HOLD"}})

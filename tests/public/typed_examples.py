@@ -1,4 +1,4 @@
-"""What type checkers accept of the public face, and what they must refuse. It is checked, not run.
+"""What type checkers accept of the public interface, and what they must refuse. It is checked, not run.
 
 ``tox -e types`` runs mypy --strict and pyright over it. Both report a ``type: ignore`` that suppresses nothing, so each
 one is a test: the line must be an error to both checkers.

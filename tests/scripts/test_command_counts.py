@@ -170,16 +170,16 @@ def client(request: pytest.FixtureRequest, server_of: Callable[[str], Server]) -
 
 
 def within_scripts(client: redis.Redis, act: Callable[[], object]) -> list[str]:
-    """The commands that scripts run in the meantime, as the server tells them by MONITOR."""
+    """The commands that scripts run in the meantime, as MONITOR reports them."""
     found = []
     with client.monitor() as monitor:
         act()
         client.echo("the end")
-        for told in iter(monitor.next_command, None):
-            if told["command"].startswith("ECHO"):
+        for entry in iter(monitor.next_command, None):
+            if entry["command"].startswith("ECHO"):
                 break
-            if told["client_type"] == "lua":
-                found.append(told["command"].split(" ")[0])
+            if entry["client_type"] == "lua":
+                found.append(entry["command"].split(" ")[0])
     return found
 
 
@@ -188,7 +188,7 @@ def test_every_path_is_counted() -> None:
 
 
 @pytest.mark.parametrize("path", COMMANDS)
-def test_commands(client: redis.Redis, path: str) -> None:
+def test_each_path_runs_the_expected_commands(client: redis.Redis, path: str) -> None:
     engine = VoucherSessions(client)
     for code in CODES:
         engine.put_voucher(Voucher(code=code, credits=100))

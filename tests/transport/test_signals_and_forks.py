@@ -111,7 +111,7 @@ def test_connections_of_the_parent_are_not_used_after_a_fork(monkeypatch: pytest
             engine.get_voucher("A")
         with pytest.raises(InvalidRequest, match="client: was opened before a fork"):
             engine.pipeline().get_voucher("A").execute()
-        with pytest.raises(InvalidRequest, match="client: was opened before a fork"):
+        with pytest.raises(InvalidRequest, match="client: was used before a fork"):
             asyncio.run(used.validate("A"))
         assert asyncio.run(unused.validate("A")).reason == "not_found"
         assert pooled_engine.validate("A").reason == "not_found", "redis-py's pools know of forks"

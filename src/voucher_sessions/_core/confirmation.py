@@ -1,4 +1,4 @@
-"""Durability: has replicas or the disk confirm each change.
+"""Durability: makes replicas or the disk confirm each change.
 
 A reply of Redis only says that the primary has changed its memory; if the primary fails, the change can be lost. With
 ``durability=``, WAIT (replicas have the change) or WAITAOF (it is on disk) follows each change on the same connection.

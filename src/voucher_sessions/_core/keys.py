@@ -9,7 +9,7 @@
     prefix:partition                 STRING  the fingerprint of the partition function          no TTL
     prefix:probe{TAG}                        the key that check_server tries commands on        never exists
 
-(* A large index expires one minute later, so that a script can UNLINK it: Redis may block while it expires it.)
+(* A large index expires one minute after its last lock. Until then a script can UNLINK it, which does not block Redis.)
 
 The braces put all keys of a voucher into one hash slot of a cluster. With a partition function, the keys are
 ``prefix:{PARTITION}{CODE}…``. Braces inside a code are escaped, so the closing brace always ends the code, and the text
@@ -73,7 +73,7 @@ class Keys:
         try:
             return self._book(code)
         except Exception as error:
-            # The function may reject codes that are not the host's. Then every equal function raises the same error.
+            # The function may reject codes that the application never uses. Then every equal function raises the same error.
             return type(error).__name__.encode()
 
     def probe(self, tag: str) -> bytes:

@@ -15,8 +15,8 @@ from voucher_sessions.results import Redemption, Rollback, StackRedemption
 class Receipt(NamedTuple):
     """The record of one redemption. redeem.lua writes it as fields with spaces between them.
 
-    ``call_id`` and ``rolled_back_by`` are the call ids of the redeem and of the rollback. By them an engine
-    distinguishes a retry by the client library, whose reply was lost, from a call that the caller repeats.
+    ``call_id`` and ``rolled_back_by`` are the call ids of the redeem and of the rollback. An engine uses them to
+    distinguish a client library's automatic retry after a lost reply from a call that the caller repeats.
     """
 
     quantity: int

@@ -57,7 +57,7 @@ def random_text(length: int) -> str:
 
 
 def new_call_id() -> str:
-    """The idempotency token of one call: by it a script recognises a repeated run of the same call.
+    """The idempotency token of one call: a script uses it to recognise a repeated run of the same call.
 
     It need only differ from the ids of other calls on the same session or redemption. It is no secret.
     """
@@ -99,13 +99,13 @@ def check_codes(field: str, codes: Sequence[str]) -> tuple[str, ...]:
 def _stack_items(field: str, sequence: Sequence[_T]) -> Sequence[_T]:
     """The 1 to 30 items of a sequence.
 
-    It is iterated only once, and only as far as needed: an object of the host's may return other items each time, or
+    It is iterated only once, and only as far as needed: an object of the application may return other items each time, or
     never end.
     """
     try:
         is_list = isinstance(sequence, Sequence) and not issubclass(type(sequence), str)
         items = list(islice(sequence, MAX_STACK + 1)) if is_list else None
-    except Exception:  # from a method of the host's object
+    except Exception:  # from a method of the application's object
         items = None
     if items is None:
         raise InvalidRequest(field, "must be a list")
@@ -178,7 +178,7 @@ def _time_to_live(
 
 
 def session_key(session: SessionLike | str) -> str:
-    """The key of an existing session. The other fields of a session object are ignored."""
+    """The key of an existing session. The other fields of a session object have no effect."""
     if is_a(session, str):
         return check_text("session", session)
     key = _session(session).key

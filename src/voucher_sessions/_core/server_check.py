@@ -85,7 +85,9 @@ def findings(
     try:
         results = [Finding(node=node, **found._asdict()) for rule in _RULES for found in rule(server)]
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
-        raise CorruptState("check_server: the server's answers do not have the form of answers of Redis") from error
+        raise CorruptState(
+            "check_server: the replies do not have the form of replies of Redis: check which server the client is connected to"
+        ) from error
     return sorted(results, key=lambda finding: get_args(Severity).index(finding.severity))
 
 
@@ -216,7 +218,7 @@ def _persistence(server: _ServerAnswers) -> Iterator[_FindingWithoutNode]:
         yield _FindingWithoutNode("warning", "appendfsync", problem, "CONFIG SET appendfsync always, or everysec")
     elif appending == 1 and fsync == "everysec" and not (server.durability and server.durability.fsync):
         problem = "the append-only file is flushed once a second: a machine failure loses up to 2 seconds"
-        remedy = "CONFIG SET appendfsync always, or have changes confirmed by Durability(fsync=True)"
+        remedy = "CONFIG SET appendfsync always, or use Durability(fsync=True, timeout_ms=3000)"
         yield _FindingWithoutNode("warning", "appendfsync", problem, remedy)
 
 
@@ -236,7 +238,7 @@ def _durability(server: _ServerAnswers) -> Iterator[_FindingWithoutNode]:
                 f"durability needs {name}, which the server refuses ({refusal.strip()}): every change raises NotDurable"
             )
             yield _FindingWithoutNode(
-                "error", "durability", problem, "Redis has WAITAOF since 7.2; every Valkey has it"
+                "error", "durability", problem, "allow the command; for WAITAOF use Redis 7.2 or newer, or any Valkey"
             )
     wanted, replicas = server.durability.replicas, server.info("connected_slaves")
     if replicas is not None and replicas < wanted:

@@ -70,7 +70,7 @@ class AsyncTransport:
         if self._process != os.getpid():
             raise InvalidRequest(
                 "client",
-                "was opened before a fork, and its connections belong to the parent process: make a new client in the child",
+                "was used before a fork, and its connections belong to the parent process: make a new client and a new engine in the child",
             )
         if self._first_call is not None:
             await self._answer(self._first_call)
@@ -110,7 +110,7 @@ class AsyncTransport:
     async def _send(self, call: Call[T], command: tuple[Arg, ...]) -> list[Any]:
         """The script's reply, and the replies to the commands that confirm durability, if they are sent.
 
-        Replies are not decoded, whatever ``decode_responses`` of the host's client is: the readers take bytes.
+        Replies are not decoded, whatever the client's ``decode_responses`` is: the readers take bytes.
         """
         if self._durability is None or not call.changes:
             try:
@@ -160,6 +160,6 @@ class AsyncTransport:
         return [command.result for command in pipeline]
 
     async def _refresh_slots(self) -> None:
-        """Have a cluster client read the slot table anew. By itself it does so only after errors of single commands."""
+        """Make a cluster client read the slot table again. By itself it does so only after errors of single commands."""
         if self._clustered:
             await self._client.nodes_manager.initialize()

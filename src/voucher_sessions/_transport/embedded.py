@@ -10,8 +10,8 @@ to one of the engines, so that it stays when the engine that started it ends:
 
 An engine that finds no server starts a keeper. If several do so at once, the keeper that gets ``server.lock`` starts the
 server, and the others wait until it answers. The keeper then waits for ``users.lock`` without sharing it: when it gets
-it, no engine is left, and it ends the server. A server that ends before that, as it does on a full disk, is started
-again, and again until it works. If the keeper is killed, the kernel kills the server with it, and the next engine that
+it, no engine is left, and it ends the server. If the server ends before that, for example because the disk is full,
+the keeper starts it again, and repeats this until the server runs. If the keeper is killed, the kernel kills the server with it, and the next engine that
 is opened starts both again. (On Linux. Elsewhere such a server runs on without a keeper, and engines share it.)
 
 Without a folder, the keeper creates a temporary one and removes it at the end. The engine's process creates no files
@@ -81,7 +81,9 @@ def _shared_lock(folder: Path) -> IO[bytes]:
 def _socket_path(folder: Path) -> Path:
     path = keeper.socket_path(folder)
     if path is None:
-        raise FileNotFoundError("the directory of the server's socket was removed")
+        raise FileNotFoundError(
+            "the directory of the server's socket was removed: close all engines of this folder, then open them again"
+        )
     return path
 
 

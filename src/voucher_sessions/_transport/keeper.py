@@ -25,9 +25,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-START_SECONDS = 30  # without any answer; the time in which the server says that it loads its data does not count
+START_SECONDS = 30  # to wait for a reply; while the server replies that it is loading its data, the wait starts anew
 STOP_SECONDS = 30
-STABLE_SECONDS = 1.0  # a server that ends sooner is not started again without a pause
+STABLE_SECONDS = 1.0  # a server that ended sooner is started again only after a pause
 PAUSE_SECONDS = 0.1  # before the second attempt to start a server, then twice as long each time
 LONGEST_PAUSE_SECONDS = 2.0
 
@@ -84,9 +84,9 @@ def keep(binary: str, report: Callable[[str], None]) -> None:
 
 
 def _restarted_server(binary: str, users: IO[bytes], lock: IO[bytes], log: IO[bytes]) -> subprocess.Popen[bytes] | None:
-    """A server in place of one that ended, as it does when the disk is full; None if no engine waits for it any more.
+    """Start a server after the old one has ended, for example on a full disk; None if no engine uses the folder any more.
 
-    It may fail for as long as the disk stays full, but the engines cannot start a server by themselves.
+    It tries until a server runs: the disk may stay full for long, and engines cannot start a server themselves.
     """
     pause = PAUSE_SECONDS
     while not _locked(users):
@@ -113,7 +113,10 @@ def _answering_server(binary: str, lock: IO[bytes], log: IO[bytes]) -> subproces
             raise ChildProcessError(f"the server ended with status {server.returncode}: {last_line}")
         if time.monotonic() > deadline:
             if server is None:
-                raise TimeoutError("another process runs the server of this folder, but it cannot be reached from here")
+                raise TimeoutError(
+                    "another process runs the server of this folder, but its socket in /tmp cannot be reached: give both "
+                    "processes the same /tmp (systemd: PrivateTmp=no), or use another folder"
+                )
             server.kill()
             server.wait()
             raise TimeoutError(f"the server did not answer for {START_SECONDS} seconds")

@@ -83,7 +83,7 @@ class SyncTransport:
         if self._process is not None and self._process != os.getpid():
             raise InvalidRequest(
                 "client",
-                "was opened before a fork, and its only connection belongs to the parent process: make a new client in the child",
+                "was opened before a fork, and its only connection belongs to the parent process: make a new client and a new engine in the child",
             )
         if self._first_call is not None:
             self._answer(self._first_call)
@@ -123,7 +123,7 @@ class SyncTransport:
     def _send(self, call: Call[T], command: tuple[Arg, ...]) -> list[Any]:
         """The script's reply, and the replies to the commands that confirm durability, if they are sent.
 
-        Replies are not decoded, whatever ``decode_responses`` of the host's client is: the readers take bytes.
+        Replies are not decoded, whatever the client's ``decode_responses`` is: the readers take bytes.
         """
         if self._durability is None or not call.changes:
             return [self._client.execute_command(*command, NEVER_DECODE=True)]
@@ -159,6 +159,6 @@ class SyncTransport:
         return replies
 
     def _refresh_slots(self) -> None:
-        """Have a cluster client read the slot table anew. By itself it does so only after errors of single commands."""
+        """Make a cluster client read the slot table again. By itself it does so only after errors of single commands."""
         if self._clustered:
             self._client.nodes_manager.initialize()

@@ -103,7 +103,7 @@ def _clients(url: str, options: Mapping[str, Any], classes: _ClientClasses, serv
     except (TypeError, ValueError, LookupError, AttributeError):
         if options:  # the error may be about one of the options, and then its own text describes it best
             raise
-    raise InvalidRequest("url", "has options that the client does not take")
+    raise InvalidRequest("url", "has options that redis-py does not accept: check their names and values after the '?'")
 
 
 def _new_clients(url: str, options: Mapping[str, Any], classes: _ClientClasses, servers: ExitStack) -> list[Any]:

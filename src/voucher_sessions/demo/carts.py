@@ -67,7 +67,7 @@ def plan_carts(count: int) -> list[Cart]:
     for number in range(count):
         code, ending = CODES[number % 3], chance.choice(ENDINGS)
         if number in {1, 2}:
-            ending = Ending.KEEPS_LOCK  # one for each card, so that the final audit finds live sessions
+            ending = Ending.KEEPS_LOCK  # one for each card, so that the checks at the end find live sessions
         cart = Cart(
             order_id=f"order-{number + 1:04}",
             code=code,

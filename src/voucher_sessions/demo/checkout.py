@@ -1,4 +1,4 @@
-"""What a host application does with the library: validate with a session, then redeem, release or abandon it."""
+"""What an application does with the library: validate with a session, then redeem, release or abandon it."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Report(NamedTuple):
 def serve(engine: VoucherSessions, cart: Cart) -> Iterator[Report]:
     """Serve one cart and report each step."""
     try:
-        answer = engine.validate(cart.code, credits=cart.credits, points=cart.points, session=cart.session)
-        if answer.session is None or not answer.valid:
-            yield _refused(cart, locked_by_others=answer.locked_by_others)
+        validation = engine.validate(cart.code, credits=cart.credits, points=cart.points, session=cart.session)
+        if validation.session is None or not validation.valid:
+            yield _refused(cart, locked_by_others=validation.locked_by_others)
             return
-        session_key = answer.session.key  # the voucher is now locked for this cart
+        session_key = validation.session.key  # the voucher is now locked for this cart
         time.sleep(cart.seconds)
         if cart.ending is Ending.ABANDONS:
             yield Report(cart, Status.ABANDONED, session_key)
@@ -72,8 +72,8 @@ def _with_larger_amounts(engine: VoucherSessions, cart: Cart, session_key: str) 
     """
     larger = replace(cart, credits=cart.credits * 2, points=cart.points * 2)
     session = {**cart.session, "key": session_key}
-    answer = engine.validate(cart.code, credits=larger.credits, points=larger.points, session=session)
-    return larger if answer.valid else cart
+    validation = engine.validate(cart.code, credits=larger.credits, points=larger.points, session=session)
+    return larger if validation.valid else cart
 
 
 def _pay(engine: VoucherSessions, cart: Cart, session_key: str) -> Iterator[Report]:

@@ -1,4 +1,4 @@
-"""What must be true at the end: what the workers reported and what the parent saw, compared with what Redis holds."""
+"""What must be true at the end: what the workers reported and what the parent saw, compared with what Redis stores."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class WorkerReports:
 
 @dataclass(frozen=True, slots=True)
 class StoredState:
-    """What Redis holds at the end. ``receipts`` is by order id."""
+    """What Redis stores at the end. ``receipts`` is by order id."""
 
     states: dict[str, VoucherState]
     sessions: dict[str, list[ActiveSession]]

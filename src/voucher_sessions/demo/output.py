@@ -1,4 +1,4 @@
-"""The lines that the demo prints: progress, the final table and the result of the audit."""
+"""The lines that the demo prints: progress, the final table and the results of the checks."""
 
 from __future__ import annotations
 

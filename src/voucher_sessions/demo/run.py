@@ -23,7 +23,7 @@ from voucher_sessions.demo.server import keys_deleted, shared_url, without_crede
 from voucher_sessions.demo.workers import RECEIPT_TTL_SECONDS, WorkerPool
 from voucher_sessions.errors import CLIENT_ERRORS
 
-HELP: Final = "redeem three vouchers from several processes at once, kill one of them, and check every balance"
+HELP: Final = "redeem three vouchers from several processes at once, kill one of the processes, and check every balance"
 
 FAILED: Final = 1
 CANNOT_RUN: Final = 2
@@ -48,8 +48,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     # argparse would quote an unexpected argument, which may be a URL with a password.
     parser.add_argument("unexpected", nargs="*", type=_refuse, help=argparse.SUPPRESS)
     # With fewer carts, all workers may have ended before one can be killed.
-    parser.add_argument("--carts", type=_from_to(30, 10_000), default=500, metavar="N", help="default: %(default)s")
-    parser.add_argument("--workers", type=_from_to(1, 64), default=4, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--carts",
+        type=_from_to(30, 10_000),
+        default=500,
+        metavar="N",
+        help="number of carts, 30 to 10000 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=_from_to(1, 64),
+        default=4,
+        metavar="N",
+        help="number of processes, 1 to 64 (default: %(default)s)",
+    )
 
 
 def main(options: argparse.Namespace) -> int:

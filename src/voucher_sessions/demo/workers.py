@@ -83,7 +83,7 @@ class WorkerPool:
                 self.take_snapshot()
 
     def take_snapshot(self) -> None:
-        """Read the vouchers. The audit checks every snapshot."""
+        """Read the vouchers. Every snapshot is checked at the end."""
         states = [self._engine.get_voucher(code) for code in CODES]
         self.snapshots += states
         shown = [(state.code, main_balance(state)) for state in states]

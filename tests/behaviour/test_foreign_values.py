@@ -1,0 +1,131 @@
+"""Keys with values that this library did not write: CorruptState, and nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import methodcaller
+
+import pytest
+from conftest import Backend
+
+from voucher_sessions import CorruptState, Voucher, VoucherSessions
+
+ACTS: list[methodcaller] = [
+    methodcaller("put_voucher", Voucher(code="A", credits=5)),
+    methodcaller("get_voucher", "A"),
+    methodcaller("validate", "A"),
+    methodcaller("validate", "A", session={"type": "LOCK", "key": "cart"}),
+    methodcaller("redeem", "A"),
+    methodcaller("redeem", "A", session="cart"),
+    methodcaller("release", "A", "cart"),
+    methodcaller("list_sessions", "A"),
+]
+
+
+@pytest.fixture
+def engine_with_foreign_value(
+    make_engine: Callable[..., VoucherSessions], backend: Backend
+) -> Callable[[str], VoucherSessions]:
+    """An engine with a live session, under one of whose keys somebody else's value stands."""
+
+    def write_foreign_value(key: str, value: str = "list") -> VoucherSessions:
+        engine = make_engine()
+        engine.put_voucher(Voucher(code="A", credits=50))
+        engine.validate("A", credits=5, session={"type": "LOCK", "key": "cart"})
+        engine.validate("A", credits=5, session={"type": "LOCK", "key": "other"})
+        ttl_ms = backend.keys()[key.encode()]
+        backend.admin.delete(key)
+        if value == "list":
+            backend.admin.rpush(key, "someone else's")
+        else:
+            backend.admin.set(key, value)
+        if ttl_ms > 0:
+            backend.admin.pexpire(key, ttl_ms)
+        return engine
+
+    return write_foreign_value
+
+
+@pytest.mark.parametrize("value", ["list", "some text", "5", "[1, 2]", "", '["a"," b",-5,0,0,0,0,0,0,0,0,0,0]'])
+@pytest.mark.parametrize("act", [*ACTS, methodcaller("delete_voucher", "A")])
+def test_a_foreign_value_at_the_vouchers_key_is_corrupt_state(
+    engine_with_foreign_value: Callable[..., VoucherSessions], backend: Backend, act: methodcaller, value: str
+) -> None:
+    engine = engine_with_foreign_value("vs:{A}", value)
+    before = backend.contents()
+    with pytest.raises(CorruptState, match="'A'"):
+        act(engine)
+    assert backend.contents() == before
+
+
+@pytest.mark.parametrize("act", [ACTS[3], ACTS[5], ACTS[6]])
+def test_a_foreign_value_at_the_index_key_is_corrupt_state(
+    engine_with_foreign_value: Callable[..., VoucherSessions], backend: Backend, act: methodcaller
+) -> None:
+    engine = engine_with_foreign_value("vs:{A}:locks")
+    before = backend.contents()
+    with pytest.raises(CorruptState, match="'A'"):
+        act(engine)
+    assert backend.contents() == before
+
+
+@pytest.mark.parametrize("act", [ACTS[3], ACTS[5], ACTS[6]])
+def test_a_foreign_value_at_a_session_key_is_corrupt_state(
+    engine_with_foreign_value: Callable[..., VoucherSessions], backend: Backend, act: methodcaller
+) -> None:
+    engine = engine_with_foreign_value("vs:{A}:session:cart", "some text")
+    before = backend.contents()
+    with pytest.raises(CorruptState, match="'A'"):
+        act(engine)
+    assert backend.contents() == before
+
+
+@pytest.mark.parametrize("value", ["some text", ""])
+@pytest.mark.parametrize(
+    "act",
+    [
+        methodcaller("redeem", "A", redemption_id="order"),
+        methodcaller("rollback", "A", "order"),
+        methodcaller("get_redemption", "A", "order"),
+    ],
+)
+def test_a_foreign_value_at_a_receipt_key_is_corrupt_state(
+    make_engine: Callable[..., VoucherSessions], backend: Backend, act: methodcaller, value: str
+) -> None:
+    engine = make_engine()
+    engine.put_voucher(Voucher(code="A", credits=50))
+    backend.admin.set("vs:{A}:redemption:order", value)
+    before = backend.contents()
+    with pytest.raises(CorruptState):
+        act(engine)
+    assert backend.contents() == before
+
+
+def test_a_rollback_on_a_corrupt_voucher_changes_nothing(
+    make_engine: Callable[..., VoucherSessions], backend: Backend
+) -> None:
+    engine = make_engine()
+    engine.put_voucher(Voucher(code="A", credits=50))
+    engine.redeem("A", credits=40, redemption_id="order")
+    book = backend.admin.get("vs:{A}")
+    backend.admin.set("vs:{A}", "some text")
+    with pytest.raises(CorruptState):
+        engine.rollback("A", "order")
+    backend.admin.set("vs:{A}", book)  # type: ignore[arg-type]  # what was read
+    assert engine.rollback("A", "order").replayed is False
+    assert engine.get_voucher("A").credits.used == 0
+
+
+def test_a_foreign_expired_index_member_is_corrupt_state(
+    make_engine: Callable[..., VoucherSessions], backend: Backend
+) -> None:
+    engine = make_engine()
+    engine.put_voucher(Voucher(code="A", credits=50))
+    engine.validate("A", session={"type": "LOCK", "key": "stays"})
+    engine.validate("A", session={"type": "LOCK", "key": "goes", "ttl": 5, "ttl_unit": "MILLISECONDS"})
+    backend.admin.zadd("vs:{A}:locks", {"nonsense": 5})
+    backend.clock.advance(6)
+    before = backend.contents()
+    with pytest.raises(CorruptState):
+        engine.validate("A")
+    assert backend.contents() == before

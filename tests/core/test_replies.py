@@ -1,0 +1,118 @@
+"""Replies: invalid ones are CorruptState, and those that ask for another command are followed by one."""
+
+from __future__ import annotations
+
+from operator import methodcaller
+from typing import Any
+
+import pytest
+import redis
+import redis.exceptions
+
+from core.stub_clients import CHANGING, READING, Stub, on_both
+from voucher_sessions import CorruptState, VoucherSessions
+
+NONSENSE: list[Any] = [
+    None,
+    [],
+    b"OK",
+    7,
+    {},
+    [b"nonsense"],
+    [b"state"],
+    [b"state", 1, 2, 3, 4],
+    [b"state", b"x", 2, 3, 4, 5, 6, 7, 8, 9],
+    [b"answered"],
+    [b"answered", 5, b"", 0],
+    [b"answered", 5, b"because", 0, 0, 0, 0, 0, 0, 0, 0],
+    [b"answered", b"now", b"", 0, 0, 1, 1, 1, 5, 0, 0],
+    [b"answered", 5, b"", 0, 0, 1, -1, 1, 0, 0, 0],
+    [b"refused", 1],
+    [b"refused", 0, 0, b"not_found", 0, 0, 0, 0, 0],
+    [b"refused", 0, 0, b"", 0, 0, 0, 0, 0],
+    [b"receipts"],
+    [b"receipts", b"life 1 2"],
+    [b"receipts", b"life x 0 0 5 call - key"],
+    [b"receipts", 5],
+    [b"released"],
+    [b"deleted"],
+    [b"sessions"],
+    [b"sessions", 5, b"no member", 7],
+    [b"sessions", 5, 6, 7],
+    [b"voucher_missing", 9],
+    [b"voucher_missing"],
+    [b"voucher_missing", 0],
+    [b"session_missing", None],
+    [b"conflict", b"x"],
+]
+
+
+@pytest.mark.parametrize("act", CHANGING + READING)
+@pytest.mark.parametrize("nonsense", NONSENSE)
+def test_an_invalid_reply_is_corrupt_state(act: methodcaller, nonsense: Any) -> None:
+    for seen in on_both(act, nonsense):
+        assert isinstance(seen, CorruptState), seen
+
+
+@pytest.mark.parametrize(
+    ("act", "reply"),
+    [
+        (methodcaller("delete_voucher", "A"), [b"deleted", True]),
+        (methodcaller("delete_voucher", "A"), (b"deleted", 1)),
+        (methodcaller("delete_voucher", "A"), [b"deleted", 2]),
+        (methodcaller("get_voucher", "A"), [b"state", -1, 0, 0, 0, 0, 0, 2**53, 0, 0]),
+        (methodcaller("validate", "A"), [b"answered", 5, 0, 0, 0, 1, 1, 1, 0, 0, 0]),
+        (methodcaller("validate", "A"), [b"answered", 5, b"", 1, 7, 1, 1, 1, 0, 0, 0]),
+        (methodcaller("validate", "A"), [b"answered", 5, b"quantity_exceeded", 2, 7, 0, 1, 1, 0, 0, 0]),
+        (methodcaller("validate", "A", session={"type": "LOCK"}), [b"answered", 5, b"", 0, 0, 1, 1, 1, 0, 0, 0]),
+        (methodcaller("redeem", "A"), [b"refused", 0, 0, b"quantity_exceeded", 1, -7, 0, 1, 1]),
+        (methodcaller("redeem", "A"), [b"refused", 0, 2**53, b"loyalty_card_points_exceeded", 0, 0, 1, 1, 1]),
+    ],
+)
+def test_a_reply_that_contradicts_itself_is_corrupt_state(act: methodcaller, reply: Any) -> None:
+    for seen in on_both(act, reply):
+        assert isinstance(seen, CorruptState), seen
+
+
+@pytest.mark.parametrize(
+    ("act", "reply"),
+    [
+        (methodcaller("delete_voucher", "A"), [b"released", 1]),
+        (methodcaller("release", "A", "cart"), [b"deleted", 1]),
+        (methodcaller("get_voucher", "A"), [b"counted", -1, 0, 0, 0, 0, 0, 0, 0, 0]),
+        (methodcaller("validate", "A"), [b"refused", 5, b"", 0, 0, 1, 1, 1, 0, 0, 0]),
+        (methodcaller("list_sessions", "A"), [b"answered", 5]),
+        (methodcaller("get_redemption", "A", "order"), [b"sessions", b"life 1 0 0 5 call - key"]),
+    ],
+)
+def test_a_reply_to_another_verb_is_corrupt_state(act: methodcaller, reply: list[Any]) -> None:
+    for seen in on_both(act, reply):
+        assert isinstance(seen, CorruptState), seen
+
+
+def test_a_reply_that_arrives_after_the_expiry_has_no_time_left() -> None:
+    """A call that the client sent again finds its own lock as it was."""
+    act = methodcaller("validate", "A", session={"type": "LOCK", "key": "cart"})
+    for seen in on_both(act, [b"answered", 1005, b"", 0, 0, 1, 1, 1, 1000, 0, 0]):
+        assert (seen.valid, seen.session.remaining_ms) == (True, 0)
+
+
+def test_noscript_is_followed_by_one_eval() -> None:
+    stub = Stub(redis.exceptions.NoScriptError("NOSCRIPT"), [b"deleted", 1])
+    assert VoucherSessions(stub).delete_voucher("A") is True  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
+    assert [args[0] for args in stub.sent] == ["EVALSHA", "EVAL"]
+    assert stub.sent[0][2:] == stub.sent[1][2:]
+
+
+def test_a_reply_that_asks_for_another_call_is_followed_by_one() -> None:
+    stub = Stub([b"again"], [b"again"], [b"state", -1, 0, 0, 0, 0, 0, 0, 0, 0])
+    assert VoucherSessions(stub).get_voucher("A").quantity.limit is None  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
+    assert len(stub.sent) == 3
+
+
+def test_every_call_is_one_command() -> None:
+    replies = {"validate": [b"answered", 5, b"", 0, 0, 1, 1, 1, 0, 0, 0], "delete_voucher": [b"deleted", 0]}
+    for verb, reply in replies.items():
+        stub = Stub(reply)
+        getattr(VoucherSessions(stub), verb)("A")  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
+        assert len(stub.sent) == 1
