@@ -153,7 +153,8 @@ class AsyncVoucherSessions:
 
         Args:
             voucher: The code and the limits.
-            used: Replaces the used quantity, credits and points, for example with those of another system. None: they stay as they are.
+            used: Replaces the used quantity, credits and points, for example with those of another system. None: they
+                stay as they are.
 
         Returns:
             The voucher: for quantity, credits and points its limit, and what is used, locked and available.
@@ -255,7 +256,8 @@ class AsyncVoucherSessions:
             redemption_id: The caller's id of this redemption, for example an order number. None: the engine generates
                 one before anything is sent; ``Redemption.id`` returns it.
             if_session_missing: What to do if the session is not live: ``"raise"`` raises ``SessionNotFound``,
-                ``"redeem"`` redeems as if no session had been given. Then name the amounts: None is 0, because nobody knows what the session had locked.
+                ``"redeem"`` redeems as if no session had been given. Then name the amounts: None is 0, because nobody
+                knows what the session had locked.
 
         Returns:
             What was redeemed.
@@ -266,7 +268,8 @@ class AsyncVoucherSessions:
             SessionNotFound: The session is not live: it expired, was released or redeemed, or never existed.
             LimitExceeded: Not enough is available; one of ``QuantityExceeded``, ``GiftAmountExceeded`` and
                 ``LoyaltyPointsExceeded``.
-            RedemptionConflict: The id was used for another request: other amounts, another session, or other vouchers in a stack.
+            RedemptionConflict: The id was used for another request: other amounts, another session, or other vouchers
+                in a stack.
             OutcomeUnknown: The reply was lost, so the redemption may or may not have happened. Repeat the call with the
                 ``redemption_id`` that the error carries: if it did happen, the repeat returns its result with
                 ``replayed=True``.

@@ -333,8 +333,8 @@ SessionLike = Session | SessionFields | _DictOfAnything
 
 Type checkers find a misspelt field in a dict that is written in the call. They accept a variable of type
 ``dict[str, Any]`` or ``dict[str, object]``, as JSON gives it; its fields are checked when the call is made. Any other
-mapping works too; for a type checker, copy it into a variable first: ``fields = dict(mapping)``. A variable with the annotation
-``SessionFields`` is checked where it is assigned.
+mapping works too; for a type checker, copy it into a variable first: ``fields = dict(mapping)``. A variable with the
+annotation ``SessionFields`` is checked where it is assigned.
 """
 
 
@@ -361,7 +361,8 @@ class Durability(Request):
     Attributes:
         replicas: The number of replicas that must have the change: in memory, or on their disks with ``fsync``.
         fsync: True: the primary must have the change on its disk. Needs an append-only file and Redis 7.2 or Valkey.
-            With ``appendfsync everysec`` it takes one to two seconds, so set ``timeout_ms`` to more than 2000; with ``always`` it takes no additional time.
+            With ``appendfsync everysec`` it takes one to two seconds, so set ``timeout_ms`` to more than 2000; with
+            ``always`` it takes no additional time.
         timeout_ms: How long to wait, in milliseconds; shorter than the client's ``socket_timeout``.
     """
 

@@ -114,7 +114,8 @@ class Redemption(Model):
     Attributes:
         id: The redemption id, given or generated.
         code: The voucher's code.
-        session_key: The session key that the call named, also if that session was not live; None if the call named none.
+        session_key: The session key that the call named, also if that session was not live; None if the call named
+            none.
         quantity: The quantity redeemed, always 1.
         credits: The gift card credits redeemed, in minor units (cents).
         points: The loyalty points redeemed.

@@ -70,7 +70,8 @@ class AsyncTransport:
         if self._process != os.getpid():
             raise InvalidRequest(
                 "client",
-                "was used before a fork, and its connections belong to the parent process: make a new client and a new engine in the child",
+                "was used before a fork, and its connections belong to the parent process: make a new client and a new "
+                "engine in the child",
             )
         if self._first_call is not None:
             await self._answer(self._first_call)

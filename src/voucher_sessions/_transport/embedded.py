@@ -8,11 +8,12 @@ to one of the engines, so that it stays when the engine that started it ends:
     socket         where the server listens, see ``keeper.socket_path``
     server.log     what the server prints
 
-An engine that finds no server starts a keeper. If several do so at once, the keeper that gets ``server.lock`` starts the
-server, and the others wait until it answers. The keeper then waits for ``users.lock`` without sharing it: when it gets
-it, no engine is left, and it ends the server. If the server ends before that, for example because the disk is full,
-the keeper starts it again, and repeats this until the server runs. If the keeper is killed, the kernel kills the server with it, and the next engine that
-is opened starts both again. (On Linux. Elsewhere such a server runs on without a keeper, and engines share it.)
+An engine that finds no server starts a keeper. If several do so at once, the keeper that gets ``server.lock`` starts
+the server, and the others wait until it answers. The keeper then waits for ``users.lock`` without sharing it: when it
+gets it, no engine is left, and it ends the server. If the server ends before that, for example because the disk is
+full, the keeper starts it again, and repeats this until the server runs. If the keeper is killed, the kernel kills the
+server with it, and the next engine that is opened starts both again. (On Linux. Elsewhere such a server runs on without
+a keeper, and engines share it.)
 
 Without a folder, the keeper creates a temporary one and removes it at the end. The engine's process creates no files
 that it could leave behind.

@@ -83,7 +83,8 @@ class SyncTransport:
         if self._process is not None and self._process != os.getpid():
             raise InvalidRequest(
                 "client",
-                "was opened before a fork, and its only connection belongs to the parent process: make a new client and a new engine in the child",
+                "was opened before a fork, and its only connection belongs to the parent process: make a new client and "
+                "a new engine in the child",
             )
         if self._first_call is not None:
             self._answer(self._first_call)
