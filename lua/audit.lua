@@ -3,6 +3,7 @@
 --   vs:{CODE}        STRING  the book
 --   vs:{CODE}:locks  ZSET    its live locks
 -- ARGV
+--   call_id          the call id: every reply begins with it
 --   from             the rank of the first lock of this part
 --   most             how many locks at most
 -- Status
@@ -13,17 +14,17 @@
 --                    the rank of the first lock of the next part, or -1 if there is none
 -- include: constants
 local book_key, locks_key = KEYS[1], KEYS[2]
-local from, most = ARGV[1] + 0, ARGV[2] + 0
+local call_id, from, most = ARGV[1], ARGV[2] + 0, ARGV[3] + 0
 local again = false
 local text = redis.call('GET', book_key)
 -- include: open
 if not book then
-  return {'voucher_missing', 1}
+  return {call_id, 'voucher_missing', 1}
 end
 -- include: clock
 -- include: reclaim
 if again then
-  return {'again'}
+  return {call_id, 'again'}
 end
 
 local members = redis.call('ZRANGE', locks_key, from, from + most - 1)
@@ -42,7 +43,7 @@ end
 local first = redis.call('ZRANGE', locks_key, 0, 0, 'WITHSCORES')[2] or book[LOCKED_UNTIL]
 local last = redis.call('ZRANGE', locks_key, -1, -1, 'WITHSCORES')[2] or book[LOCKED_UNTIL]
 return {
-  'counted',
+  call_id, 'counted',
   redis.call('GET', book_key),
   book[QUANTITY_LOCKED], book[CREDITS_LOCKED], book[POINTS_LOCKED],
   quantity_counted, credits_counted, points_counted,

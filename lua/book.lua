@@ -2,8 +2,12 @@
 -- block in a line `-- include: <block>`, and scripts.py replaces that line by the text of the block. Functions would be
 -- slower: Lua would create them anew in every call, which takes a sixth of the time of an empty script.
 --
--- vs:{CODE} is the book: one STRING, so that a script reads it and a session in a single MGET. It is a JSON array of
--- thirteen values, since cjson decodes the numbers in half the time of a Lua pattern. The constants name the positions:
+-- Every value begins with the number of its format, 1. A script that reads a higher number raises an error before it
+-- writes: a newer version of this library wrote the value. The members of the index have the format of their book.
+--
+-- vs:{CODE} is the book: one STRING, so that a script reads it and a session in a single MGET. After the format comes a
+-- JSON array of fourteen values, since cjson decodes the numbers in half the time of a Lua pattern. The constants name
+-- the positions:
 --   life                      a random token, new whenever the voucher is created. What an earlier, deleted voucher of
 --                             the same code left in Redis has another token, so the scripts ignore it
 --   call ids                  of the latest calls that put or deleted the voucher
@@ -13,22 +17,26 @@
 --   next_expiry               in ms: no lock expires earlier
 --   locked_until              in ms: no lock expires later, so from then on nothing is locked and no lock must be read
 --                             (releasing a lock does not move it; reclaiming expired locks does)
+--   reclaimed_at              in ms: the latest moment at which expired locks were reclaimed; 0: never
 -- After the array comes the session key of the only lock, if the voucher has just one: most vouchers never have two at
 -- a time. It needs no index, since its amounts and its expiry are those of the book. The second lock creates the
 -- index, which then contains both locks.
--- vs:{CODE}:locks is the index, a ZSET of '<credits> <points> <session key>' scored by expiry in ms. The key expires at
--- locked_until, or a minute later if it is large.
--- vs:{CODE}:session:<key> is '<life> <expires_at_ms> <credits> <points> <call ids>'. The key expires with the lock.
+-- vs:{CODE}:locks is the index, a ZSET of '<credits> <points> <session key>' scored by expiry in ms. The key expires a
+-- day after locked_until: it must survive a clock that jumps forward and back.
+-- vs:{CODE}:session:<key> is '1 <life> <expires_at_ms> <credits> <points> <call ids>'. The key expires with the lock.
 --
 -- A call id is the random token of one call. A key keeps the ids of the latest calls that changed it, the last call
 -- last, and '!' precedes the id of a call that ended the session. A client that got no reply sends the same call again
 -- by itself: the script finds the call id, changes nothing, and replies as it did the first time, even if other calls
 -- have been executed in between. For this purpose tombstones stay for two minutes: a session that was released or
 -- redeemed keeps its value, with '!' and the call id appended, and the book of a deleted voucher becomes
--- ["deleted","<call ids>"].
+-- 1["deleted","<call ids>"].
 --
 -- A lock is live while now < expires_at_ms. Redis keeps a key through the millisecond of its expiry, so the stored
 -- expiry decides whether a lock is live, not whether its key exists. The keys' own expiry only frees memory.
+-- The server's clock may go back: it is set, or a replica whose clock is behind becomes the primary. A lock that was
+-- reclaimed stays dead then, since its amounts may be another session's by now. So while now < reclaimed_at, a lock is
+-- live only if the book or the index still has it.
 --
 -- Below, the header of each block is one sentence, then the locals that the block reads from the code before it, and
 -- those that it declares or assigns and that code after it uses. Constants, in capitals, are left out.
@@ -40,17 +48,17 @@
 local LIFE, CALL_IDS, QUANTITY_LIMIT, CREDITS_LIMIT, POINTS_LIMIT = 1, 2, 3, 4, 5
 local QUANTITY_USED, CREDITS_USED, POINTS_USED = 6, 7, 8
 local QUANTITY_LOCKED, CREDITS_LOCKED, POINTS_LOCKED = 9, 10, 11
-local NEXT_EXPIRY, LOCKED_UNTIL = 12, 13
+local NEXT_EXPIRY, LOCKED_UNTIL, RECLAIMED_AT = 12, 13, 14
 -- The pattern of a book. It is needed because cjson accepts many texts that this library never writes.
-local BOOK = '^%["%w+","[%w ]+",%-?%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+%]'
-local ONLY_KEY = 14 -- stored after the array: the session key of the only lock; '' if there is an index, or no lock
-local SESSION_TEXT, OWN_CREDITS, OWN_POINTS = 15, 16, 17 -- the session's live lock; never stored in the book
+local BOOK = '^1%["%w+","[%w ]+",%-?%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+,%d+%]'
+local ONLY_KEY = 15 -- stored after the array: the session key of the only lock; '' if there is an index, or no lock
+local SESSION_TEXT, OWN_CREDITS, OWN_POINTS = 16, 17, 18 -- the session's live lock; never stored in the book
 local MAX_NUMBER = 9007199254740991 -- 2^53 - 1, the largest exact integer: the limit of a voucher without limit
-local REMEMBERED = 27 -- characters of earlier call ids that a key keeps besides the last: two or three ids
+local REMEMBERED = 36 -- characters of earlier call ids that a key keeps besides the last: three ids
 local TOMBSTONE_MS = 120000 -- longer than a client repeats a call by itself: 11 timeouts of 5 s, and pauses in between
--- The key of an index of MANY or more locks expires LINGER_MS after its last lock, so that a script can UNLINK it before
--- that, in the background. By default Redis frees an expired key in the foreground: half a second for a million locks.
-local MANY, LINGER_MS = 10000, 60000
+-- An index expires so much later than its last lock. Until then a script can UNLINK it, in the background: an expired
+-- key is by default freed in the foreground, half a second for a million locks.
+local LINGER_MS = 86400000
 local reclaimable = 250 -- expired locks that one script call may still reclaim: limits how long the server is busy
 
 -- block: clock
@@ -60,6 +68,13 @@ local reclaimable = 250 -- expired locks that one script call may still reclaim:
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
+-- block: refuse
+-- Raises the error for `value`, which is not in a format that this script reads.
+-- Reads: value, book_key
+-- Sets: nothing
+local format = string.match(value, '^(%d+)[ %[]')
+error((format and format + 0 > 1 and 'FORMAT ' .. format .. ' ' or 'CORRUPT ') .. book_key)
+
 -- block: open
 -- Decodes `text`, the value of `book_key`, into `book` (nil where there is no voucher), or finds the call ids of the
 -- tombstone.
@@ -68,23 +83,24 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local book, tombstone_call_ids
 local _, array_ends = string.find(text or '', BOOK)
 if array_ends then
-  book = cjson.decode(string.sub(text, 1, array_ends))
+  book = cjson.decode(string.sub(text, 2, array_ends))
   book[ONLY_KEY] = string.sub(text, array_ends + 1)
 else
   -- MGET returns nil for a key of another type, as for an absent one; GET raises an error for it.
   tombstone_call_ids = string.match(
-    text or redis.call('GET', book_key) or '["deleted",""]', '^%["deleted","([%w ]*)"%]$')
+    text or redis.call('GET', book_key) or '1["deleted",""]', '^1%["deleted","([%w ]*)"%]$')
 end
 if not (book and book[QUANTITY_LIMIT] >= -1 or tombstone_call_ids) then
-  error('CORRUPT ' .. book_key)
+  local value = text
+  -- include: refuse
 end
 
 -- block: save
 -- Writes `book` to `book_key`.
 -- Reads: book, book_key
 -- Sets: nothing
-redis.call('SET', book_key, string.format('["%s","%s",%d,%d,%d,%d,%d,%d,%d,%d,%d,%d,%d]', unpack(book, 1, LOCKED_UNTIL))
-  .. book[ONLY_KEY])
+redis.call('SET', book_key, string.format('1["%s","%s",%d,%d,%d,%d,%d,%d,%d,%d,%d,%d,%d,%d]',
+  unpack(book, 1, RECLAIMED_AT)) .. book[ONLY_KEY])
 
 -- block: only_lock
 -- Makes the index member of the only lock.
@@ -104,8 +120,7 @@ book[ONLY_KEY] = ''
 -- Sets the expiry of the index key by the last of its locks.
 -- Reads: book, locks_key
 -- Sets: nothing
-redis.call('PEXPIREAT', locks_key, string.format('%d',
-  book[LOCKED_UNTIL] + (book[QUANTITY_LOCKED] < MANY and 0 or LINGER_MS)))
+redis.call('PEXPIREAT', locks_key, string.format('%d', book[LOCKED_UNTIL] + LINGER_MS))
 
 -- block: reclaim
 -- Takes expired locks out of the index and out of the totals of `book`, and sets `again` if more are left than one
@@ -115,10 +130,12 @@ redis.call('PEXPIREAT', locks_key, string.format('%d',
 if book[QUANTITY_LOCKED] > 0 and now >= book[NEXT_EXPIRY] then
   local last = book[ONLY_KEY] == '' and redis.call('ZRANGE', locks_key, -1, -1, 'WITHSCORES')[2]
   if now >= (last or book[LOCKED_UNTIL]) + 0 then
-    -- Needed even if the index was not found: in the millisecond of its expiry Redis may still keep it.
+    -- Also if no index was found: a value that something else left under its key must not count for later locks.
     redis.call('UNLINK', locks_key)
     book[QUANTITY_LOCKED], book[CREDITS_LOCKED], book[POINTS_LOCKED] = 0, 0, 0
     book[NEXT_EXPIRY], book[LOCKED_UNTIL], book[ONLY_KEY] = 0, 0, ''
+    book[RECLAIMED_AT] = math.max(now, book[RECLAIMED_AT])
+    -- include: save
   elseif last then
     local expired = redis.call('ZRANGEBYSCORE', locks_key, '-inf', string.format('%d', now), 'LIMIT', 0, reclaimable)
     for _, member in ipairs(expired) do
@@ -134,48 +151,64 @@ if book[QUANTITY_LOCKED] > 0 and now >= book[NEXT_EXPIRY] then
     if #expired > 0 then
       redis.call('ZREMRANGEBYRANK', locks_key, 0, #expired - 1)
       reclaimable = reclaimable - #expired
+      book[RECLAIMED_AT] = math.max(now, book[RECLAIMED_AT])
     end
     book[NEXT_EXPIRY] = redis.call('ZRANGE', locks_key, 0, 0, 'WITHSCORES')[2] + 0
     book[LOCKED_UNTIL] = last + 0
     -- include: expire_index
+    -- include: save
     again = again or now >= book[NEXT_EXPIRY]
   end
-  -- include: save
 end
 
 -- block: session
 -- Decodes `session_text`, the value of the session's key, into the amounts of its live lock (0 if it has none) and the
 -- call ids that the key keeps (nil if it is absent).
--- Reads: session_text, book, book_key, now
--- Sets: own_quantity, own_credits, own_points, own_expires_at, expires_at_text, credits_text, points_text, call_ids
+-- Reads: session_text, session_key, book, book_key, locks_key, now
+-- Sets: session_text, own_quantity, own_credits, own_points, own_expires_at, expires_at_text, credits_text, points_text,
+--   call_ids
+if not session_text and session_key ~= '' and book[ONLY_KEY] == session_key then
+  -- Redis has dropped the key, since its clock was ahead for a while; the book still has the lock.
+  session_text = string.format('1 %s %d %d %d -', book[LIFE], book[LOCKED_UNTIL],
+    book[CREDITS_LOCKED], book[POINTS_LOCKED])
+end
 local own_quantity, own_credits, own_points, own_expires_at = 0, 0, 0, 0
 local session_life, expires_at_text, credits_text, points_text, call_ids
 if session_text then
   session_life, expires_at_text, credits_text, points_text, call_ids =
-    string.match(session_text, '^(%w+) (%d+) (%d+) (%d+)( [%w! ]+)$')
+    string.match(session_text, '^1 (%w+) (%d+) (%d+) (%d+)( [%w! -]+)$')
   if not session_life then
-    error('CORRUPT ' .. book_key)
-  elseif session_life == book[LIFE] and now < expires_at_text + 0 and not string.find(call_ids, '!%w+$') then
+    local value = session_text
+    -- include: refuse
+  elseif session_life == book[LIFE] and now < expires_at_text + 0 and not string.find(call_ids, '!%w+$')
+    and (now >= book[RECLAIMED_AT] or book[ONLY_KEY] == session_key
+      or redis.call('ZSCORE', locks_key, credits_text .. ' ' .. points_text .. ' ' .. session_key)) then
     own_quantity, own_credits, own_points, own_expires_at = 1, credits_text + 0, points_text + 0, expires_at_text + 0
     book[SESSION_TEXT], book[OWN_CREDITS], book[OWN_POINTS] = session_text, credits_text, points_text
   end
 end
 
 -- block: judge
--- Compares `credits` and `points` with limit - used - the locks of other sessions, sets `fits` to false if they do
--- not fit, and writes the result to `reply`, after its first `n` items.
+-- Compares `credits` and `points` with what is available to the caller, sets `fits` to false if they do not fit, and
+-- writes the result to `reply`, after its first `n` items.
 -- Reads: book, credits, points, own_quantity, own_credits, own_points, credits_text, points_text, session_key,
 --   locks_key, now, reply, n
 -- Sets: fits
 local quantity_limit = book[QUANTITY_LIMIT]
-local quantity_left = (quantity_limit < 0 and MAX_NUMBER or quantity_limit) - book[QUANTITY_USED]
-local credits_left, points_left = book[CREDITS_LIMIT] - book[CREDITS_USED], book[POINTS_LIMIT] - book[POINTS_USED]
-local would_fit = quantity_left >= 1
-  and (credits == 0 or credits_left >= credits) and (points == 0 or points_left >= points)
+local quantity_unspent = (quantity_limit < 0 and MAX_NUMBER or quantity_limit) - book[QUANTITY_USED]
+local credits_unspent = book[CREDITS_LIMIT] - book[CREDITS_USED]
+local points_unspent = book[POINTS_LIMIT] - book[POINTS_USED]
 -- The locks of other sessions are never less than 0, even if something other than this library changed the totals.
-quantity_left = quantity_left - math.max(0, book[QUANTITY_LOCKED] - own_quantity)
-credits_left = credits_left - math.max(0, book[CREDITS_LOCKED] - own_credits)
-points_left = points_left - math.max(0, book[POINTS_LOCKED] - own_points)
+local quantity_left = quantity_unspent - math.max(0, book[QUANTITY_LOCKED] - own_quantity)
+local credits_left = credits_unspent - math.max(0, book[CREDITS_LOCKED] - own_credits)
+local points_left = points_unspent - math.max(0, book[POINTS_LOCKED] - own_points)
+if own_quantity == 1 then
+  -- Below a limit that was lowered there may be more locks than it covers. Then each session can have what it has
+  -- locked, until the limit is used up; only what goes beyond its own lock competes with the locks of others.
+  quantity_left = math.max(quantity_left, math.min(1, quantity_unspent))
+  credits_left = math.max(credits_left, math.min(own_credits, credits_unspent))
+  points_left = math.max(points_left, math.min(own_points, points_unspent))
+end
 local reason, locked_by_others, retry_after_ms = '', 0, 0
 if quantity_left < 1 then
   reason = 'quantity_exceeded'
@@ -186,7 +219,8 @@ elseif points > 0 and points_left < points then
 end
 if reason ~= '' then
   fits = false
-  if would_fit then
+  if quantity_unspent >= 1
+    and (credits == 0 or credits_unspent >= credits) and (points == 0 or points_unspent >= points) then
     locked_by_others = 1
     local soonest = redis.call('ZRANGEBYSCORE', locks_key, '(' .. string.format('%d', now), '+inf',
       'WITHSCORES', 'LIMIT', 0, 2)
@@ -202,7 +236,8 @@ reply[n + 5], reply[n + 6] = math.max(0, credits_left), math.max(0, points_left)
 -- block: lock
 -- Locks `credits` and `points` for the session, whose key has the value `earlier`, in the index, in the session's key
 -- and in `book`, which the caller saves.
--- Reads: book, credits, points, session_key, session_name, locks_key, expires_at, expires_at_text, earlier, call_id
+-- Reads: book, book_key, credits, points, session_key, session_name, locks_key, expires_at, expires_at_text, earlier,
+--   call_id
 -- Sets: nothing
 local amounts, added, removed, was_only = credits .. ' ' .. points, 0, 0, book[ONLY_KEY] ~= ''
 local member = amounts .. ' ' .. session_key
@@ -218,10 +253,10 @@ if not is_only then
     removed = redis.call('ZREM', locks_key, old_credits .. ' ' .. old_points .. ' ' .. session_key)
   end
 end
-local stored = book[LIFE] .. ' ' .. expires_at_text .. ' ' .. amounts
+local stored = '1 ' .. book[LIFE] .. ' ' .. expires_at_text .. ' ' .. amounts
 if earlier then
   -- The oldest call id may be cut: what is left of it is too short to equal any call's id.
-  stored = stored .. ' ' .. string.sub(string.match(earlier, '^%w+ %d+ %d+ %d+(.*)$'), -REMEMBERED)
+  stored = stored .. ' ' .. string.sub(string.match(earlier, '^1 %w+ %d+ %d+ %d+(.*)$'), -REMEMBERED)
 end
 stored = stored .. ' ' .. call_id
 if earlier then
@@ -232,7 +267,7 @@ elseif not redis.call('SET', session_name, stored, 'PXAT', expires_at_text, 'NX'
   else
     redis.call('ZREM', locks_key, member)
   end
-  error('CORRUPT ' .. session_name) -- a key of another type, for which MGET has returned nil
+  error('CORRUPT ' .. book_key) -- the session's key is of another type, for which MGET has returned nil
 end
 if is_only then
   book[ONLY_KEY], book[QUANTITY_LOCKED] = session_key, 1
@@ -276,8 +311,8 @@ end
 
 -- block: state
 -- Returns limits (quantity -1: without limit), used and locked, of each quantity, credits and points.
--- Reads: book
+-- Reads: book, call_id
 -- Sets: nothing
 do
-  return {'state', unpack(book, QUANTITY_LIMIT, POINTS_LOCKED)}
+  return {call_id, 'state', unpack(book, QUANTITY_LIMIT, POINTS_LOCKED)}
 end

@@ -1,9 +1,10 @@
--- Deletes a voucher with its locks. Session keys that remain contain its life, which no later voucher has, so their locks are ignored.
+-- Deletes a voucher with its locks. Session keys that remain contain its life, which no later voucher has, so their
+-- locks are ignored.
 -- KEYS
 --   vs:{CODE}        STRING  the book
 --   vs:{CODE}:locks  ZSET    its live locks
 -- ARGV
---   call_id          the call id: on a retry, shows that an earlier try has deleted the voucher
+--   call_id          the call id: begins the reply; on a retry, shows that an earlier try has deleted it
 -- Status
 --   deleted          1, or 0 if there was no such voucher
 -- include: constants
@@ -15,10 +16,10 @@ local text = redis.call('GET', book_key)
 local call_ids = book and book[CALL_IDS] or tombstone_call_ids
 local repeated = string.find(call_ids, call_id, 1, true)
 if not book or repeated then
-  return {'deleted', repeated and 1 or 0}
+  return {call_id, 'deleted', repeated and 1 or 0}
 end
-local tombstone = '["deleted","' .. string.sub(call_ids, -REMEMBERED) .. ' ' .. call_id .. '"]'
+local tombstone = '1["deleted","' .. string.sub(call_ids, -REMEMBERED) .. ' ' .. call_id .. '"]'
 -- UNLINK frees even a million locks in the background. A server that is out of memory executes it, and then the SET.
 redis.call('UNLINK', locks_key)
 redis.call('SET', book_key, tombstone, 'PX', TOMBSTONE_MS)
-return {'deleted', 1}
+return {call_id, 'deleted', 1}

@@ -3,21 +3,22 @@
 --   vs:{CODE}        STRING  the book
 --   vs:{CODE}:locks  ZSET    its live locks
 -- ARGV
+--   call_id          the call id: every reply begins with it
 -- Status
 --   again            some expired locks were reclaimed, and more are left: call again
 --   voucher_missing  1: there is no such voucher
 --   state            limits, used, locked (quantity, credits, points each)
 -- include: constants
 local book_key, locks_key = KEYS[1], KEYS[2]
-local again = false
+local call_id, again = ARGV[1], false
 local text = redis.call('GET', book_key)
 -- include: open
 if not book then
-  return {'voucher_missing', 1}
+  return {call_id, 'voucher_missing', 1}
 end
 -- include: clock
 -- include: reclaim
 if again then
-  return {'again'}
+  return {call_id, 'again'}
 end
 -- include: state

@@ -3,17 +3,18 @@
 --   vs:{CODE}        STRING  the book
 --   vs:{CODE}:locks  ZSET    its live locks
 -- ARGV
+--   call_id          the call id: every reply begins with it
 --   limit            how many sessions at most
 -- Status
 --   voucher_missing  1: there is no such voucher
 --   sessions         now_ms; for each session: '<credits> <points> <session key>', expires_at_ms
 -- include: constants
 local book_key, locks_key = KEYS[1], KEYS[2]
-local limit = ARGV[1]
+local call_id, limit = ARGV[1], ARGV[2]
 local text = redis.call('GET', book_key)
 -- include: open
 if not book then
-  return {'voucher_missing', 1}
+  return {call_id, 'voucher_missing', 1}
 end
 -- include: clock
 local reply = {}
@@ -26,4 +27,5 @@ elseif now < book[LOCKED_UNTIL] then
 end
 table.insert(reply, 1, now)
 table.insert(reply, 1, 'sessions')
+table.insert(reply, 1, call_id)
 return reply

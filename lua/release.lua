@@ -4,29 +4,29 @@
 --   vs:{CODE}:session:<key>  STRING  the session's lock
 --   vs:{CODE}:locks          ZSET    its live locks
 -- ARGV
---   call_id                  the call id: on a retry, shows that an earlier try has released the lock
+--   call_id                  the call id: begins the reply; on a retry, shows that an earlier try has released the lock
 --   session_key
 -- Status
---   released                 for each voucher 1, or 0 if the session was not live
+--   released                 for each voucher 1; 2 if the session is not live, but its key shows that it was; else 0
 -- include: constants
 local call_id, session_key = ARGV[1], ARGV[2]
 -- include: clock
 
 local texts = redis.call('MGET', unpack(KEYS, 1, #KEYS - 1)) -- not the last: an index
-local reply, books = {'released'}, {}
+local reply, books = {call_id, 'released'}, {}
 for i = 1, #KEYS / 3 do
   local book_key, locks_key, text, session_text = KEYS[3 * i - 2], KEYS[3 * i], texts[3 * i - 2], texts[3 * i - 1]
   -- include: open
-  books[i], reply[i + 1] = book or false, 0
+  books[i], reply[i + 2] = book or false, session_text and 2 or 0
   if book then
     -- include: session
     if call_ids and string.find(call_ids, call_id, 1, true) then
-      reply[i + 1], books[i] = 1, false -- a retry: a lock that was set since then stays
-    else
-      reply[i + 1] = own_quantity
+      reply[i + 2], books[i] = 1, false -- a retry: a lock that was set since then stays
+    elseif own_quantity == 1 then
+      reply[i + 2] = 1
     end
   elseif session_text and string.find(session_text, call_id, 1, true) then
-    reply[i + 1] = 1 -- a retry: the voucher was deleted since then
+    reply[i + 2] = 1 -- a retry: the voucher was deleted since then
   end
   if #KEYS > 3 then
     redis.call('ZCARD', locks_key) -- raises an error for a key of another type, before anything is written

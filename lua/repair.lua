@@ -3,6 +3,7 @@
 --   vs:{CODE}        STRING  the book
 --   vs:{CODE}:locks  ZSET    its live locks
 -- ARGV
+--   call_id          the call id: every reply begins with it
 --   audited          the value of the book's key at the audit
 --   quantity         counted
 --   credits          counted
@@ -11,18 +12,18 @@
 --   repaired         1, or 0 if the book has changed since the audit
 -- include: constants
 local book_key, locks_key = KEYS[1], KEYS[2]
-local audited = ARGV[1]
+local call_id, audited = ARGV[1], ARGV[2]
 local text = redis.call('GET', book_key)
 if text ~= audited then
-  return {'repaired', 0}
+  return {call_id, 'repaired', 0}
 end
 -- include: open
 if book[ONLY_KEY] ~= '' then
   -- include: index_only_lock
 end
-book[QUANTITY_LOCKED], book[CREDITS_LOCKED], book[POINTS_LOCKED] = ARGV[2] + 0, ARGV[3] + 0, ARGV[4] + 0
+book[QUANTITY_LOCKED], book[CREDITS_LOCKED], book[POINTS_LOCKED] = ARGV[3] + 0, ARGV[4] + 0, ARGV[5] + 0
 book[NEXT_EXPIRY] = (redis.call('ZRANGE', locks_key, 0, 0, 'WITHSCORES')[2] or 0) + 0
 book[LOCKED_UNTIL] = (redis.call('ZRANGE', locks_key, -1, -1, 'WITHSCORES')[2] or 0) + 0
 -- include: save
 -- include: expire_index
-return {'repaired', 1}
+return {call_id, 'repaired', 1}

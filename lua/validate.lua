@@ -5,7 +5,7 @@
 --   vs:{CODE}:session:<key>  STRING  the session's lock
 --   vs:{CODE}:locks          ZSET    its live locks
 -- ARGV
---   call_id                  the call id: on a retry, shows that an earlier try has set the lock
+--   call_id                  the call id: begins the reply; on a retry, shows that an earlier try has set the lock
 --   session_key              '': lock nothing
 --   ttl_ms                   the time to live of the locks
 -- ARGV, for each voucher
@@ -22,8 +22,9 @@ local vouchers = (#ARGV - 3) / 2
 -- include: clock
 
 local texts = redis.call('MGET', unpack(KEYS, 1, #KEYS - 1)) -- not the last: an index
-local reply = {'answered', now, '', 0, 0, 0, 0, 0, 0, 0, 0} -- preallocated: growing a table takes time
+local reply = {call_id, 'answered', now, '', 0, 0, 0, 0, 0, 0, 0, 0} -- preallocated: growing a table takes time
 local books, again, fits, repeated = {}, false, true, false
+local session_names, sessions = {}, 0
 for i = 1, #KEYS / 3 do
   local book_key, locks_key, text, session_text = KEYS[3 * i - 2], KEYS[3 * i], texts[3 * i - 2], texts[3 * i - 1]
   -- include: open
@@ -32,18 +33,16 @@ for i = 1, #KEYS / 3 do
     -- include: session
     if i <= vouchers then
       -- include: reclaim
-      local credits, points, n = ARGV[2 * i + 2] + 0, ARGV[2 * i + 3] + 0, 9 * i - 7
+      local credits, points, n = ARGV[2 * i + 2] + 0, ARGV[2 * i + 3] + 0, 9 * i - 6
       -- include: judge
       if call_ids and string.find(call_ids, call_id, 1, true) then
-        repeated = true
-        reply[n + 1], reply[n + 2], reply[n + 3] = '', 0, 0
-        own_expires_at, own_credits, own_points = expires_at_text + 0, credits, points
+        repeated = expires_at_text + 0
       end
       reply[n + 7], reply[n + 8], reply[n + 9] = own_expires_at, own_credits, own_points
     end
   elseif i <= vouchers then
     fits = false
-    local n = 9 * i - 7
+    local n = 9 * i - 6
     reply[n + 1] = 'not_found'
     for k = 2, 9 do
       reply[n + k] = 0
@@ -51,12 +50,26 @@ for i = 1, #KEYS / 3 do
   end
   if #KEYS > 3 and session_key ~= '' and not again then
     redis.call('ZCARD', locks_key) -- raises an error for a key of another type, before anything is written
+    session_names[i] = KEYS[3 * i - 1]
+    sessions = sessions + (texts[3 * i - 1] and 1 or 0)
   end
 end
 if again then
-  return {'again'}
-elseif not fits or repeated or session_key == '' then
+  return {call_id, 'again'}
+elseif repeated then
+  -- A retry gets the first result. Of some vouchers the lock may have ended since, and a deleted one is not_found.
+  for i = 1, vouchers do
+    if books[i] then
+      local n = 9 * i - 6
+      reply[n + 1], reply[n + 2], reply[n + 3] = '', 0, 0
+      reply[n + 7], reply[n + 8], reply[n + 9] = repeated, ARGV[2 * i + 2] + 0, ARGV[2 * i + 3] + 0
+    end
+  end
+end
+if not fits or repeated or session_key == '' then
   return reply
+elseif session_names[2] and redis.call('EXISTS', unpack(session_names)) ~= sessions then
+  error('CORRUPT ' .. KEYS[1]) -- a session's key of another type, for which MGET has returned nil: nothing is locked yet
 end
 
 local expires_at = now + ttl_ms
@@ -67,7 +80,7 @@ for i = 1, #books do
     local credits, points, earlier = ARGV[2 * i + 2], ARGV[2 * i + 3], texts[3 * i - 1]
     -- include: lock
     -- include: save
-    reply[9 * i], reply[9 * i + 1], reply[9 * i + 2] = expires_at, credits + 0, points + 0
+    reply[9 * i + 1], reply[9 * i + 2], reply[9 * i + 3] = expires_at, credits + 0, points + 0
   elseif book and book[SESSION_TEXT] then
     -- include: unlock
     -- include: save

@@ -128,6 +128,7 @@ class Backend:
     def __init__(self, name: str, server: Server | None, traveller: time_machine.Traveller | None) -> None:
         self.name = name
         self.server = server
+        self.is_fake = server is None  # then the clock can be moved
         self._fake = fakeredis.FakeServer() if server is None else None
         self.admin: redis.Redis = self.client()
         self.admin.flushall()

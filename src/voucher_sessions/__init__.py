@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 __all__ = [
     "ActiveSession",
+    "AmountRequired",
     "AsyncPipeline",
     "AsyncVoucherSessions",
     "Audit",
@@ -31,6 +32,7 @@ __all__ = [
     "Redemption",
     "RedemptionConflict",
     "RedemptionNotFound",
+    "RedemptionRolledBack",
     "Release",
     "Rollback",
     "ServerRefused",
@@ -42,9 +44,11 @@ __all__ = [
     "StackRedemption",
     "StackValidation",
     "TtlUnit",
+    "UnknownFormat",
     "Used",
     "Validation",
     "Voucher",
+    "VoucherExists",
     "VoucherNotFound",
     "VoucherSessions",
     "VoucherSessionsError",
@@ -69,6 +73,7 @@ if TYPE_CHECKING:
     from voucher_sessions.aio import AsyncVoucherSessions
     from voucher_sessions.engine import VoucherSessions
     from voucher_sessions.errors import (
+        AmountRequired,
         CorruptState,
         CrossSlotStack,
         EmbeddedServerError,
@@ -81,8 +86,11 @@ if TYPE_CHECKING:
         QuantityExceeded,
         RedemptionConflict,
         RedemptionNotFound,
+        RedemptionRolledBack,
         ServerRefused,
         SessionNotFound,
+        UnknownFormat,
+        VoucherExists,
         VoucherNotFound,
         VoucherSessionsError,
     )

@@ -14,7 +14,7 @@ from voucher_sessions._core.keys import Keys
 from voucher_sessions._core.verbs import Verbs
 from voucher_sessions._transport import clients, urls
 from voucher_sessions._transport.sync import SyncTransport
-from voucher_sessions.models import Durability, IfSessionMissing, Redeemable, SessionLike, Used, Voucher
+from voucher_sessions.models import Durability, IfExists, IfSessionMissing, RedeemableLike, SessionLike, Used, Voucher
 from voucher_sessions.pipelines import Pipeline
 from voucher_sessions.results import (
     ActiveSession,
@@ -53,16 +53,23 @@ class VoucherSessions:
         durability: Replicas or disks that must confirm each change before the call returns. A change that is not
             confirmed in time raises ``NotDurable``: it took effect, and the call is safe to repeat.
         receipt_ttl: Seconds, or a timedelta, after which a redemption is forgotten, and with it the protection of its
-            id against a second redemption. None: never.
+            id against a second redemption; at least 10 minutes. None: never.
+        default_ttl: Seconds, or a timedelta: how long a session lives that is validated without ``ttl``. None: 7 days,
+            or ``max_ttl`` if that is shorter.
+        max_ttl: Seconds, or a timedelta: the longest time to live that a session may ask for. None: 3,650 days. Set
+            it to minutes where session objects come from customers, who could otherwise keep a voucher locked for
+            years.
 
     Every method can raise these errors:
-        ``InvalidRequest``: a parameter is wrong; nothing was sent.
+        ``InvalidRequest``: a parameter is wrong; the call was not sent.
         ``ServerRefused``: the server did not run the call (memory full, a replica, no permission, ...). Nothing was
         changed, with one exception, which the docstring of ``ServerRefused`` describes; ``remedy`` says what to do.
-        ``CorruptState``: the keys contain values that this library did not write.
+        ``CorruptState``: the keys contain values that this library did not write. ``UnknownFormat``, a subclass: a
+        newer version of this library wrote them, so this process needs an upgrade. Nothing was changed, unless a reply had a wrong form.
         ``OutcomeUnknown``: a call that changes something got no reply. The change may or may not have happened; the
-        call is safe to repeat with the key or id that the error carries.
-        ``redis.exceptions.ConnectionError`` and other errors of the client: a call that only reads got no reply.
+        call is safe to repeat with the key or id that the error carries. A ``put_voucher`` that sets ``used`` is safe
+        to repeat only with ``if_exists="keep"``. ``redis.exceptions.ConnectionError`` and other errors of the client: a
+        call that only reads got no reply.
     """
 
     def __init__(
@@ -73,11 +80,13 @@ class VoucherSessions:
         partition: Callable[[str], str] | None = None,
         durability: Durability | None = None,
         receipt_ttl: float | timedelta | None = None,
+        default_ttl: float | timedelta | None = None,
+        max_ttl: float | timedelta | None = None,
     ) -> None:
         self._client = clients.check_client(client, asynchronous=False)
         clustered = clients.is_cluster(client)
         self._durability = confirmation.check_durability(durability, clients.reply_timeout_ms(client))
-        self._verbs = Verbs(Keys(prefix, partition, clustered=clustered), receipt_ttl)
+        self._verbs = Verbs(Keys(prefix, partition, clustered=clustered), receipt_ttl, default_ttl, max_ttl)
         self._transport = SyncTransport(self._client, self._durability, self._verbs.agree_on_partition())
         self._opened: urls.Opened | None = None
 
@@ -90,6 +99,8 @@ class VoucherSessions:
         partition: Callable[[str], str] | None = None,
         durability: Durability | None = None,
         receipt_ttl: float | timedelta | None = None,
+        default_ttl: float | timedelta | None = None,
+        max_ttl: float | timedelta | None = None,
         **client_options: object,
     ) -> Self:
         """Create an engine with a client of its own. Closing the engine closes that client.
@@ -108,17 +119,32 @@ class VoucherSessions:
             prefix: The beginning of all keys in Redis.
             partition: On a cluster, chooses the hash slot of a code: codes with the same result share one.
             durability: Replicas or disks that must confirm each change before the call returns.
-            receipt_ttl: Seconds, or a timedelta, after which a redemption is forgotten. None: never.
+            receipt_ttl: Seconds, or a timedelta, after which a redemption is forgotten; at least 10 minutes. None:
+                never.
+            default_ttl: Seconds, or a timedelta: how long a session lives that is validated without ``ttl``. None: 7
+                days, or ``max_ttl`` if that is shorter.
+            max_ttl: Seconds, or a timedelta: the longest time to live that a session may ask for. None: 3,650 days.
             **client_options: Further arguments for the client, for example ``socket_timeout``.
 
         Raises:
-            InvalidRequest: The URL or a parameter is wrong. Nothing was started or sent.
+            InvalidRequest: The URL or a parameter is wrong, or the client has no such option. Nothing was started or
+                sent.
             EmbeddedServerError: The server of ``embedded://`` cannot be started.
         """
         confirmation.check_durability(durability)
-        Verbs(Keys(prefix, partition), receipt_ttl)  # bad input is refused before a server is started for it
+        Verbs(
+            Keys(prefix, partition), receipt_ttl, default_ttl, max_ttl
+        )  # bad input is refused before a server is started for it
         opened = urls.open_url(url, client_options, partial(confirmation.check_durability, durability))
-        engine = cls(opened.client, prefix=prefix, partition=partition, durability=durability, receipt_ttl=receipt_ttl)
+        engine = cls(
+            opened.client,
+            prefix=prefix,
+            partition=partition,
+            durability=durability,
+            receipt_ttl=receipt_ttl,
+            default_ttl=default_ttl,
+            max_ttl=max_ttl,
+        )
         engine._opened = opened
         return engine
 
@@ -141,27 +167,35 @@ class VoucherSessions:
     ) -> None:
         self.close()
 
-    def put_voucher(self, voucher: Voucher, *, used: Used | None = None) -> VoucherState:
+    def put_voucher(
+        self, voucher: Voucher, *, used: Used | None = None, if_exists: IfExists = "update"
+    ) -> VoucherState:
         """Create a voucher, or change the limits of an existing one.
 
-        Sessions of an existing voucher stay, and so do its used quantity, credits and points, unless ``used`` is given.
-        Limits may be set below what is used and locked: nothing breaks, and nothing new is granted until enough is
-        available again.
+        Sessions of an existing voucher stay, and so do its used figures, unless ``used`` is given. Limits may be set
+        below what is used and locked. Then nothing new is granted, and sessions that have a lock can redeem it until
+        the limit is used up: whoever redeems first is served first.
 
         Args:
             voucher: The code and the limits.
             used: Replaces the used quantity, credits and points, for example with those of another system. None: they
                 stay as they are.
+            if_exists: What to do if there is a voucher with this code: ``"update"`` sets its limits, and ``used`` if
+                given; ``"keep"`` changes nothing, so that an import is safe to repeat; ``"raise"`` raises
+                ``VoucherExists``, so that a generated code does not change another voucher.
 
         Returns:
             The voucher: for quantity, credits and points its limit, and what is used, locked and available.
 
         Raises:
             InvalidRequest: A parameter is wrong. Nothing was sent.
-            OutcomeUnknown: The reply was lost. Repeating the call sets the same limits again. It also sets ``used``
-                again, so with ``used`` look at ``get_voucher`` first if the voucher may have been redeemed in between.
+            VoucherExists: There is such a voucher, and ``if_exists`` is ``"raise"``. A call that is repeated after
+                ``OutcomeUnknown`` may raise it about the voucher that its own first try has created.
+            OutcomeUnknown: The reply was lost. Repeat the call: it sets the same limits again. If it sets ``used``,
+                repeat it with ``if_exists="keep"``; otherwise the old used figures would replace what was redeemed in
+                between.
         """
-        return self._transport.run(self._verbs.put_voucher(voucher, used))
+        return self._transport.run(self._verbs.put_voucher(voucher, used, if_exists))
 
     def get_voucher(self, code: str) -> VoucherState:
         """Return a voucher's limits, and what is used, locked and available.
@@ -194,7 +228,7 @@ class VoucherSessions:
         return self._transport.run(self._verbs.delete_voucher(code))
 
     def validate(
-        self, code: str, *, credits: int = 0, points: int = 0, session: SessionLike | None = None
+        self, code: str, *, credits: int = 0, points: int = 0, session: SessionLike | ActiveSession | None = None
     ) -> Validation:
         """Check whether a voucher can be redeemed once for these amounts and, with a session, lock them.
 
@@ -210,10 +244,17 @@ class VoucherSessions:
             code: The voucher's code.
             credits: Gift card credits that are wanted, in minor units (cents).
             points: Loyalty points that are wanted.
-            session: A ``Session``, or a dict with its fields, for example ``{"type": "LOCK", "key": "cart-1", "ttl": 7,
-                "ttl_unit": "DAYS"}``. ``type`` is required. Without ``key`` the engine generates one, before anything
-                is sent; ``Validation.session.key`` returns it. Without ``ttl`` and ``ttl_unit`` the session lives for 7
-                days.
+            session: A ``Session``, or a dict with its fields, for example ``{"type": "LOCK", "key": "cart-1", "ttl":
+                15, "ttl_unit": "MINUTES"}``. ``type`` is required. Without ``key`` the engine generates one, before
+                anything is sent; ``Validation.session.key`` returns it. Without ``ttl`` and ``ttl_unit`` the session
+                lives for the engine's ``default_ttl``, 7 days unless set; no session may ask for more than the engine's
+                ``max_ttl``. An ``ActiveSession`` that ``validate`` returned, or its JSON, works as well: its key and
+                its time to live are used again. One without ``ttl``, as ``list_sessions`` returns it, is refused.
+
+                Type checkers find a misspelt field in a dict that is written in
+                the call. They accept a variable of type ``dict[str, Any]`` or ``dict[str, object]``, as JSON gives it;
+                its fields are checked when the call is made. Any other mapping works too; for a type checker, copy it
+                into a variable first: ``fields = dict(mapping)``.
 
         Returns:
             Whether it is valid, the reason if not, what is available to this caller, and the caller's live session.
@@ -231,30 +272,34 @@ class VoucherSessions:
         *,
         credits: int | None = None,
         points: int | None = None,
-        session: SessionLike | str | None = None,
+        session: SessionLike | ActiveSession | str | None = None,
         redemption_id: str | None = None,
         if_session_missing: IfSessionMissing = "raise",
     ) -> Redemption:
         """Redeem a voucher once, permanently, and end its session, in one step.
 
         A live session can redeem what it has locked, or less (the rest becomes available again), or more (if the
-        additional amount is available). Without a session only what no session has locked can be
-        redeemed. A refused call changes nothing and keeps the lock.
+        additional amount is available). Without a live session only what no session has locked can be redeemed, and
+        the call must name the amounts if the voucher has credits or points. A refused call changes nothing and keeps
+        the lock.
 
         A redemption id makes the call happen once: the same id with the same request returns the first result with
-        ``replayed=True``, at any later time (until ``receipt_ttl``, if the engine has one).
+        ``replayed=True``, at any later time (until ``receipt_ttl``, if the engine has one). A request is the same if
+        it names the same session and if the amounts that it names are those that were redeemed. After a rollback the
+        id cannot be used again.
 
         Args:
             code: The voucher's code.
-            credits: Gift card credits to redeem, in minor units (cents). None: what the session locked, or 0 without a
-                session.
-            points: Loyalty points to redeem. None: what the session locked, or 0 without a session.
-            session: The session's key, or a ``Session`` or dict with that ``key``. Its other fields have no effect.
+            credits: Gift card credits to redeem, in minor units (cents). None: what the live session locked. Without a
+                live session, None is 0 if ``points`` is given or if the voucher has neither credits nor points.
+            points: Loyalty points to redeem. None: as with credits.
+            session: The session's key, or a ``Session``, ``ActiveSession`` or dict with that ``key``. Its other fields
+                are not used.
             redemption_id: The caller's id of this redemption, for example an order number. None: the engine generates
                 one before anything is sent; ``Redemption.id`` returns it.
             if_session_missing: What to do if the session is not live: ``"raise"`` raises ``SessionNotFound``,
-                ``"redeem"`` redeems as if no session had been given. Then name the amounts: None is 0, because nobody
-                knows what the session had locked.
+                ``"redeem"`` redeems as if no session had been given. Then name the amounts of the order, since they are
+                not known without a live session.
 
         Returns:
             What was redeemed.
@@ -263,10 +308,13 @@ class VoucherSessions:
             InvalidRequest: A parameter is wrong. Nothing was sent.
             VoucherNotFound: There is no voucher with this code.
             SessionNotFound: The session is not live: it expired, was released or redeemed, or never existed.
+            AmountRequired: There is no live session, the call names neither credits nor points, and the voucher has a
+                limit or a used figure of one of them. To redeem nothing of both, name the 0.
             LimitExceeded: Not enough is available; one of ``QuantityExceeded``, ``GiftAmountExceeded`` and
                 ``LoyaltyPointsExceeded``.
-            RedemptionConflict: The id was used for another request: other amounts, another session, or other vouchers
-                in a stack.
+            RedemptionConflict: The id was used for another request: other amounts, another session or other vouchers.
+            RedemptionRolledBack: The id was used for this request, and its redemption was rolled back. An order that is
+                paid again needs a new id.
             OutcomeUnknown: The reply was lost, so the redemption may or may not have happened. Repeat the call with the
                 ``redemption_id`` that the error carries: if it did happen, the repeat returns its result with
                 ``replayed=True``.
@@ -285,20 +333,22 @@ class VoucherSessions:
             session_key: The session's key.
 
         Returns:
-            Whether a lock was released.
+            Whether a lock was released. If not, ``ended`` is True if Redis still knows that the session was live
+            before: for two minutes after it was released or redeemed, or, if its voucher was deleted, until it would
+            have expired.
 
         Raises:
             InvalidRequest: A parameter is wrong. Nothing was sent.
-            OutcomeUnknown: The reply was lost. Repeat the call: the session is then not live. ``released=False`` can
-                mean that the first call released it.
+            OutcomeUnknown: The reply was lost. Repeat the call: the session is then not live. ``released=False`` with
+            ``ended=True`` can mean that the first call released it.
         """
         return self._transport.run(self._verbs.release(code, session_key))
 
     def rollback(self, code: str, redemption_id: str) -> Rollback:
         """Undo a redemption: give back the credits, the points and the quantity that it took.
 
-        It happens once: a repeated call returns ``replayed=True`` and changes nothing. It never revives the session's
-        lock.
+        It happens once: a repeated call returns ``replayed=True`` and changes nothing. It does not lock anything for the
+        session again. The redemption id stays used: to redeem again, use a new one.
 
         Args:
             code: The voucher's code.
@@ -343,17 +393,22 @@ class VoucherSessions:
         return self._transport.run(self._verbs.get_redemption(code, redemption_id))
 
     def validate_stack(
-        self, redeemables: Sequence[Redeemable], *, session: SessionLike | None = None, release: Sequence[str] = ()
+        self,
+        redeemables: Sequence[RedeemableLike],
+        *,
+        session: SessionLike | ActiveSession | None = None,
+        release: Sequence[str] = (),
     ) -> StackValidation:
         """Validate 1 to 30 vouchers together: with a session, all of them are locked or none.
 
         Each voucher is checked by the rules of ``validate``. If one is refused, nothing changes.
 
         Args:
-            redeemables: The vouchers and their amounts, no code twice. An amount of None is 0.
+            redeemables: The vouchers and their amounts, no code twice: a ``Redeemable``, a dict with its fields, or a
+                code alone for each. An amount of None is 0.
             session: As in ``validate``; the same session key for all vouchers of the stack.
             release: Codes of vouchers that were removed from the cart: if the stack is valid, this session's locks on
-                them are released in the same step. Needs ``session``.
+                them are released in the same step. Needs ``session``, unless it is empty.
 
         Returns:
             Whether all are valid, and the result for each voucher in the order of ``redeemables``.
@@ -368,9 +423,9 @@ class VoucherSessions:
 
     def redeem_stack(
         self,
-        redeemables: Sequence[Redeemable],
+        redeemables: Sequence[RedeemableLike],
         *,
-        session: SessionLike | str | None = None,
+        session: SessionLike | ActiveSession | str | None = None,
         redemption_id: str | None = None,
         if_session_missing: IfSessionMissing = "raise",
     ) -> StackRedemption:
@@ -379,8 +434,9 @@ class VoucherSessions:
         Each voucher is redeemed by the rules of ``redeem`` and gets its own receipt, all under one redemption id.
 
         Args:
-            redeemables: The vouchers and their amounts, no code twice. An amount of None is what the session locked on
-                that voucher, or 0 without a session.
+            redeemables: The vouchers and their amounts, no code twice: a ``Redeemable``, a dict with its fields, or a
+                code alone for each. An amount of None is what the live session locked on that voucher. Without a live
+                session, None is 0 if the other amount is given or if the voucher has neither credits nor points.
             session: As in ``redeem``; the same session key for all vouchers of the stack.
             redemption_id: As in ``redeem``; one id for the whole stack.
             if_session_missing: As in ``redeem``, for each voucher on which the session is not live.
@@ -393,8 +449,13 @@ class VoucherSessions:
             CrossSlotStack: On a cluster the codes belong to different hash slots. Nothing was sent.
             VoucherNotFound: Vouchers do not exist; ``codes`` names all of them.
             SessionNotFound: The session is not live on some vouchers; ``codes`` names all of them.
+            AmountRequired: For some vouchers there is no live session, the call names neither credits nor points, and
+                the voucher has a limit or a used figure of one of them; ``codes`` names all of them.
             LimitExceeded: Not enough is available; ``refusals`` has one error for each voucher that refused.
-            RedemptionConflict: The id was used for another request on one of the vouchers.
+            RedemptionConflict: The id was used for another request on one of the vouchers, or for another set of
+                vouchers.
+            RedemptionRolledBack: The id was used for this request, and its redemption was rolled back on at least one
+                of the vouchers. An order that is paid again needs a new id.
             OutcomeUnknown: The reply was lost, so the redemption may or may not have happened: all of it or nothing.
                 Repeat the call with the ``redemption_id`` that the error carries: if it did happen, the repeat returns
                 its result with ``replayed=True``.
@@ -409,7 +470,8 @@ class VoucherSessions:
             session_key: The session's key.
 
         Returns:
-            For each voucher, in the order of ``codes``, whether a lock was released.
+            For each voucher, in the order of ``codes``, whether a lock was released. If not, ``ended`` is True if Redis
+            still knows that the session was live before: for two minutes after it was released or redeemed.
 
         Raises:
             InvalidRequest: A parameter is wrong. Nothing was sent.
@@ -450,12 +512,12 @@ class VoucherSessions:
     def check_server(self) -> list[Finding]:
         """Check whether the server is set up to keep what the engine promises.
 
-        It reports: an eviction policy that can remove sessions, no persistence, an append-only file that is not
-        flushed after each change, a server that is a replica, no replica, commands that the server refuses, a server
-        version that is too old, a clock more than one second away from this machine's,
-        commands and keys that the user has no permission for, a server that blocks while it frees large keys, and a
-        ``durability`` that the server cannot give. On a cluster it checks every primary, and ``Finding.node`` says
-        which one.
+        It reports: an eviction policy that can remove sessions, no persistence, an append-only file that is not flushed
+        after each change, a server that is a replica, no replica, commands that the server refuses, commands and keys
+        that the user has no permission for, a server version that is too old, a clock more than one second away from
+        this machine's, a server that blocks while it frees large keys, a ``durability`` that the server cannot give,
+        and a ``partition`` that cannot be compared with those of other engines. On a cluster it checks every primary,
+        and ``Finding.node`` says which one.
 
         Nothing is changed. It sends about ten short commands to each server. A setting that the server does not let the
         user read (CONFIG is disabled at many providers) is reported as a finding of severity ``info``.
@@ -466,7 +528,8 @@ class VoucherSessions:
         Raises:
             redis.exceptions.RedisError: A server does not answer at all; this is the client's own error.
         """
-        found: list[Finding] = []
+        self._transport.reconnect()  # the questions have no call id that shows which reply is theirs
+        found = self._verbs.check_partition()
         for node in clients.primaries(self._client):
             permissions = self._verbs.check_permissions(node.tag)
             questions = server_check.questions(permissions, self._durability)
@@ -488,7 +551,7 @@ class VoucherSessions:
             InvalidRequest: The code is wrong. Nothing was sent.
             VoucherNotFound: There is no voucher with this code.
         """
-        return self._follow(self._verbs.audit(code))
+        return self._run_steps(self._verbs.audit(code))
 
     def repair(self, code: str) -> Audit:
         """Audit a voucher and, if its totals differ from the counted locks, set them to what was counted.
@@ -508,9 +571,10 @@ class VoucherSessions:
             VoucherNotFound: There is no voucher with this code.
             OutcomeUnknown: The reply was lost. Repeat the call.
         """
-        return self._follow(self._verbs.repair(code))
+        return self._run_steps(self._verbs.repair(code))
 
-    def _follow(self, steps: Steps[T]) -> T:
+    def _run_steps(self, steps: Steps[T]) -> T:
+        """Run the calls that ``steps`` yields, each with the result of the one before, and return its result."""
         try:
             call = next(steps)
             while True:

@@ -4,33 +4,45 @@
     ├── InvalidRequest (ValueError)      refused before anything is sent
     │   └── CrossSlotStack               the vouchers of a stack belong to different hash slots of a cluster
     ├── VoucherNotFound
+    ├── VoucherExists                    put_voucher(if_exists="raise") found a voucher of this code
     ├── SessionNotFound                  the session is not live: never existed, released, redeemed or expired
     ├── RedemptionNotFound
+    ├── AmountRequired                   without a live session, the redemption must name its amounts
     ├── LimitExceeded
     │   ├── QuantityExceeded
     │   ├── GiftAmountExceeded
     │   └── LoyaltyPointsExceeded
     ├── RedemptionConflict               the id was used for another request
+    │   └── RedemptionRolledBack         the id was used for this request, and the redemption was rolled back
     ├── OutcomeUnknown (redis.exceptions.ConnectionError)
     │                                    the reply was lost: repeat the same call, or look up what happened
     ├── ServerRefused (redis.exceptions.ResponseError)
     │                                    the server did not run the call: full, read-only, no permission, …
     ├── NotDurable                       the change took effect, but was not confirmed by replicas or disk in time
     ├── CorruptState                     the keys in Redis contain values that this library did not write
+    │   └── UnknownFormat                a newer version of this library wrote them
     └── EmbeddedServerError              the server of embedded:// cannot be started
 
-Every error has its facts as attributes and can be pickled, so it can be passed between processes. Whoever knows a
-session key can redeem or release the session, so error texts show only the beginning of a key.
+Every error has its facts as attributes. ``args`` are these facts in a form that JSON can hold, and the text is made from
+them, so that an error can be sent to another process, pickled or as JSON: ``type(error)(*json.loads(json.dumps(
+error.args)))`` is the same error. Whoever knows a session key can redeem or release the session, so texts and ``repr``
+show only the beginning of a key; ``args`` has the whole key.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import redis.exceptions
 
+if TYPE_CHECKING:
+    from voucher_sessions.results import Redemption
+
 __all__ = [
+    "AmountRequired",
     "CorruptState",
     "CrossSlotStack",
     "EmbeddedServerError",
@@ -43,8 +55,11 @@ __all__ = [
     "QuantityExceeded",
     "RedemptionConflict",
     "RedemptionNotFound",
+    "RedemptionRolledBack",
     "ServerRefused",
     "SessionNotFound",
+    "UnknownFormat",
+    "VoucherExists",
     "VoucherNotFound",
     "VoucherSessionsError",
 ]
@@ -52,6 +67,10 @@ __all__ = [
 
 # What a client of redis-py raises for a command that failed. RedisClusterException is not a subclass of RedisError.
 CLIENT_ERRORS: Final = (redis.exceptions.RedisError, redis.exceptions.RedisClusterException)
+
+
+# The format of the values that this version writes, and the newest that it reads.
+FORMAT: Final = 1
 
 
 def shortened(session_key: str) -> str:
@@ -62,28 +81,46 @@ def shortened(session_key: str) -> str:
 class VoucherSessionsError(Exception):
     """The base class of all errors of this library."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (type(self), self.args, self.__dict__)
+    def __str__(self) -> str:
+        return ": ".join(map(str, self.args))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
 
 
-def _restored(
-    error: type[VoucherSessionsError], args: tuple[object, ...], facts: dict[str, object]
-) -> VoucherSessionsError:
-    """Restore a pickled error without its constructor, which takes the facts, while ``args`` is the text."""
-    restored = error.__new__(error, *args)
-    restored.__dict__.update(facts)
-    return restored
+def _as_json(fact: Any) -> Any:
+    """A fact as JSON can hold it: of a model its class and its fields, of an error its class and its ``args``."""
+    if isinstance(fact, VoucherSessionsError):
+        return {"error": type(fact).__name__, "args": list(fact.args)}
+    if hasattr(fact, "model_dump"):
+        return {"model": type(fact).__name__, "fields": fact.model_dump(mode="json")}
+    return list(map(_as_json, fact)) if isinstance(fact, list | tuple) else fact
+
+
+def _from_json(fact: Any) -> Any:
+    """The opposite of ``_as_json``. What is no JSON of an error or a model is returned as it is."""
+    if isinstance(fact, list | tuple):
+        return [_from_json(each) for each in fact]
+    if not isinstance(fact, Mapping) or fact.keys() not in ({"error", "args"}, {"model", "fields"}):
+        return fact
+    # By name: the models are in a room above this one, and bring pydantic along, which errors do not need.
+    named = getattr(import_module("voucher_sessions"), fact["error"] if "error" in fact else fact["model"])
+    return named(*fact["args"]) if "error" in fact else named.model_validate(fact["fields"])
+
+
+def _listed(codes: Iterable[str]) -> str:
+    return ", ".join(map(repr, codes))
 
 
 class InvalidRequest(VoucherSessionsError, ValueError):
-    """A parameter is wrong. Nothing was sent.
+    """A parameter is wrong. The call was not sent.
 
     ``field`` is the name of the parameter, with a path if it is nested (``session.ttl``); ``problem`` says what is
     wrong.
     """
 
     def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
+        super().__init__(field, problem)
         self.field = field
         self.problem = problem
 
@@ -95,24 +132,47 @@ class CrossSlotStack(InvalidRequest):
     ``partition`` function that returns the same text for them.
     """
 
-    def __init__(self, groups: tuple[tuple[str, ...], ...]) -> None:
+    def __init__(self, groups: Sequence[Sequence[str]]) -> None:
+        lists = list(map(list, groups))
         super().__init__(
             "redeemables",
-            f"the codes belong to {len(groups)} hash slots of the cluster: {'; '.join(map(str, map(list, groups)))}. "
+            f"the codes belong to {len(lists)} hash slots of the cluster: {'; '.join(map(str, lists))}. "
             "Give the engine a partition= function that returns the same text for codes that are stacked together",
         )
-        self.groups = groups
+        self.args = (lists,)
+        self.groups: tuple[tuple[str, ...], ...] = tuple(map(tuple, lists))
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.problem}"
 
 
 class VoucherNotFound(VoucherSessionsError):
     """There is no voucher with this ``code``. Nothing was changed. For a stack, ``codes`` has all that do not exist."""
 
     def __init__(self, *codes: str) -> None:
-        super().__init__(
-            f"there is no voucher {', '.join(map(repr, codes))}: reject the code, or create it with put_voucher"
-        )
+        super().__init__(*codes)
         self.code = codes[0]
         self.codes = codes
+
+    def __str__(self) -> str:
+        return f"there is no voucher {_listed(self.codes)}: reject the code, or create it with put_voucher"
+
+
+class VoucherExists(VoucherSessionsError):
+    """``put_voucher(if_exists="raise")`` found a voucher of this ``code``. Nothing was changed.
+
+    A call that is repeated after ``OutcomeUnknown`` can raise it about the voucher that its own first try has created.
+    """
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+    def __str__(self) -> str:
+        return (
+            f"there is a voucher {self.code!r} already: choose another code, or put it with if_exists='keep' (leave it "
+            "as it is) or 'update' (change its limits)"
+        )
 
 
 class SessionNotFound(VoucherSessionsError):
@@ -121,25 +181,51 @@ class SessionNotFound(VoucherSessionsError):
     Nothing was changed. For a stack, ``codes`` has all vouchers on which the session is not live.
     """
 
-    def __init__(self, *codes: str, session_key: str) -> None:
-        super().__init__(
-            f"session {shortened(session_key)!r} is not live on voucher {', '.join(map(repr, codes))}: validate again, "
-            "or redeem with if_session_missing='redeem'"
-        )
+    def __init__(self, session_key: str, *codes: str) -> None:
+        super().__init__(session_key, *codes)
         self.code = codes[0]
         self.codes = codes
         self.session_key = session_key
+
+    def __str__(self) -> str:
+        return (
+            f"session {shortened(self.session_key)!r} is not live on voucher {_listed(self.codes)}: validate again, or "
+            "redeem with if_session_missing='redeem' and the amounts of the order, if they are still available"
+        )
 
 
 class RedemptionNotFound(VoucherSessionsError):
     """The voucher has no redemption with this id, or its receipt is older than the engine's ``receipt_ttl``."""
 
     def __init__(self, code: str, redemption_id: str) -> None:
-        super().__init__(
-            f"voucher {code!r} has no redemption {redemption_id!r}: check both, and whether receipt_ttl has passed"
-        )
+        super().__init__(code, redemption_id)
         self.code = code
         self.redemption_id = redemption_id
+
+    def __str__(self) -> str:
+        return (
+            f"voucher {self.code!r} has no redemption {self.redemption_id!r}: check both, and whether receipt_ttl has "
+            "passed"
+        )
+
+
+class AmountRequired(VoucherSessionsError):
+    """A redemption without a live session names neither credits nor points, and the voucher has a limit or a used figure of one of them.
+
+    Nothing was changed. Without a live session nobody knows what the order should cost, and 0 would give it away. Name
+    the amounts; for one that shall be 0, name the 0. For a stack, ``codes`` has all vouchers whose amounts are missing.
+    """
+
+    def __init__(self, *codes: str) -> None:
+        super().__init__(*codes)
+        self.code = codes[0]
+        self.codes = codes
+
+    def __str__(self) -> str:
+        return (
+            f"voucher {_listed(self.codes)} has credits or points, and no live session says how many to redeem: "
+            "name the amounts of the order, credits or points"
+        )
 
 
 class LimitExceeded(VoucherSessionsError):
@@ -162,24 +248,36 @@ class LimitExceeded(VoucherSessionsError):
         self,
         code: str,
         reason: str,
-        *,
         requested: int,
         available: int,
         locked_by_others: bool,
         retry_after_ms: int | None,
+        others: Sequence[Any] = (),
     ) -> None:
-        if locked_by_others:
-            advice = f"other sessions have locked the rest: try again when the next one expires, in {retry_after_ms} ms"
-        else:
-            advice = self.advice
-        super().__init__(f"voucher {code!r}: {requested} {self.what} requested, {available} available; {advice}")
+        super().__init__(code, reason, requested, available, locked_by_others, retry_after_ms, _as_json(others))
         self.code = code
         self.reason = reason
         self.requested = requested
         self.available = available
         self.locked_by_others = locked_by_others
         self.retry_after_ms = retry_after_ms
-        self.others: tuple[LimitExceeded, ...] = ()
+        self.others: tuple[LimitExceeded, ...] = tuple(_from_json(others))
+
+    def __str__(self) -> str:
+        if self.locked_by_others:
+            advice = (
+                f"other sessions have locked the rest: try again when the next one expires, in {self.retry_after_ms} ms"
+            )
+        else:
+            advice = self.advice
+        return f"voucher {self.code!r}: {self.requested} {self.what} requested, {self.available} available; {advice}"
+
+    def with_others(self, others: Sequence[LimitExceeded]) -> Self:
+        """The same error, with those of the other vouchers of its stack."""
+        return type(self)(
+            *(self.code, self.reason, self.requested, self.available, self.locked_by_others, self.retry_after_ms),
+            others=others,
+        )
 
     @property
     def refusals(self) -> tuple[LimitExceeded, ...]:
@@ -207,18 +305,41 @@ class LoyaltyPointsExceeded(LimitExceeded):
 
 
 class RedemptionConflict(VoucherSessionsError):
-    """The redemption id was used before, for another request: other amounts, another session, or other vouchers in the stack.
+    """The redemption id was used before, for another request on this voucher.
 
-    Nothing was changed. ``get_redemption`` returns what was redeemed under the id.
+    Another session, other amounts or another set of vouchers make another request. Nothing was changed.
+    ``get_redemption`` returns what was redeemed under the id.
     """
 
     def __init__(self, code: str, redemption_id: str) -> None:
-        super().__init__(
-            f"redemption id {redemption_id!r} of voucher {code!r} was used for another request, with another session "
-            "key, other amounts or other vouchers. Repeat that request unchanged, or use a new id"
-        )
+        super().__init__(code, redemption_id)
         self.code = code
         self.redemption_id = redemption_id
+
+    def __str__(self) -> str:
+        return (
+            f"redemption id {self.redemption_id!r} of voucher {self.code!r} was used for another request, with another "
+            "session key, other amounts or other vouchers. Repeat that request unchanged, or use a new id"
+        )
+
+
+class RedemptionRolledBack(RedemptionConflict):
+    """The redemption id was used for this very request, and its redemption was rolled back since.
+
+    Nothing was changed: the voucher does not pay for this order. An order that is paid again needs a new id.
+    ``redemption`` is the receipt, with ``rolled_back=True``.
+    """
+
+    def __init__(self, code: str, redemption_id: str, redemption: Redemption | Mapping[str, Any]) -> None:
+        super().__init__(code, redemption_id)
+        self.args = (code, redemption_id, _as_json(redemption))
+        self.redemption: Redemption = _from_json(redemption)
+
+    def __str__(self) -> str:
+        return (
+            f"redemption {self.redemption_id!r} of voucher {self.code!r} was rolled back, so it does not pay for "
+            "an order. To redeem again, use a new id"
+        )
 
 
 class OutcomeUnknown(VoucherSessionsError, redis.exceptions.ConnectionError):
@@ -237,17 +358,24 @@ class OutcomeUnknown(VoucherSessionsError, redis.exceptions.ConnectionError):
     """
 
     def __init__(
-        self, verb: str, codes: tuple[str, ...], *, session_key: str | None = None, redemption_id: str | None = None
+        self, verb: str, codes: Sequence[str], session_key: str | None = None, redemption_id: str | None = None
     ) -> None:
-        super().__init__(
-            f"{verb} of {', '.join(map(repr, codes))}: the reply was lost, so the outcome is unknown. Repeat the call, "
-            "with the session_key or redemption_id of this error if it has one, or look up what happened with get_redemption, "
-            "list_sessions or get_voucher"
-        )
+        super().__init__(verb, list(codes), session_key, redemption_id)
         self.verb = verb
-        self.codes = codes
+        self.codes = tuple(codes)
         self.session_key = session_key
         self.redemption_id = redemption_id
+
+    def __str__(self) -> str:
+        if self.verb == "put_voucher":
+            repeat = "Repeat the call; if it sets used=, with if_exists='keep', so that it does not set it again"
+        elif self.redemption_id is not None:
+            repeat = "Repeat the call with the redemption_id of this error"
+        elif self.session_key is not None:
+            repeat = "Repeat the call with the session_key of this error"
+        else:
+            repeat = "Repeat the call"
+        return f"{self.verb} of {_listed(self.codes)}: the reply was lost, so the outcome is unknown. {repeat}"
 
 
 class ServerRefused(VoucherSessionsError, redis.exceptions.ResponseError):
@@ -263,14 +391,19 @@ class ServerRefused(VoucherSessionsError, redis.exceptions.ResponseError):
     Attributes:
         verb: The method that was called.
         codes: The vouchers of the call.
+        problem: What the server said.
         remedy: What to do about it. The client's own error is the ``__cause__``.
     """
 
-    def __init__(self, verb: str, codes: tuple[str, ...], problem: str, remedy: str) -> None:
-        super().__init__(f"{verb} of {', '.join(map(repr, codes))}: the server refused the call: {problem}. {remedy}")
+    def __init__(self, verb: str, codes: Sequence[str], problem: str, remedy: str) -> None:
+        super().__init__(verb, list(codes), problem, remedy)
         self.verb = verb
-        self.codes = codes
+        self.codes = tuple(codes)
+        self.problem = problem
         self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.verb} of {_listed(self.codes)}: the server refused the call: {self.problem}. {self.remedy}"
 
 
 class NotDurable(VoucherSessionsError):
@@ -285,23 +418,56 @@ class NotDurable(VoucherSessionsError):
     """
 
     def __init__(self, verb: str, problem: str, result: object) -> None:
-        super().__init__(
-            f"{verb} took effect, but is not confirmed as durable: {problem}. Repeat the call with the session key or "
-            "redemption id in the result of this error, or accept that result"
-        )
+        super().__init__(verb, problem, _as_json(result))
         self.verb = verb
         self.problem = problem
-        self.result = result
+        self.result = _from_json(result)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.verb} took effect, but is not confirmed as durable: {self.problem}. Repeat the call with the session "
+            "key or redemption id in the result of this error, or accept that result"
+        )
 
 
 class CorruptState(VoucherSessionsError):
-    """The voucher's keys contain values that this library did not write, or a reply does not have the form that its scripts return."""
+    """A key contains a value that this library did not write, or a reply has a form that its scripts never return.
+
+    ``problem`` says which of the two. A value that a script cannot read: nothing was changed, so find out what else
+    writes under the engine's prefix. A reply of a wrong form: the change may have happened, as after ``OutcomeUnknown``.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
+class UnknownFormat(CorruptState):
+    """A newer version of this library wrote a stored value, and this version cannot read it. Nothing was changed.
+
+    ``where`` says in which call; ``format`` is the number of the value's format. Upgrade this process.
+    """
+
+    def __init__(self, where: str, format: int) -> None:
+        super().__init__(
+            f"{where}: a stored value has format {format}, which a newer version of voucher_sessions wrote; this version "
+            f"reads format {FORMAT}. To read it, upgrade voucher_sessions in this process"
+        )
+        self.args = (where, format)
+        self.where = where
+        self.format = format
+
+    def __str__(self) -> str:
+        return self.problem
 
 
 class EmbeddedServerError(VoucherSessionsError):
     """The server of ``embedded://`` cannot be started in this ``folder``; ``problem`` says why."""
 
-    def __init__(self, folder: Path, problem: str) -> None:
-        super().__init__(f"no server could be started in {folder}: {problem}")
-        self.folder = folder
+    def __init__(self, folder: Path | str, problem: str) -> None:
+        super().__init__(str(folder), problem)
+        self.folder = Path(folder)
         self.problem = problem
+
+    def __str__(self) -> str:
+        return f"no server could be started in {self.folder}: {self.problem}"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from fractions import Fraction
 from inspect import Parameter, Signature
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol, Required, TypeGuard, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -35,9 +35,12 @@ Text = Annotated[str, Field(strict=True, min_length=1, max_length=256, pattern=r
 Amount = Annotated[int, Field(strict=True, ge=0, le=MAX_NUMBER)]
 IfSessionMissing = Literal["raise", "redeem"]
 """What redeem does if the session is not live: raise ``SessionNotFound``, or redeem as if none had been given."""
+IfExists = Literal["update", "keep", "raise"]
+"""What put_voucher does if there is such a voucher: change it, leave it as it is, or raise ``VoucherExists``."""
 
 _T = TypeVar("_T")
 _M = TypeVar("_M", bound=BaseModel)
+_R = TypeVar("_R", bound="Request")
 # Errors must not show a refused value, which may be a session key. Validators are built at their first use, because
 # building all of them would double the time of the import.
 _HIDE_INPUT: Final = ConfigDict(hide_input_in_errors=True, defer_build=True)
@@ -120,7 +123,7 @@ class Checker:
         return plain
 
 
-def checked_model(field: str, kind: type[_M], value: object) -> _M:
+def checked_model(field: str, kind: type[_R], value: object) -> _R:
     """A model of exactly this class with the fields of ``value``, which are checked.
 
     They can be wrong although ``value`` is a model: ``model_copy`` and ``model_construct`` do not check.
@@ -133,6 +136,8 @@ def checked_model(field: str, kind: type[_M], value: object) -> _M:
     except ValidationError as error:
         raise invalid(error, field) from None
     except Exception:
+        if type(value) is kind and not kind.is_unreadable(dict(value.__dict__)):
+            raise
         raise unreadable(field) from None
     raise InvalidRequest(field, f"must be a {kind.__name__}")
 
@@ -170,7 +175,12 @@ class Request(Model):
         except ValidationError as error:
             raise invalid(error) from None
         except Exception:
-            raise unreadable(type(self)._unreadable_name(data)) from None
+            if not self.is_unreadable(data):
+                raise
+            name = next(
+                (name for name, value in data.items() if self.is_unreadable({name: value})), type(self).__name__
+            )
+            raise unreadable(name) from None
 
     # Pydantic's own mark of a constructor that only validates: without it, pydantic would call the constructor for a
     # model inside another one too, and its InvalidRequest would be reported at the model instead of at the wrong field.
@@ -193,16 +203,16 @@ class Request(Model):
         )
 
     @classmethod
-    def _unreadable_name(cls, data: dict[str, Any]) -> str:
-        """The name of the field that pydantic fails to read."""
-        for name, value in data.items():
-            try:
-                cls.__pydantic_validator__.validate_python({name: value}, self_instance=cls.__new__(cls))
-            except ValidationError:
-                continue
-            except Exception:
-                return name
-        return cls.__name__
+    def is_unreadable(cls, data: dict[str, Any]) -> bool:
+        """Whether a value's own methods fail when pydantic reads it.
+
+        If reading it again succeeds, an error was raised by something else, such as a signal handler.
+        """
+        try:
+            cls.__pydantic_validator__.validate_python(data, self_instance=cls.__new__(cls))
+        except Exception as error:
+            return not isinstance(error, ValidationError)
+        return False
 
 
 class Voucher(Request):
@@ -282,7 +292,8 @@ class Session(Request):
             generates ``ssn_`` and 32 random letters and digits. Whoever knows the key can redeem or release the
             session.
         ttl: How long the session lives, in ``ttl_unit``; above 0, whole or fractional. It is rounded up to whole
-            milliseconds, and at most 3,650 days. Give both or neither; neither is 7 days.
+            milliseconds, and at most 3,650 days or the engine's ``max_ttl``. Give both or neither; neither is the
+            engine's ``default_ttl``, 7 days unless set.
         ttl_unit: The unit of ``ttl``.
     """
 
@@ -344,13 +355,25 @@ class Redeemable(Request):
     Attributes:
         code: The voucher's code.
         credits: Gift card credits, in minor units (cents). None: 0 in ``validate_stack``; in ``redeem_stack`` what the
-            session locked on this voucher, or 0 without a session.
+            live session locked on this voucher. Without a live session, a voucher that has credits or points needs at
+            least one of the two amounts.
         points: Loyalty points. None: as for ``credits``.
     """
 
     code: Text
     credits: Amount | None = None
     points: Amount | None = None
+
+
+class RedeemableFields(TypedDict, total=False):
+    """``Redeemable`` as a dict, for type checkers. ``code`` is required."""
+
+    code: Required[str]
+    credits: int | None
+    points: int | None
+
+
+RedeemableLike = Redeemable | RedeemableFields | _DictOfAnything | str
 
 
 class Durability(Request):

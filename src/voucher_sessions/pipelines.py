@@ -10,7 +10,8 @@ from voucher_sessions._core.call import Call
 from voucher_sessions._core.verbs import Verbs
 from voucher_sessions._transport.aio import AsyncTransport
 from voucher_sessions._transport.sync import SyncTransport
-from voucher_sessions.models import IfSessionMissing, Redeemable, SessionLike, Used, Voucher
+from voucher_sessions.models import IfExists, IfSessionMissing, RedeemableLike, SessionLike, Used, Voucher
+from voucher_sessions.results import ActiveSession
 
 
 class _Queue:
@@ -31,30 +32,36 @@ class _Queue:
         """Empty the queue without sending it."""
         self._queued = []
 
-    def put_voucher(self, voucher: Voucher, *, used: Used | None = None) -> Self:
+    def put_voucher(self, voucher: Voucher, *, used: Used | None = None, if_exists: IfExists = "update") -> Self:
         """Create a voucher, or change the limits of an existing one.
 
         This method only queues the call, and returns the pipeline. ``execute`` sends it: the result and the errors
         below are those of ``execute``, except ``InvalidRequest``, which is raised at once.
 
-        Sessions of an existing voucher stay, and so do its used quantity, credits and points, unless ``used`` is given.
-        Limits may be set below what is used and locked: nothing breaks, and nothing new is granted until enough is
-        available again.
+        Sessions of an existing voucher stay, and so do its used figures, unless ``used`` is given. Limits may be set
+        below what is used and locked. Then nothing new is granted, and sessions that have a lock can redeem it until
+        the limit is used up: whoever redeems first is served first.
 
         Args:
             voucher: The code and the limits.
             used: Replaces the used quantity, credits and points, for example with those of another system. None: they
                 stay as they are.
+            if_exists: What to do if there is a voucher with this code: ``"update"`` sets its limits, and ``used`` if
+                given; ``"keep"`` changes nothing, so that an import is safe to repeat; ``"raise"`` raises
+                ``VoucherExists``, so that a generated code does not change another voucher.
 
         Result of ``execute``:
             The voucher: for quantity, credits and points its limit, and what is used, locked and available.
 
         Raises:
             InvalidRequest: A parameter is wrong. Nothing was sent.
-            OutcomeUnknown: The reply was lost. Repeating the call sets the same limits again. It also sets ``used``
-                again, so with ``used`` look at ``get_voucher`` first if the voucher may have been redeemed in between.
+            VoucherExists: There is such a voucher, and ``if_exists`` is ``"raise"``. A call that is repeated after
+                ``OutcomeUnknown`` may raise it about the voucher that its own first try has created.
+            OutcomeUnknown: The reply was lost. Repeat the call: it sets the same limits again. If it sets ``used``,
+                repeat it with ``if_exists="keep"``; otherwise the old used figures would replace what was redeemed in
+                between.
         """
-        return self._queue(self._verbs.put_voucher(voucher, used))
+        return self._queue(self._verbs.put_voucher(voucher, used, if_exists))
 
     def get_voucher(self, code: str) -> Self:
         """Return a voucher's limits, and what is used, locked and available.
@@ -92,7 +99,9 @@ class _Queue:
         """
         return self._queue(self._verbs.delete_voucher(code))
 
-    def validate(self, code: str, *, credits: int = 0, points: int = 0, session: SessionLike | None = None) -> Self:
+    def validate(
+        self, code: str, *, credits: int = 0, points: int = 0, session: SessionLike | ActiveSession | None = None
+    ) -> Self:
         """Check whether a voucher can be redeemed once for these amounts and, with a session, lock them.
 
         This method only queues the call, and returns the pipeline. ``execute`` sends it: the result and the errors
@@ -110,10 +119,17 @@ class _Queue:
             code: The voucher's code.
             credits: Gift card credits that are wanted, in minor units (cents).
             points: Loyalty points that are wanted.
-            session: A ``Session``, or a dict with its fields, for example ``{"type": "LOCK", "key": "cart-1", "ttl": 7,
-                "ttl_unit": "DAYS"}``. ``type`` is required. Without ``key`` the engine generates one, before anything
-                is sent; ``Validation.session.key`` returns it. Without ``ttl`` and ``ttl_unit`` the session lives for 7
-                days.
+            session: A ``Session``, or a dict with its fields, for example ``{"type": "LOCK", "key": "cart-1", "ttl":
+                15, "ttl_unit": "MINUTES"}``. ``type`` is required. Without ``key`` the engine generates one, before
+                anything is sent; ``Validation.session.key`` returns it. Without ``ttl`` and ``ttl_unit`` the session
+                lives for the engine's ``default_ttl``, 7 days unless set; no session may ask for more than the engine's
+                ``max_ttl``. An ``ActiveSession`` that ``validate`` returned, or its JSON, works as well: its key and
+                its time to live are used again. One without ``ttl``, as ``list_sessions`` returns it, is refused.
+
+                Type checkers find a misspelt field in a dict that is written in
+                the call. They accept a variable of type ``dict[str, Any]`` or ``dict[str, object]``, as JSON gives it;
+                its fields are checked when the call is made. Any other mapping works too; for a type checker, copy it
+                into a variable first: ``fields = dict(mapping)``.
 
         Result of ``execute``:
             Whether it is valid, the reason if not, what is available to this caller, and the caller's live session.
@@ -131,7 +147,7 @@ class _Queue:
         *,
         credits: int | None = None,
         points: int | None = None,
-        session: SessionLike | str | None = None,
+        session: SessionLike | ActiveSession | str | None = None,
         redemption_id: str | None = None,
         if_session_missing: IfSessionMissing = "raise",
     ) -> Self:
@@ -141,23 +157,27 @@ class _Queue:
         below are those of ``execute``, except ``InvalidRequest``, which is raised at once.
 
         A live session can redeem what it has locked, or less (the rest becomes available again), or more (if the
-        additional amount is available). Without a session only what no session has locked can be
-        redeemed. A refused call changes nothing and keeps the lock.
+        additional amount is available). Without a live session only what no session has locked can be redeemed, and
+        the call must name the amounts if the voucher has credits or points. A refused call changes nothing and keeps
+        the lock.
 
         A redemption id makes the call happen once: the same id with the same request returns the first result with
-        ``replayed=True``, at any later time (until ``receipt_ttl``, if the engine has one).
+        ``replayed=True``, at any later time (until ``receipt_ttl``, if the engine has one). A request is the same if
+        it names the same session and if the amounts that it names are those that were redeemed. After a rollback the
+        id cannot be used again.
 
         Args:
             code: The voucher's code.
-            credits: Gift card credits to redeem, in minor units (cents). None: what the session locked, or 0 without a
-                session.
-            points: Loyalty points to redeem. None: what the session locked, or 0 without a session.
-            session: The session's key, or a ``Session`` or dict with that ``key``. Its other fields have no effect.
+            credits: Gift card credits to redeem, in minor units (cents). None: what the live session locked. Without a
+                live session, None is 0 if ``points`` is given or if the voucher has neither credits nor points.
+            points: Loyalty points to redeem. None: as with credits.
+            session: The session's key, or a ``Session``, ``ActiveSession`` or dict with that ``key``. Its other fields
+                are not used.
             redemption_id: The caller's id of this redemption, for example an order number. None: the engine generates
                 one before anything is sent; ``Redemption.id`` returns it.
             if_session_missing: What to do if the session is not live: ``"raise"`` raises ``SessionNotFound``,
-                ``"redeem"`` redeems as if no session had been given. Then name the amounts: None is 0, because nobody
-                knows what the session had locked.
+                ``"redeem"`` redeems as if no session had been given. Then name the amounts of the order, since they are
+                not known without a live session.
 
         Result of ``execute``:
             What was redeemed.
@@ -166,10 +186,13 @@ class _Queue:
             InvalidRequest: A parameter is wrong. Nothing was sent.
             VoucherNotFound: There is no voucher with this code.
             SessionNotFound: The session is not live: it expired, was released or redeemed, or never existed.
+            AmountRequired: There is no live session, the call names neither credits nor points, and the voucher has a
+                limit or a used figure of one of them. To redeem nothing of both, name the 0.
             LimitExceeded: Not enough is available; one of ``QuantityExceeded``, ``GiftAmountExceeded`` and
                 ``LoyaltyPointsExceeded``.
-            RedemptionConflict: The id was used for another request: other amounts, another session, or other vouchers
-                in a stack.
+            RedemptionConflict: The id was used for another request: other amounts, another session or other vouchers.
+            RedemptionRolledBack: The id was used for this request, and its redemption was rolled back. An order that is
+                paid again needs a new id.
             OutcomeUnknown: The reply was lost, so the redemption may or may not have happened. Repeat the call with the
                 ``redemption_id`` that the error carries: if it did happen, the repeat returns its result with
                 ``replayed=True``.
@@ -189,12 +212,14 @@ class _Queue:
             session_key: The session's key.
 
         Result of ``execute``:
-            Whether a lock was released.
+            Whether a lock was released. If not, ``ended`` is True if Redis still knows that the session was live
+            before: for two minutes after it was released or redeemed, or, if its voucher was deleted, until it would
+            have expired.
 
         Raises:
             InvalidRequest: A parameter is wrong. Nothing was sent.
-            OutcomeUnknown: The reply was lost. Repeat the call: the session is then not live. ``released=False`` can
-                mean that the first call released it.
+            OutcomeUnknown: The reply was lost. Repeat the call: the session is then not live. ``released=False`` with
+            ``ended=True`` can mean that the first call released it.
         """
         return self._queue(self._verbs.release(code, session_key))
 
@@ -204,8 +229,8 @@ class _Queue:
         This method only queues the call, and returns the pipeline. ``execute`` sends it: the result and the errors
         below are those of ``execute``, except ``InvalidRequest``, which is raised at once.
 
-        It happens once: a repeated call returns ``replayed=True`` and changes nothing. It never revives the session's
-        lock.
+        It happens once: a repeated call returns ``replayed=True`` and changes nothing. It does not lock anything for the
+        session again. The redemption id stays used: to redeem again, use a new one.
 
         Args:
             code: The voucher's code.
@@ -256,7 +281,11 @@ class _Queue:
         return self._queue(self._verbs.get_redemption(code, redemption_id))
 
     def validate_stack(
-        self, redeemables: Sequence[Redeemable], *, session: SessionLike | None = None, release: Sequence[str] = ()
+        self,
+        redeemables: Sequence[RedeemableLike],
+        *,
+        session: SessionLike | ActiveSession | None = None,
+        release: Sequence[str] = (),
     ) -> Self:
         """Validate 1 to 30 vouchers together: with a session, all of them are locked or none.
 
@@ -266,10 +295,11 @@ class _Queue:
         Each voucher is checked by the rules of ``validate``. If one is refused, nothing changes.
 
         Args:
-            redeemables: The vouchers and their amounts, no code twice. An amount of None is 0.
+            redeemables: The vouchers and their amounts, no code twice: a ``Redeemable``, a dict with its fields, or a
+                code alone for each. An amount of None is 0.
             session: As in ``validate``; the same session key for all vouchers of the stack.
             release: Codes of vouchers that were removed from the cart: if the stack is valid, this session's locks on
-                them are released in the same step. Needs ``session``.
+                them are released in the same step. Needs ``session``, unless it is empty.
 
         Result of ``execute``:
             Whether all are valid, and the result for each voucher in the order of ``redeemables``.
@@ -284,9 +314,9 @@ class _Queue:
 
     def redeem_stack(
         self,
-        redeemables: Sequence[Redeemable],
+        redeemables: Sequence[RedeemableLike],
         *,
-        session: SessionLike | str | None = None,
+        session: SessionLike | ActiveSession | str | None = None,
         redemption_id: str | None = None,
         if_session_missing: IfSessionMissing = "raise",
     ) -> Self:
@@ -298,8 +328,9 @@ class _Queue:
         Each voucher is redeemed by the rules of ``redeem`` and gets its own receipt, all under one redemption id.
 
         Args:
-            redeemables: The vouchers and their amounts, no code twice. An amount of None is what the session locked on
-                that voucher, or 0 without a session.
+            redeemables: The vouchers and their amounts, no code twice: a ``Redeemable``, a dict with its fields, or a
+                code alone for each. An amount of None is what the live session locked on that voucher. Without a live
+                session, None is 0 if the other amount is given or if the voucher has neither credits nor points.
             session: As in ``redeem``; the same session key for all vouchers of the stack.
             redemption_id: As in ``redeem``; one id for the whole stack.
             if_session_missing: As in ``redeem``, for each voucher on which the session is not live.
@@ -312,8 +343,13 @@ class _Queue:
             CrossSlotStack: On a cluster the codes belong to different hash slots. Nothing was sent.
             VoucherNotFound: Vouchers do not exist; ``codes`` names all of them.
             SessionNotFound: The session is not live on some vouchers; ``codes`` names all of them.
+            AmountRequired: For some vouchers there is no live session, the call names neither credits nor points, and
+                the voucher has a limit or a used figure of one of them; ``codes`` names all of them.
             LimitExceeded: Not enough is available; ``refusals`` has one error for each voucher that refused.
-            RedemptionConflict: The id was used for another request on one of the vouchers.
+            RedemptionConflict: The id was used for another request on one of the vouchers, or for another set of
+                vouchers.
+            RedemptionRolledBack: The id was used for this request, and its redemption was rolled back on at least one
+                of the vouchers. An order that is paid again needs a new id.
             OutcomeUnknown: The reply was lost, so the redemption may or may not have happened: all of it or nothing.
                 Repeat the call with the ``redemption_id`` that the error carries: if it did happen, the repeat returns
                 its result with ``replayed=True``.
@@ -331,7 +367,8 @@ class _Queue:
             session_key: The session's key.
 
         Result of ``execute``:
-            For each voucher, in the order of ``codes``, whether a lock was released.
+            For each voucher, in the order of ``codes``, whether a lock was released. If not, ``ended`` is True if Redis
+            still knows that the session was live before: for two minutes after it was released or redeemed.
 
         Raises:
             InvalidRequest: A parameter is wrong. Nothing was sent.
@@ -377,9 +414,12 @@ class Pipeline(_Queue):
     """A queue of calls that are sent together; ``VoucherSessions.pipeline`` returns it.
 
     Call the verbs on it, then ``execute``. Each call is atomic by itself; the batch as a whole is not. A batch takes
-    one round trip to each server that has some of its vouchers. The calls of one voucher run in the order in which they
-    were queued, with one exception: a call that must be sent again alone (because a hash slot of the cluster moved, or
-    more locks had expired than one script call can remove) runs after the others.
+    one round trip to each server that has some of its vouchers. It takes two if it changes one session, one redemption
+    id or one voucher's limits twice, three if three times, and so on: the second change is sent when the first has its
+    reply, so that a repetition of the first cannot undo it. The calls of one voucher run in the order in which they
+    were queued, with one exception: a call that must be sent again alone (because a hash slot of the cluster moved, a
+    reply belonged to another command, or more locks had expired than one script call can remove) can run after calls
+    that were queued behind it.
 
     As a context manager it empties the queue at the end of the block.
     """
@@ -414,9 +454,12 @@ class AsyncPipeline(_Queue):
     """A queue of calls that are sent together; ``AsyncVoucherSessions.pipeline`` returns it.
 
     Call the verbs on it, without ``await``, then await ``execute``. Each call is atomic by itself; the batch as a whole
-    is not. A batch takes one round trip to each server that has some of its vouchers. The calls of one voucher run in
-    the order in which they were queued, with one exception: a call that must be sent again alone (because a hash slot
-    of the cluster moved, or more locks had expired than one script call can remove) runs after the others.
+    is not. A batch takes one round trip to each server that has some of its vouchers. It takes two if it changes one
+    session, one redemption id or one voucher's limits twice, three if three times, and so on: the second change is
+    sent when the first has its reply, so that a repetition of the first cannot undo it. The calls of one voucher run
+    in the order in which they were queued, with one exception: a call that must be sent again alone (because a hash
+    slot of the cluster moved, a reply belonged to another command, or more locks had expired than one script call can
+    remove) can run after calls that were queued behind it.
 
     As an async context manager it empties the queue at the end of the block.
     """

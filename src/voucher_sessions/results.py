@@ -142,11 +142,14 @@ class Release(Model):
         code: The voucher's code.
         session_key: The session's key.
         released: True if the session was live and its lock was released, False if the session was not live.
+        ended: True if the session is not live, but its key in Redis shows that it was: it was released or redeemed in
+            the last two minutes, or its voucher was deleted. False does not mean that there never was such a session.
     """
 
     code: str
     session_key: str
     released: bool
+    ended: bool
 
 
 class Rollback(Model):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import methodcaller
 from typing import Any
 
@@ -20,6 +20,8 @@ from voucher_sessions import (
     Voucher,
     VoucherSessions,
 )
+from voucher_sessions._core import requests
+from voucher_sessions.models import checked_model
 
 NAN = float("nan")
 INFINITE = float("inf")
@@ -108,8 +110,8 @@ bad("credits", "validate", "A", credits=None)
 bad("points", "validate", "A", points=None)
 for field, session in BAD_SESSIONS:
     bad(field, "validate", "A", session=session)
-    if field != "session.type" and session != "LOCK":
-        bad(field, "redeem", "A", session=_keyed(session))
+    if field not in ("session.type", "session.ttl", "session.ttl_unit") and session != "LOCK":
+        bad(field, "redeem", "A", session=_keyed(session))  # redeem looks at the key alone
 bad("session.key", "redeem", "A", session={"type": "LOCK"})
 bad("session.key", "redeem", "A", session=Session())
 bad("session.type", "validate", "A", session=Session(key="k"))
@@ -285,7 +287,7 @@ class UnreadableRedeemable(Redeemable):
         ("codes", methodcaller("release_stack", EndlessSequence(), "k")),
         ("codes", methodcaller("release_stack", "ABC", "k")),
         ("redeemables.0", methodcaller("redeem_stack", [UnreadableRedeemable(code="A")])),
-        ("redeemables", methodcaller("redeem_stack", ["A"])),
+        ("redeemables.0", methodcaller("redeem_stack", [b"A"])),
         (
             "redeemables.0.credits",
             methodcaller("redeem_stack", [Redeemable(code="A").model_copy(update={"credits": -5})]),
@@ -298,9 +300,58 @@ def test_objects_that_cannot_be_read_or_were_never_checked(field: str, act: meth
     test_bad_input_names_the_field_and_sends_nothing(field, act)
 
 
-def test_an_object_that_fails_only_sometimes_is_reported_for_the_model() -> None:
-    """Looked at again, no field fails by itself."""
-    assert Session._unreadable_name({"key": "k", "ttl_unit": "no unit"}) == "Session"
+class TimeLimit(Exception):
+    """What a signal handler raises."""
+
+
+class InterruptedOnce:
+    """A validator during whose first run a signal handler raises."""
+
+    def __init__(self, validator: Any) -> None:
+        self._validator = validator
+        self._interrupted = False
+
+    def validate_python(self, *args: Any, **options: Any) -> Any:
+        if not self._interrupted:
+            self._interrupted = True
+            raise TimeLimit
+        return self._validator.validate_python(*args, **options)
+
+
+def test_an_error_that_is_not_about_the_value_is_raised_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Voucher(code="A")
+    creations: list[Callable[[], Voucher]] = [
+        lambda: Voucher(code="A"),
+        lambda: checked_model("voucher", Voucher, given),
+    ]
+    for create in creations:
+        with monkeypatch.context() as patched:
+            patched.setattr(Voucher, "__pydantic_validator__", InterruptedOnce(Voucher.__pydantic_validator__))
+            with pytest.raises(TimeLimit):
+                create()
+
+
+@pytest.mark.parametrize("plain", [["A"], ("A",), {"code": "A"}], ids=repr)
+def test_plain_values_are_never_blamed_for_a_signal(plain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> Any:
+        raise TimeLimit
+
+    monkeypatch.setattr(requests, "islice", interrupted)
+    with pytest.raises(TimeLimit):
+        requests.stack_requests([plain] if type(plain) is dict else plain)
+
+
+def test_a_partition_is_not_blamed_for_a_signal() -> None:
+    looked_at: list[str] = []
+
+    def of_code(code: str) -> str:
+        looked_at.append(code)
+        if len(looked_at) == 3:
+            raise TimeLimit
+        return code
+
+    with fakeredis.FakeRedis() as client, pytest.raises(TimeLimit):
+        VoucherSessions(client, partition=of_code)
 
 
 def test_subclasses_of_str_and_int_are_read_as_their_plain_value() -> None:

@@ -46,16 +46,16 @@ def engine_with_foreign_value(
     return write_foreign_value
 
 
-@pytest.mark.parametrize("value", ["list", "some text", "5", "[1, 2]", "", '["a"," b",-5,0,0,0,0,0,0,0,0,0,0]'])
-@pytest.mark.parametrize("act", [*ACTS, methodcaller("delete_voucher", "A")])
+@pytest.mark.parametrize("value", ["list", "some text", "5", "1[1, 2]", "", '1["a"," b",-5,0,0,0,0,0,0,0,0,0,0,0]'])
 def test_a_foreign_value_at_the_vouchers_key_is_corrupt_state(
-    engine_with_foreign_value: Callable[..., VoucherSessions], backend: Backend, act: methodcaller, value: str
+    engine_with_foreign_value: Callable[..., VoucherSessions], backend: Backend, value: str
 ) -> None:
     engine = engine_with_foreign_value("vs:{A}", value)
     before = backend.contents()
-    with pytest.raises(CorruptState, match="'A'"):
-        act(engine)
-    assert backend.contents() == before
+    for act in [*ACTS, methodcaller("delete_voucher", "A")]:  # none of them changes what the next one finds
+        with pytest.raises(CorruptState, match="'A'"):
+            act(engine)
+        assert backend.contents() == before, act
 
 
 @pytest.mark.parametrize("act", [ACTS[3], ACTS[5], ACTS[6]])

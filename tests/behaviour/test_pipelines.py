@@ -150,12 +150,22 @@ def test_a_call_that_must_be_repeated_is_repeated(
     assert (valid.valid, valid.available.quantity, state.quantity.locked) == (True, 1201, 1)
 
 
+def reply_to(words: tuple[Any, ...], answer: Any) -> Any:
+    """The answer as the reply to a command: a script's begins with the call id, and ECHO repeats its argument."""
+    if words[0] == "ECHO":
+        return words[1].encode()
+    if words[0] in ("EVAL", "EVALSHA") and isinstance(answer, list):
+        return [words[3 + int(words[2])].encode(), *answer]
+    return answer[0] if isinstance(answer, tuple) else answer
+
+
 class Batch:
     """A pipeline of a client, whose replies, or whose failure, are given."""
 
     def __init__(self, answers: list[Any]) -> None:
         self.answers = answers
         self.sent: list[str] = []
+        self.commands: list[tuple[Any, ...]] = []
 
     def __enter__(self) -> Batch:
         return self
@@ -165,12 +175,15 @@ class Batch:
 
     def execute_command(self, *words: Any, **options: Any) -> None:
         self.sent.append(words[0])
+        self.commands.append(words)
 
     def execute(self, *, raise_on_error: bool) -> Any:
         assert not raise_on_error
         if isinstance(self.answers[0], redis.RedisError):
             raise self.answers[0]
-        return [each[0] if isinstance(each, tuple) else each for each in self.answers]
+        commands, self.commands = self.commands, []
+        answers = [*self.answers, None] if commands[-1][0] == "ECHO" else self.answers
+        return [reply_to(words, answer) for words, answer in zip(commands, answers, strict=True)]
 
 
 class AsyncBatch(Batch):
@@ -195,7 +208,7 @@ class Stub:
         return self.batch
 
     def execute_command(self, *words: Any, **options: Any) -> Any:
-        return STATE
+        return reply_to(words, STATE)
 
 
 class AsyncStub(Stub):
@@ -203,7 +216,7 @@ class AsyncStub(Stub):
         self.batch = AsyncBatch(list(answers))
 
     async def execute_command(self, *words: Any, **options: Any) -> Any:
-        return STATE
+        return reply_to(words, STATE)
 
 
 STATE = [b"state", -1, 0, 0, 0, 0, 0, 0, 0, 0]
@@ -269,14 +282,14 @@ def test_durability_is_confirmed_once_for_a_batch() -> None:
     pipe = VoucherSessions(client, durability=durability).pipeline()  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
     queue_two(pipe)
     pipe.execute()
-    assert client.batch.sent == ["EVAL", "EVAL", "SET", "WAIT"]
+    assert client.batch.sent == ["EVAL", "EVAL", "SET", "WAIT", "ECHO"]
 
 
 def test_each_script_is_sent_once() -> None:
     client = Stub(STATE, STATE, STATE)
     pipe = VoucherSessions(client).pipeline()  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
     pipe.get_voucher("A").get_voucher("B").get_voucher("C").execute()
-    assert client.batch.sent == ["EVAL", "EVALSHA", "EVALSHA"]
+    assert client.batch.sent == ["EVAL", "EVALSHA", "EVALSHA", "ECHO"]
 
 
 class Node:
@@ -292,10 +305,10 @@ class Node:
         return self.batch
 
     async def execute_pipeline(self, commands: list[Any]) -> None:
-        for command, answer in zip(commands, self.batch.answers, strict=False):
+        for command, answer in zip(commands, [*self.batch.answers, None], strict=False):
             if isinstance(answer, redis.exceptions.ConnectionError):
                 raise answer
-            command.result = answer[0] if isinstance(answer, tuple) else answer
+            command.result = reply_to(command.args, answer)
 
 
 class StubCluster:
@@ -314,13 +327,16 @@ class StubCluster:
     def get_redis_connection(self, node: Node) -> Node:
         return node
 
+    def get_nodes(self) -> list[Any]:
+        return []
+
     def initialize(self) -> None:
         self.looked_again += 1
 
     def execute_command(self, *words: Any, **options: Any) -> Any:
         if scripts.AGREE_ON_PARTITION.sha in words:
-            return [b"partition", words[-1].encode()]
-        return STATE
+            return reply_to(words, [b"partition", words[-1].encode()])
+        return reply_to(words, STATE)
 
 
 class AsyncStubCluster(StubCluster):

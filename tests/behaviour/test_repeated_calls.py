@@ -19,7 +19,7 @@ CALLS = Verbs(Keys("vs"), None)
 @pytest.fixture
 def send(backend: Backend) -> Callable[[Call[Any]], Any]:
     def send(call: Call[Any]) -> Any:
-        return call.result(backend.admin.eval(call.script.text, len(call.keys), *call.keys, *call.args))
+        return call.result(backend.admin.execute_command(*call.eval_command()))
 
     return send
 

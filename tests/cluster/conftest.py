@@ -37,6 +37,7 @@ class TopologyBackend(Backend):
         """``admin``: a server's client or a cluster's, which has the same commands."""
         self.name = name
         self.url = url
+        self.is_fake = False
         self.admin = admin
         self.admin.flushall()
         self.clock = Clock(self.admin, None)

@@ -52,8 +52,9 @@ class Spread(OnePartition):
     """Each voucher in a slot of its own: a stack of both is refused, and nothing changed by it."""
 
     partition = None
+    has_stacks = False
     no_rule: Any = None
-    validate_stack = redeem_stack = release_stack = rollback_stack = no_rule
+    validate_stack = redeem_stack = redeem_a_stack_and_again = release_stack = rollback_stack = no_rule
 
     @rule(key=KEYS, redemption_id=IDS, verb=st.sampled_from(["validate", "redeem", "release", "rollback"]))
     def a_stack_is_refused(self, key: str, redemption_id: str, verb: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from operator import methodcaller
 from typing import Any
 
@@ -13,8 +12,8 @@ import redis.exceptions
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.sentinel import MasterNotFoundError, Sentinel
 
-from core.stub_clients import CHANGING, READING, AsyncStub, on_both_counted
-from voucher_sessions import AsyncVoucherSessions, OutcomeUnknown, ServerRefused, Used, Voucher
+from core.both_engines import CHANGING, READING, on_both_counted
+from voucher_sessions import OutcomeUnknown, ServerRefused, Used, Voucher
 from voucher_sessions._core import call
 from voucher_sessions._transport import clients
 
@@ -45,11 +44,11 @@ REPLIES: dict[str, list[Any]] = {
     "get_voucher": STATE,
     "delete_voucher": [b"deleted", 1],
     "validate": [b"answered", 5, b"", 0, 0, 1, 1, 1, 9, 0, 0],
-    "redeem": [b"receipts", b"life 1 0 0 5 call - cart"],
+    "redeem": [b"receipts", b"1 life 1 0 0 5 call - - cart"],
     "release": [b"released", 1],
-    "rollback": [b"receipts", b"life 1 0 0 5 call call -"],
+    "rollback": [b"receipts", b"1 life 1 0 0 5 call - call -"],
     "list_sessions": [b"sessions", 5],
-    "get_redemption": [b"receipts", b"life 1 0 0 5 call - "],
+    "get_redemption": [b"receipts", b"1 life 1 0 0 5 call - - "],
 }
 VERBS = CHANGING + READING
 BRINGS = methodcaller("put_voucher", Voucher(code="A"), used=Used())
@@ -96,10 +95,12 @@ def test_a_call_whose_reply_was_lost_is_sent_again(
 
 @pytest.mark.parametrize("error", PERMANENT, ids=repr)
 @pytest.mark.parametrize("act", VERBS, ids=verb_of)
-def test_permanent_errors_are_raised_at_once(short_retry_period: None, act: methodcaller, error: Exception) -> None:
+def test_permanent_errors_are_raised_once_they_are_proven(
+    short_retry_period: None, act: methodcaller, error: Exception
+) -> None:
     for outcome, sent in on_both_counted(act, error):
         assert outcome is error or (isinstance(outcome, ServerRefused) and outcome.__cause__ is error)
-        assert sent == 1
+        assert sent == 3  # EVALSHA; EVAL with ECHO behind it
 
 
 @pytest.mark.parametrize("error", [NOT_RUN[1], LOST[0], LOST[2]], ids=repr)
@@ -113,9 +114,21 @@ def test_retries_end_after_the_retry_period(short_retry_period: None, error: Exc
         assert outcome is error
 
 
-def test_a_connection_closed_by_another_task_counts_as_lost(short_retry_period: None) -> None:
-    stub: Any = AsyncStub(AttributeError("'NoneType' object has no attribute 'writelines'"), REPLIES["redeem"])
-    assert asyncio.run(AsyncVoucherSessions(stub).redeem("A", session="cart")).session_key == "cart"
+def test_a_mistake_in_the_applications_code_is_raised_as_it_is(short_retry_period: None) -> None:
+    mistake = AttributeError("'NoneType' object has no attribute 'writelines'")
+    for outcome, sent in on_both_counted(CHANGING[3], mistake):
+        assert outcome is mistake
+        assert sent == 1
+
+
+@pytest.mark.parametrize("mistake", [AttributeError("x"), TypeError("x"), RuntimeError("x")], ids=repr)
+def test_a_mistake_while_connecting_is_no_lost_reply(short_retry_period: None, mistake: Exception) -> None:
+    """redis.asyncio raises it as a ConnectionError that is chained to it."""
+    error = redis.exceptions.ConnectionError("x")
+    error.__cause__ = mistake
+    for outcome, sent in on_both_counted(CHANGING[3], error):
+        assert outcome is error
+        assert sent == 1
 
 
 def test_only_clients_that_know_of_a_failover_wait_for_one() -> None:

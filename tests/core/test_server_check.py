@@ -14,6 +14,7 @@ import redis.exceptions
 from conftest import Backend
 from redis.asyncio.cluster import ClusterNode
 from redis.crc import key_slot
+from support.scripted_clients import SCRIPTS, call_id_of
 from support.servers import BINARIES, Server, free_port, running
 from support.waiting import until
 
@@ -36,6 +37,7 @@ HEALTHY: dict[str, Any] = {
     "CONFIG GET lazyfree-lazy-expire": {"lazyfree-lazy-expire": "yes"},
     "EVALSHA": redis.exceptions.NoScriptError("No matching script"),
     "EVAL": OK,
+    "ECHO": b"in step",
     "WAIT": 0,
     "WAITAOF": [0, 0],
 }
@@ -64,7 +66,7 @@ class StubServer:
         answer = self._answers[" ".join(words[:2]) if words[0] == "CONFIG GET" else words[0]]
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return [call_id_of(words), *answer] if words[0] in SCRIPTS and type(answer) is list else answer
 
 
 class AsyncStubServer(StubServer):
@@ -412,3 +414,24 @@ def test_the_primaries_of_a_cluster_are_known_before_its_first_command(loop: asy
 def test_a_single_server_is_the_only_primary() -> None:
     with redis.Redis() as client:
         assert clients.primaries(client) == [clients.Primary("", {}, "0")]
+
+
+def refuses_every_code(code: str) -> str:
+    raise KeyError(code)
+
+
+def test_a_partition_that_fails_for_every_code_is_a_finding() -> None:
+    """It has the same fingerprint as every other one that always fails."""
+    for findings in (
+        VoucherSessions(StubServer(), partition=refuses_every_code).check_server(),  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
+        asyncio.run(AsyncVoucherSessions(AsyncStubServer(), partition=refuses_every_code).check_server()),  # type: ignore[arg-type]  # likewise
+    ):
+        assert [(each.node, each.severity, each.subject) for each in findings] == [("", "warning", "partition")]
+
+
+def test_a_partition_that_fails_for_some_codes_is_no_finding() -> None:
+    def of_customers(code: str) -> str:
+        customer, _, number = code.partition("-")
+        return customer if int(number) else code
+
+    assert VoucherSessions(StubServer(), partition=of_customers).check_server() == []  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use

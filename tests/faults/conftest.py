@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from support.moved_clock import ServerClock
 from support.servers import BINARIES, Server
 
 from faults.lost_reply_trials import CLIENT_KINDS, PreparedServer, Route, prepare
+from faults.moved_clocks import BACKENDS, Shop, shop_on
 from faults.proxy import Proxy
 
 
@@ -57,3 +59,19 @@ def routes(
 def soak_seconds() -> float:
     """How long each random test runs: SOAK_SECONDS of the environment, or as briefly as fits into every run."""
     return float(os.environ.get("SOAK_SECONDS", "4"))
+
+
+@pytest.fixture(scope="session")
+def servers_with_clocks() -> Iterator[tuple[dict[str, tuple[Server, ServerClock]], ExitStack]]:
+    """Those that run already, and what ends them. Each is started when a test first needs it."""
+    with ExitStack() as stack:
+        yield {}, stack
+
+
+@pytest.fixture(params=BACKENDS)
+def shop(
+    request: pytest.FixtureRequest, servers_with_clocks: tuple[dict[str, tuple[Server, ServerClock]], ExitStack]
+) -> Iterator[Shop]:
+    """An empty one, with its clock stopped."""
+    with shop_on(request.param, *servers_with_clocks) as shop:
+        yield shop

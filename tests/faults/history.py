@@ -26,6 +26,9 @@ from voucher_sessions.results import Balance
 # The books of one call at a time leave nothing else unsaid: these may have taken effect, or may yet do so, or never.
 UNKNOWN = (RedisConnectionError, RedisTimeoutError, NotDurable)
 READS = {"get_voucher", "get_redemption", "list_sessions"}
+POLICY = requests.ttl_policy(None, None)  # of the recorded engines
+
+POLICY = requests.ttl_policy(None, None)
 
 
 @dataclass(frozen=True)
@@ -156,10 +159,10 @@ def plain_args(verb: str, args: tuple[Any, ...], options: dict[str, Any], anew: 
             voucher, used = given["voucher"], given["used"]
             limit = [voucher.quantity, voucher.credits, voucher.points]
             brought = None if used is None else [used.quantity, used.credits, used.points]
-            return {"codes": [voucher.code], "limit": limit, "used": brought}
+            return {"codes": [voucher.code], "limit": limit, "used": brought, "if_exists": given["if_exists"]}
         case "validate":
             session = given["session"]
-            lock = None if session is None else requests.session_request(session)
+            lock = None if session is None else requests.session_request(session, POLICY)
             has_key = session is not None and (session.get("key") if isinstance(session, dict) else session.key)
             key = lock.key if has_key and lock else anew
             release = list(given.get("release", ()))

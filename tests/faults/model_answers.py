@@ -90,10 +90,10 @@ def _answer(books: Books, op: Op, now: int) -> Any:
         case "put_voucher":
             (code,), (quantity, credits, points), used = args["codes"], args["limit"], args["used"]
             limit = Amounts(UNLIMITED if quantity is None else quantity, credits, points)
-            books.put(code, limit, quantity is None, Amounts(*used) if used else None, now)
+            books.put(code, limit, quantity is None, Amounts(*used) if used else None, now, args["if_exists"])
             return _state(books.book(code), now)
         case "get_voucher":
-            return _state(books.book(args["codes"][0]), now)
+            return _state(books.read(args["codes"][0], now), now)
         case "delete_voucher":
             return books.delete(args["codes"][0])
         case "validate":
@@ -157,7 +157,14 @@ def state(books: Books, now: int, receipts: frozenset[Any] | None = None) -> Sta
         lives = {code: book.life for code, book in books.vouchers.items()}
         receipts = frozenset(
             # Of a life that has ended it is of no matter which it was.
-            (name, receipt.life == lives.get(name[0]), receipt.session_key, receipt.taken, receipt.rolled_back)
+            (
+                name,
+                receipt.life == lives.get(name[0]),
+                receipt.session_key,
+                receipt.taken,
+                receipt.stack,
+                receipt.rolled_back,
+            )
             for name, receipt in books.receipts.items()
         )
     return State(frozenset(vouchers), receipts, frozenset(expiries))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import methodcaller
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import fakeredis
 import redis
 from pydantic import BaseModel
+from support.scripted_clients import call_id_of
 
 from voucher_sessions import (
     ActiveSession,
@@ -63,6 +64,8 @@ _TOO_MUCH: Final = [Redeemable(code="A", credits=500), Redeemable(code="B", poin
 RECORDED_CALLS: Final[list[RecordedCall]] = [
     _recorded_call("put_voucher", Voucher(code="A", quantity=9, credits=50)),
     _recorded_call("put_voucher", Voucher(code="A"), used=Used(credits=5)),
+    _recorded_call("put_voucher", Voucher(code="A"), if_exists="keep"),
+    _recorded_call("put_voucher", Voucher(code="A"), if_exists="raise"),
     _recorded_call("get_voucher", "A"),
     _recorded_call("get_voucher", "C", codes="C"),
     _recorded_call("delete_voucher", "A"),
@@ -81,10 +84,13 @@ RECORDED_CALLS: Final[list[RecordedCall]] = [
     _recorded_call("redeem", "A", credits=3, redemption_id="order", id="order"),  # a replay
     _recorded_call("redeem", "A", credits=500, session=KEY, key=KEY),
     _recorded_call("redeem", "A", session="gone", key="gone"),
+    _recorded_call("redeem", "A"),  # amounts are required
+    _recorded_call("redeem", "A", credits=1, redemption_id="rolled back", id="rolled back"),
     _recorded_call("redeem", "C", codes="C"),
     _recorded_call("redeem_stack", _BOTH, session=KEY, redemption_id="new", codes="AB", key=KEY, id="new"),
     _recorded_call("redeem_stack", _TOO_MUCH, session=KEY, codes="AB", key=KEY),
     _recorded_call("redeem_stack", _BOTH, redemption_id="of A", codes="AB", id="of A"),  # a conflict
+    _recorded_call("redeem_stack", ["A", "B"], codes="AB"),  # amounts are required
     _recorded_call("release", "A", KEY, key=KEY),
     _recorded_call("release", "A", "gone", key="gone"),
     _recorded_call("release_stack", ["A", "B"], KEY, codes="AB", key=KEY),
@@ -102,15 +108,43 @@ RECORDED_CALLS: Final[list[RecordedCall]] = [
 
 
 class _ReplyRecorder:
-    """Passes on to fakeredis and keeps the replies."""
+    """Passes on to fakeredis and keeps what each reply has behind its call id."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
         self.replies: list[list[Any]] = []
 
     def execute_command(self, *command: Any, **options: Any) -> Any:
-        self.replies.append(self._client.execute_command(*command, **options))
-        return self.replies[-1]
+        reply = self._client.execute_command(*command, **options)
+        assert reply[0] == call_id_of(command)
+        self.replies.append(reply[1:])
+        return reply
+
+    def pipeline(self, **options: Any) -> Any:
+        """Scripts that the server does not have are sent with ECHO behind them."""
+        return _PipelineRecorder(self, self._client.pipeline(**options))
+
+
+class _PipelineRecorder:
+    def __init__(self, recorder: _ReplyRecorder, pipeline: Any) -> None:
+        self._recorder = recorder
+        self._pipeline = pipeline
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipeline.reset()
+
+    def execute_command(self, *command: Any, **options: Any) -> None:
+        self._pipeline.execute_command(*command, **options)
+
+    def execute(self, **options: Any) -> list[Any]:
+        replies: list[Any] = self._pipeline.execute(**options)
+        reply, echo = replies
+        assert reply[0] == echo
+        self._recorder.replies.append(reply[1:])
+        return replies
 
 
 def create_vouchers(client: redis.Redis) -> None:
@@ -121,7 +155,9 @@ def create_vouchers(client: redis.Redis) -> None:
         engine.redeem(code, credits=3, redemption_id="order")
         engine.validate(code, credits=4, session=SESSION)
         engine.validate(code, credits=4, session=OTHER)
-    engine.redeem("A", redemption_id="of A")
+    engine.redeem("A", credits=0, redemption_id="of A")
+    engine.redeem("A", credits=1, redemption_id="rolled back")
+    engine.rollback("A", "rolled back")
 
 
 def books(engine: VoucherSessions, *codes: str) -> list[Any]:
@@ -144,7 +180,7 @@ def books(engine: VoucherSessions, *codes: str) -> list[Any]:
 
 
 def right_replies(recorded_call: RecordedCall) -> list[list[Any]]:
-    """What a server answers to the commands of this call: to one, but for audits."""
+    """What a server answers to the commands of this call, behind the call id: to one command, but for audits."""
     with fakeredis.FakeRedis() as client:
         create_vouchers(client)
         if recorded_call.verb == "repair" and recorded_call.codes == ("A",):

@@ -14,27 +14,34 @@ LIMIT, USED, LOCKED, LOCKED_UNTIL = slice(2, 5), slice(5, 8), slice(8, 11), 12
 def book_of(admin: redis.Redis, code: str) -> list[Any] | None:
     """As it is stored; None where there is no voucher, or the tombstone of one."""
     stored: Any = admin.get(f"vs:{{{code}}}")
-    values, _ = read_book(stored or b"[]")
-    return values if len(values) == 13 else None
+    if stored is None:
+        return None
+    values, _ = read_book(stored)
+    if values[0] == "deleted":
+        return None
+    assert len(values) == 14, values
+    return values
 
 
 def recount(admin: redis.Redis, *codes: str, damaged: bool = False) -> None:
     """Raise AssertionError where a book is not what its locks and receipts add up to, or has given more than it may.
 
-    Locks that have expired may still be in both, and when all have, in the book alone. ``damaged``: something other than the engine
-    had removed locks, so that others could lock what they held; what is used must not exceed the limit even so.
+    Locks that have expired may still be in both, and when all have, in the book alone. ``damaged``: something other than
+    the engine had removed locks, so that others could lock the same; what is used must not exceed the limit even so.
     """
     for code in codes:
         book = book_of(admin, code)
         if book is None:
             continue
-        held = [(1, credits, points) for _, credits, points, _ in stored_locks(admin, code)]
+        locks = [(1, credits, points) for _, credits, points, _ in stored_locks(admin, code)]
         stored: Any = [admin.get(key) for key in admin.scan_iter(f"vs:{{{code}}}:redemption:*", count=1000)]
         receipts = [receipt.split(b" ") for receipt in stored]
         life = book[0].encode()
-        spent = [tuple(map(int, values[1:4])) for values in receipts if values[0] == life and values[6] == b"-"]
-        if held or now_ms(admin) < book[LOCKED_UNTIL]:
-            assert book[LOCKED] == totals(held), f"{code}: {book}"
+        # 1 life quantity credits points at call_id stack rolled_back_by session_key
+        assert all(values[0] == b"1" for values in receipts), "the format"
+        spent = [tuple(map(int, values[2:5])) for values in receipts if values[1] == life and values[8] == b"-"]
+        if locks or now_ms(admin) < book[LOCKED_UNTIL]:
+            assert book[LOCKED] == totals(locks), f"{code}: {book}"
         assert book[USED] == totals(spent), f"{code}: {book}"
         for limit, used, locked in zip(book[LIMIT], book[USED], book[LOCKED], strict=True):
             assert limit < 0 or used + (0 if damaged else locked) <= limit, f"{code}: {book}"

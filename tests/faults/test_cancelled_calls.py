@@ -192,7 +192,7 @@ def test_the_generated_key_of_a_cancelled_call_can_be_found_by_reading(server: S
             await client.ping()
             for at in range(3):
                 await Cancelled(engine.validate("A", session={"type": "LOCK"}), at, late=True).run()
-                await Cancelled(engine.redeem("B"), at, late=True).run()
+                await Cancelled(engine.redeem("B", credits=0), at, late=True).run()
             for each in await engine.list_sessions("A"):
                 assert each.key.startswith("ssn_")
                 assert (await engine.release("A", each.key)).released
@@ -267,11 +267,11 @@ def test_a_call_is_cancelled_while_the_server_is_slow(
             assert await credits_of(engine, "A") == 111
             with held(server) as waiting:
                 wait = waiting(1)
-                await cancel(engine.redeem("A", redemption_id="order"), wait)
+                await cancel(engine.redeem("A", credits=0, redemption_id="order"), wait)
                 wait.close()  # type: ignore[attr-defined]  # a coroutine, awaited or not
             answers = await asyncio.gather(*(credits_of(engine, code) for code in "BAB"))
             assert answers == [222, 111, 222]
-            assert (await engine.redeem("A", redemption_id="order")).id == "order"
+            assert (await engine.redeem("A", credits=0, redemption_id="order")).id == "order"
             assert (await engine.get_voucher("A")).quantity.used == 1
 
     asyncio.run(main())
@@ -284,7 +284,7 @@ def test_one_engine_shared_by_tasks_some_of_which_are_cancelled(server: Server) 
         async with redis.asyncio.Redis(unix_socket_path=server.socket) as client:
             engine = AsyncVoucherSessions(client)
             orders = [f"order-{at}" for at in range(90)]
-            tasks = [asyncio.ensure_future(engine.redeem("A", redemption_id=order)) for order in orders]
+            tasks = [asyncio.ensure_future(engine.redeem("A", credits=0, redemption_id=order)) for order in orders]
             for at, task in enumerate(tasks):
                 if at % 3 == 0:
                     await asyncio.sleep(0)
@@ -293,7 +293,7 @@ def test_one_engine_shared_by_tasks_some_of_which_are_cancelled(server: Server) 
             assert any(isinstance(each, asyncio.CancelledError) for each in ended)
             for order, each in zip(orders, ended, strict=True):
                 assert isinstance(each, asyncio.CancelledError) or each.id == order  # type: ignore[union-attr]  # else it fails
-            paid = await asyncio.gather(*(engine.redeem("A", redemption_id=order) for order in orders))
+            paid = await asyncio.gather(*(engine.redeem("A", credits=0, redemption_id=order) for order in orders))
             assert [each.id for each in paid] == orders
             assert (await engine.get_voucher("A")).quantity.used == 90
 

@@ -34,11 +34,22 @@ RIGHT: Final[dict[str, Any]] = {
     "session_key": "cart",
     "redemption_id": "order",
     "if_session_missing": "raise",
+    "if_exists": "keep",
     "limit": 5,
     "redeemables": [Redeemable(code="A", credits=5)],
     "release": ["a code that left the cart"],
 }
 KEY: Final = re.compile(rb"vs:\{[^{}]*\}(:.*)?", re.DOTALL)
+CALL_ID: Final = re.compile("[A-Za-z0-9]{11}")
+# Where the numbers are among the arguments of a script, behind the call id.
+NUMBERS: Final = {
+    "put_voucher": (slice(1, 4), slice(5, 8)),
+    "validate": (slice(1, None),),
+    "validate_stack": (slice(1, None),),
+    "redeem": (slice(4, None),),
+    "redeem_stack": (slice(4, None),),
+    "list_sessions": (slice(0, 1),),
+}
 
 
 def verbs(*kinds: type[Any]) -> dict[str, list[str]]:
@@ -75,16 +86,22 @@ def refused_or_sent(verb: str, arguments: Callable[[], dict[str, Any]]) -> list[
 
 
 def assert_in_order(commands: list[tuple[Any, ...]], verb: str) -> None:
-    """One script call of exact types: a subclass may encode itself as it likes."""
-    (command,) = commands
-    assert {type(item) for item in command} <= {str, bytes, int}
-    word, script, count = command[:3]
+    """One script call, alone or with the ECHO of its call id that ends a batch.
+
+    Of exact types, since a subclass may encode itself as it likes; numbers as text.
+    """
+    command, *others = commands
+    assert {type(item) for item in command} <= {str, bytes}
+    word, script, count = command[0], command[1], int(command[2])
     assert (word, len(script)) == ("EVALSHA", 40) or (word, script[:2]) == ("EVAL", "--")
     assert all(KEY.fullmatch(key) for key in command[3 : 3 + count])
-    arguments = list(command[3 + count :])
-    if verb == "put_voucher" and arguments[1] == -1:  # without limit
-        arguments[1] = 0
-    assert all(0 <= each <= MAX_NUMBER for each in arguments if isinstance(each, int))
+    call_id, *arguments = command[3 + count :]
+    assert CALL_ID.fullmatch(call_id)
+    assert others == ([("ECHO", call_id)] if word == "EVAL" else [])
+    numbers = [number for part in NUMBERS.get(verb, ()) for number in arguments[part]]
+    if verb == "put_voucher" and numbers[0] == "-1":  # without limit
+        numbers[0] = "0"
+    assert all(0 <= int(each) <= MAX_NUMBER for each in numbers if each != "-")
 
 
 def right(verb: str) -> dict[str, Any]:

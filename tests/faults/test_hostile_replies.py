@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine, Iterator
+from itertools import product
 from typing import Any, Final
 
 import pytest
 import redis.exceptions
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.scripted_clients import AsyncScriptedClient, ScriptedClient
 
-from faults.recorded_replies import RECORDED_CALLS, RecordedCall, assert_error, assert_sound, right_replies
+from faults.recorded_replies import (
+    RECORDED_CALLS,
+    RecordedCall,
+    assert_error,
+    assert_sound,
+    right_replies,
+)
 from faults.test_hostile_input import QUEUED, VERBS
 from voucher_sessions import (
     AsyncVoucherSessions,
@@ -19,12 +28,12 @@ from voucher_sessions import (
     Finding,
     InvalidRequest,
     NotDurable,
+    OutcomeUnknown,
     VoucherSessions,
     VoucherSessionsError,
 )
 
 EXAMPLES: Final = 30
-NO_ANSWER: Final = [b"no such answer"]
 RIGHT: Final[dict[int, list[list[Any]]]] = {}
 
 
@@ -35,28 +44,32 @@ def right(recorded_call: RecordedCall) -> list[list[Any]]:
     return RIGHT[id(recorded_call)]
 
 
-class ScriptedClient:
-    """A client that returns the given answers, one for each command."""
+class OutOfStepClient(ScriptedClient):
+    """A client whose connection is behind: the first commands get the given replies, which are to other commands."""
 
-    def __init__(self, *answers: Any) -> None:
-        self._answers = list(answers)
+    def __init__(self, *foreign: Any, then: list[Any] | None = None) -> None:
+        super().__init__(*(then or []))
+        self._foreign = list(foreign)
+        self._stays = then is None
 
-    def execute_command(self, *_: Any, **__: Any) -> Any:
-        answer = self._answers.pop(0) if self._answers else NO_ANSWER
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    def reply(self, command: tuple[Any, ...]) -> Any:
+        if not self._foreign:
+            return super().reply(command)
+        return self._foreign[0] if self._stays else self._foreign.pop(0)
 
 
-class AsyncScriptedClient(ScriptedClient):
-    async def execute_command(self, *_: Any, **__: Any) -> Any:
-        return super().execute_command()
+class AsyncOutOfStepClient(OutOfStepClient, AsyncScriptedClient):
+    pass
 
 
 def on_both(recorded_call: RecordedCall, *answers: Any) -> list[Any]:
     """What each engine makes of the answers: a result, or an error of ours."""
-    sync = VoucherSessions(ScriptedClient(*answers))  # type: ignore[arg-type]  # all of a client that an engine uses
-    waiting = AsyncVoucherSessions(AsyncScriptedClient(*answers))  # type: ignore[arg-type]  # likewise
+    return outcomes_of(recorded_call, ScriptedClient(*answers), AsyncScriptedClient(*answers))
+
+
+def outcomes_of(recorded_call: RecordedCall, client: ScriptedClient, asyncio_client: AsyncScriptedClient) -> list[Any]:
+    sync = VoucherSessions(client)  # type: ignore[arg-type]  # all of a client that an engine uses
+    waiting = AsyncVoucherSessions(asyncio_client)  # type: ignore[arg-type]  # likewise
     return [outcome(lambda: recorded_call.call(sync)), outcome(lambda: run_through(recorded_call.call(waiting)))]
 
 
@@ -89,7 +102,7 @@ def check(recorded_call: RecordedCall, *answers: Any) -> None:
 
 
 def has_reply_form(reply: Any) -> bool:
-    """A list of bytes and integers, as every script answers."""
+    """A list of bytes and integers, as every script answers behind the call id."""
     return type(reply) is list and all(type(item) in {bytes, int} for item in reply)
 
 
@@ -103,6 +116,7 @@ def test_every_verb_is_answered() -> None:
 STATUSES: Final = [
     *(b"state", b"answered", b"receipts", b"refused", b"released", b"deleted", b"sessions", b"conflict"),
     *(b"voucher_missing", b"session_missing", b"redemption_missing", b"partition", b"counted", b"repaired", b""),
+    *(b"exists", b"amount_required"),
 ]
 ITEMS: Final = st.one_of(
     st.integers(),
@@ -148,8 +162,8 @@ def is_answer(reply: Any) -> bool:
 
 @pytest.mark.parametrize("recorded_call", RECORDED_CALLS, ids=repr)
 @settings(max_examples=EXAMPLES, deadline=None)
-@given(reply=JUNK.filter(is_answer))
-def test_any_answer(recorded_call: RecordedCall, reply: Any) -> None:
+@given(reply=st.lists(JUNK, max_size=6).filter(is_answer))
+def test_any_answer(recorded_call: RecordedCall, reply: list[Any]) -> None:
     check(recorded_call, reply)
 
 
@@ -203,19 +217,23 @@ def test_a_right_answer_with_one_thing_wrong(recorded_call: RecordedCall) -> Non
         check(recorded_call, *answers)
 
 
-FLAGS: Final = [-1, 2, b"", b"x", b"-1"]
+REFUSALS: Final = [b"exists", b"voucher_missing", b"session_missing", b"redemption_missing", b"amount_required"]
+FLAGS: Final = [-1, 3, b"", b"x", b"-1"]
 
 
-@pytest.mark.parametrize("flag", FLAGS)
-@pytest.mark.parametrize("verb", ["delete_voucher", "release", "release_stack"])
-def test_a_flag_other_than_0_and_1_is_corrupt_state(verb: str, flag: Any) -> None:
+@pytest.mark.parametrize(
+    ("verb", "flag"),
+    [("delete_voucher", 2), *product(["delete_voucher", "release", "release_stack"], FLAGS)],
+)
+def test_a_flag_out_of_its_range_is_corrupt_state(verb: str, flag: Any) -> None:
+    """A voucher was deleted or not (0, 1); a session was not live, was released, or had ended before (0, 1, 2)."""
     recorded_call = next(recorded_call for recorded_call in RECORDED_CALLS if recorded_call.verb == verb)
     for outcome in on_both(recorded_call, [*right(recorded_call)[0][:-1], flag]):
         assert isinstance(outcome, CorruptState)
 
 
 @pytest.mark.parametrize("number", [0, -1, -2, 3, 2**64, b"x"])
-@pytest.mark.parametrize("status", [b"voucher_missing", b"session_missing", b"redemption_missing", b"conflict"])
+@pytest.mark.parametrize("status", [*REFUSALS, b"conflict"])
 def test_a_status_about_a_voucher_that_was_not_requested_is_corrupt_state(status: bytes, number: Any) -> None:
     """They are counted from 1; Python would count from the end what is below."""
     for recorded_call in RECORDED_CALLS:
@@ -231,6 +249,7 @@ def test_a_deeply_nested_reply_is_corrupt_state() -> None:
     for recorded_call in RECORDED_CALLS:
         for outcome in on_both(recorded_call, nested):
             assert isinstance(outcome, CorruptState)
+        assert_lost(recorded_call, nested)
 
 
 @pytest.mark.parametrize("recorded_call", RECORDED_CALLS, ids=repr)
@@ -259,13 +278,90 @@ def test_a_right_answer_with_one_thing_wrong_in_a_batch(recorded_call: RecordedC
     """Beside a right one, which is answered rightly."""
     beside = next(each for each in RECORDED_CALLS if each.verb == "get_voucher")
     for (answer,) in all_similar_replies(recorded_call):
-        engine = VoucherSessions(ConfirmingClient(right(beside)[0], answer))  # type: ignore[arg-type]  # likewise
+        engine = VoucherSessions(ScriptedClient(right(beside)[0], answer))  # type: ignore[arg-type]  # likewise
         first, second = recorded_call.call(beside.call(engine.pipeline())).execute(raise_on_error=False)
         assert_sound(first, beside)
         if isinstance(second, VoucherSessionsError):
             assert_error(second, recorded_call)
         else:
             assert_sound(second, recorded_call)
+
+
+# --- Replies to other commands -------------------------------------------------------------------------------------
+
+
+def assert_lost(recorded_call: RecordedCall, *foreign: Any) -> None:
+    """A reply that does not begin with the call id says nothing about the call, however often the call is sent."""
+    clients = OutOfStepClient(*foreign), AsyncOutOfStepClient(*foreign)
+    for lost in outcomes_of(recorded_call, *clients):
+        assert_unknown(recorded_call, lost)
+
+
+def assert_unknown(recorded_call: RecordedCall, lost: Any) -> None:
+    """``OutcomeUnknown`` with all that repeats the call, if it changes something; otherwise the connection's error."""
+    if is_read(recorded_call):
+        assert isinstance(lost, redis.exceptions.ConnectionError)
+        assert not isinstance(lost, VoucherSessionsError)
+        return
+    assert isinstance(lost, OutcomeUnknown), lost
+    assert (lost.verb, lost.codes[: len(recorded_call.codes)]) == (
+        recorded_call.verb.removesuffix("_stack"),
+        recorded_call.codes,
+    )
+    if recorded_call.session_key is not None:
+        assert lost.session_key == recorded_call.session_key
+    if recorded_call.redemption_id is not None:
+        assert lost.redemption_id == recorded_call.redemption_id
+
+
+def is_read(recorded_call: RecordedCall) -> bool:
+    """Whether it changes nothing. A repair begins with an audit, which only reads."""
+    if recorded_call.verb.startswith("validate"):
+        return recorded_call.session_key is None
+    return recorded_call.verb in {"get_voucher", "get_redemption", "list_sessions", "audit", "repair"}
+
+
+@pytest.mark.parametrize("recorded_call", RECORDED_CALLS, ids=repr)
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(reply=JUNK.filter(lambda reply: not isinstance(reply, Exception)))
+def test_any_reply_that_does_not_begin_with_the_call_id_is_lost(recorded_call: RecordedCall, reply: Any) -> None:
+    assert_lost(recorded_call, reply)
+
+
+@pytest.mark.parametrize("recorded_call", RECORDED_CALLS, ids=repr)
+def test_the_right_answer_behind_another_call_id_is_lost(recorded_call: RecordedCall) -> None:
+    """Above all the replies to other calls of the same verb: their form is right."""
+    for foreign_id in (b"aaaaaaaaaaa", b"", "aaaaaaaaaaa", bytearray(b"aaaaaaaaaaa"), 5, None):
+        assert_lost(recorded_call, [foreign_id, *right(recorded_call)[0]])
+    assert_lost(recorded_call, right(recorded_call)[0])
+
+
+@pytest.mark.parametrize("recorded_call", RECORDED_CALLS, ids=repr)
+@pytest.mark.parametrize("behind", [1, 3, 10])
+def test_a_call_is_sent_again_until_its_connection_is_in_step(recorded_call: RecordedCall, behind: int) -> None:
+    foreign = [[b"aaaaaaaaaaa", b"again"], b"OK", None, 1, []] * 2
+    expected = on_both(recorded_call, *right(recorded_call))
+    clients = [kind(*foreign[:behind], then=right(recorded_call)) for kind in (OutOfStepClient, AsyncOutOfStepClient)]
+    for seen, wanted in zip(outcomes_of(recorded_call, *clients), expected, strict=True):  # type: ignore[arg-type]  # of both kinds
+        assert without_random_parts(seen) == without_random_parts(wanted)
+
+
+def without_random_parts(outcome: Any) -> str:
+    """What a call returned or raised, without the ids that the engine generated."""
+    return re.sub("rdm_[A-Za-z0-9]{32}|replayed=True", "", f"{type(outcome)} {outcome!r} {outcome}")
+
+
+@pytest.mark.parametrize(
+    "recorded_call", [recorded_call for recorded_call in RECORDED_CALLS if recorded_call.verb in QUEUED], ids=repr
+)
+def test_replies_to_other_commands_in_a_batch_are_lost(recorded_call: RecordedCall) -> None:
+    """One reply too many before them: each of the two calls gets the reply to the command before it."""
+    beside = next(each for each in RECORDED_CALLS if each.verb == "get_voucher")
+    for foreign in (b"OK", [b"aaaaaaaaaaa", *right(beside)[0]], [], None):
+        engine = VoucherSessions(OutOfStepClient(foreign))  # type: ignore[arg-type]  # likewise
+        first, second = recorded_call.call(beside.call(engine.pipeline())).execute(raise_on_error=False)
+        assert_unknown(beside, first)
+        assert_unknown(recorded_call, second)
 
 
 @settings(max_examples=100, deadline=None)
@@ -282,28 +378,6 @@ def test_check_server_with_any_answers(answers: list[Any]) -> None:
 # --- What confirms a change ----------------------------------------------------------------------------------------
 
 
-class ConfirmingClient(ScriptedClient):
-    """A client whose pipeline returns a correct reply to the script and the given answers to all else."""
-
-    def __init__(self, *answers: Any) -> None:
-        self._pipelined = list(answers)
-
-    def pipeline(self, **_: Any) -> Any:
-        return self
-
-    def __enter__(self) -> ConfirmingClient:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def execute_command(self, *_: Any, **__: Any) -> Any:
-        return self
-
-    def execute(self, **_: Any) -> list[Any]:
-        return self._pipelined
-
-
 @pytest.mark.parametrize(
     "durability", [Durability(replicas=1), Durability(fsync=True), Durability(replicas=2, fsync=True)]
 )
@@ -312,7 +386,7 @@ class ConfirmingClient(ScriptedClient):
 @given(fence=JUNK, confirmation=st.one_of(JUNK, st.lists(st.integers(-2, 3), max_size=3)))
 def test_any_confirmation(durability: Durability, fence: Any, confirmation: Any) -> None:
     recorded_call = next(recorded_call for recorded_call in RECORDED_CALLS if recorded_call.verb == "release")
-    client: Any = ConfirmingClient(right(recorded_call)[0], fence, confirmation)
+    client: Any = ScriptedClient(right(recorded_call)[0], fence, confirmation)
     result = outcome(lambda: recorded_call.call(VoucherSessions(client, durability=durability)))
     if isinstance(result, NotDurable):
         assert_sound(result.result, recorded_call)

@@ -101,9 +101,9 @@ def test_an_interrupted_redemption_that_is_repeated_happens_once(server: Server)
             with server.client() as client:
                 engine = VoucherSessions(client)
                 assert credits_of(engine, "B") == 222
-                redeem = partial(engine.redeem, "A", redemption_id=order)
+                redeem = partial(engine.redeem, "A", credits=0, redemption_id=order)
                 entered = run_interrupted(at, KeyboardInterrupt, redeem)
-            books.redeem("A", redemption_id=order)
+            books.redeem("A", credits=0, redemption_id=order)
             assert books.get_voucher("A").quantity.used == at + 1, entered
             if not entered:
                 return
@@ -123,13 +123,13 @@ def test_a_signal_while_the_server_is_slow(server: Server, error: type[BaseExcep
             other = threading.Thread(target=signal_when_held, args=(admin, threading.get_ident()))
             other.start()
             with pytest.raises(error):
-                engine.redeem("A", redemption_id="order")
+                engine.redeem("A", credits=0, redemption_id="order")
             other.join(PATIENCE)
         finally:
             admin.execute_command("CLIENT", "UNPAUSE")
             signal.signal(signal.SIGUSR1, before)
         assert credits_of(engine, "B") == 222
-        assert engine.redeem("A", redemption_id="order").id == "order"
+        assert engine.redeem("A", credits=0, redemption_id="order").id == "order"
         assert engine.get_voucher("A").quantity.used == 1
 
 

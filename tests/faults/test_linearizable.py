@@ -18,9 +18,9 @@ DAY = 86_400_000
 
 NUMBERS = count()
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "put_voucher": {"limit": [1, 10, 0], "used": None},
+    "put_voucher": {"limit": [1, 10, 0], "used": None, "if_exists": "update"},
     "validate": {"needs": [["A", 0, 0]], "key": "k", "ttl_ms": DAY, "release": []},
-    "redeem": {"needs": [["A", None, None]], "key": None, "id": "o", "if_missing": "raise"},
+    "redeem": {"needs": [["A", 0, None]], "key": None, "id": "o", "if_missing": "raise"},
     "release": {"key": "k"},
     "rollback": {"id": "o"},
     "get_redemption": {"id": "o"},
@@ -59,6 +59,12 @@ def given_back(replayed: bool = False) -> list[Any]:
 
 NO_SESSION = {"error": "SessionNotFound", "code": "A", "codes": ["A"], "session_key": "k"}
 MISSING = {"error": "RedemptionNotFound", "code": "A", "redemption_id": "o"}
+CONFLICT = {"error": "RedemptionConflict", "code": "A", "redemption_id": "o"}
+ROLLED_BACK = {**CONFLICT, "error": "RedemptionRolledBack"}
+EXISTS = {"error": "VoucherExists", "code": "A"}
+AMOUNT_REQUIRED = {"error": "AmountRequired", "code": "A", "codes": ["A"]}
+BOTH = [["A", 0, 0], ["B", 0, 0]]
+PUT_B = op("put_voucher", 2, 3, state(0, 0), codes=["B"])
 
 EXPLAINED: dict[str, list[Op]] = {
     "nothing happened": [],
@@ -131,6 +137,36 @@ EXPLAINED: dict[str, list[Op]] = {
         op("redeem", 2, 3, redemption()),
         op("delete_voucher", 4, 5, True),
         op("redeem", 6, 7, redemption(replayed=True)),
+    ],
+    "redeemed again after the rollback, or before": [
+        op("redeem", 2, 3, redemption()),
+        op("rollback", 4, 9, given_back()),
+        op("redeem", 4, 9, ROLLED_BACK),
+        op("redeem", 4, 9, redemption(replayed=True)),
+    ],
+    "half of a stack, repeated": [
+        PUT_B,
+        op("redeem", 4, 5, redemption() * 2, needs=BOTH),
+        op("redeem", 6, 7, CONFLICT),
+        op("redeem", 6, 7, redemption(replayed=True) * 2, needs=BOTH[::-1]),
+    ],
+    "no amounts and no session": [op("redeem", 2, 3, AMOUNT_REQUIRED, needs=[["A", None, None]])],
+    "a holder of more than a limit that was lowered": [
+        op("put_voucher", 2, 3, [[2, 0, 0], [10, 0, 0], [0, 0, 0]], limit=[2, 10, 0]),
+        op("validate", 4, 5, [{**grants()[0], "available": [2, 10, 0]}], key="k"),
+        op("validate", 6, 7, grants(), key="z"),
+        op("put_voucher", 8, 9, state(0, 2)),
+        op("redeem", 10, 20, {**USED_UP, "locked_by_others": False}, key="k", id="x"),
+        op("redeem", 10, 20, redemption(key="z"), key="z", id="y"),
+    ],
+    "put beside its twin, of which one finds the other's": [
+        op("put_voucher", 2, 9, state(0, 0), codes=["B"], if_exists="raise"),
+        op("put_voucher", 2, 9, {**EXISTS, "code": "B"}, codes=["B"], if_exists="raise"),
+    ],
+    "figures kept": [
+        op("redeem", 2, 3, redemption()),
+        op("put_voucher", 4, 5, state(1, 0), limit=[9, 9, 9], used=[0, 0, 0], if_exists="keep"),
+        op("get_voucher", 6, 7, state(1, 0)),
     ],
     "some of many sessions are listed": [
         op("put_voucher", 2, 3, [[2, 0, 0], [10, 0, 0], [0, 0, 0]], limit=[2, 10, 0]),
@@ -213,9 +249,36 @@ UNEXPLAINED: dict[str, list[Op]] = {
         op("list_sessions", 31, 32, {}),
         op("list_sessions", 34, 35, {"k": [0, 0]}),
     ],
+    "silence for payment": [
+        op("redeem", 2, 3, redemption()),
+        op("rollback", 4, 5, given_back()),
+        op("redeem", 6, 7, [[1, 0, 0, None, True, True]]),
+    ],
+    "half of a stack, replayed": [
+        PUT_B,
+        op("redeem", 4, 5, redemption() * 2, needs=BOTH),
+        op("redeem", 6, 7, redemption(replayed=True)),
+    ],
+    "nothing taken for a session that is gone": [
+        op("redeem", 2, 3, redemption(key="k"), needs=[["A", None, None]], key="k", if_missing="redeem")
+    ],
+    "a new grant above a limit that was lowered": [
+        op("validate", 2, 3, grants()),
+        op("put_voucher", 4, 5, [[0, 0, 1], [10, 0, 0], [0, 0, 0]], limit=[0, 10, 0]),
+        op("validate", 6, 7, grants()),
+    ],
+    "put twice as a new one": [
+        op("put_voucher", 2, 9, state(0, 0), codes=["B"], if_exists="raise"),
+        op("put_voucher", 2, 9, state(0, 0), codes=["B"], if_exists="raise"),
+    ],
+    "old figures brought back": [
+        op("redeem", 2, 3, redemption()),
+        op("put_voucher", 4, 5, state(1, 0), used=[0, 0, 0], if_exists="keep"),
+        op("get_voucher", 6, 7, state(0, 0)),
+    ],
     "half a stack": [
-        op("put_voucher", 2, 3, state(0, 0), codes=["B"]),
-        op("redeem", 4, 5, redemption() * 2, needs=[["A", 0, 0], ["B", 0, 0]]),
+        PUT_B,
+        op("redeem", 4, 5, redemption() * 2, needs=BOTH),
         op("get_voucher", 6, 7, state(0, 0), codes=["B"]),
     ],
     "an error of another kind": [op("redeem", 2, 3, {"error": "CorruptState", "text": ""})],

@@ -18,7 +18,7 @@ from faults.model_answers import FOREVER, agrees, answer, essence
 
 MS = 1_000_000
 DAY = 86_400_000
-LIMITS = {"limit": [1, 10, 0], "used": None}
+LIMITS = {"limit": [1, 10, 0], "used": None, "if_exists": "update"}
 
 KEYS = st.sampled_from(["k", "z"])
 IDS = st.sampled_from(["o", "p"])
@@ -26,12 +26,14 @@ AMOUNT = st.integers(0, 6)
 NEEDS = st.sampled_from([["A"], ["B"], ["A", "B"]]).flatmap(
     lambda codes: st.tuples(*(st.tuples(st.just(code), AMOUNT, st.just(0)).map(list) for code in codes)).map(list)
 )
+UNNAMED = st.sampled_from(["A", "B"]).map(lambda code: [[code, None, None]])
 CODES = st.sampled_from([["A"], ["B"]])
 ARGS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "put_voucher": {
         "codes": CODES,
         "limit": st.tuples(st.sampled_from([None, 1, 2]), st.integers(4, 10), st.just(0)).map(list),
         "used": st.sampled_from([None, None, [0, 1, 0]]),
+        "if_exists": st.sampled_from(["update", "update", "keep", "raise"]),
     },
     "validate": {
         "needs": NEEDS,
@@ -40,7 +42,7 @@ ARGS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "release": st.just([]),
     },
     "redeem": {
-        "needs": NEEDS,
+        "needs": NEEDS | UNNAMED,
         "key": st.none() | KEYS,
         "id": IDS,
         "if_missing": st.sampled_from(["raise", "redeem"]),

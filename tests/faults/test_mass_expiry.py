@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import redis
-from support.model import LINGER_MS, MANY, written_book
+from support.model import LINGER_MS, written_book
 from support.servers import BINARIES, Server, running
 from support.waiting import until
 
@@ -41,7 +41,7 @@ for i = first, first + number - 1 do
   added[#added + 1] = at
   added[#added + 1] = '1 0 ' .. key
   if with_sessions == 'yes' then
-    redis.call('SET', 'vs:{A}:session:' .. key, life .. ' ' .. at .. ' 1 0 by1hand', 'PXAT', at)
+    redis.call('SET', 'vs:{A}:session:' .. key, '1 ' .. life .. ' ' .. at .. ' 1 0 by1hand', 'PXAT', at)
   end
   if #added == 1000 or i == first + number - 1 then
     redis.call('ZADD', KEYS[1], unpack(added))
@@ -66,7 +66,7 @@ def fill(admin: redis.Redis, number: int, first_ms: int, last_ms: int, *, sessio
     book[11] = min(book[11] or first_ms, first_ms)
     book[12] = max(book[12], last_ms)
     admin.set("vs:{A}", written_book(book))
-    admin.pexpireat("vs:{A}:locks", book[12] + (LINGER_MS if book[8] >= MANY else 0))
+    admin.pexpireat("vs:{A}:locks", book[12] + LINGER_MS)
 
 
 class Call(NamedTuple):

@@ -107,6 +107,8 @@ def test_every_change_raises_with_its_result_and_is_confirmed_when_repeated(
         engine.rollback("A", "another")
     mend()
     for verb, args, options, _ in CHANGES[:-1]:
+        if verb.startswith("redeem"):  # it was rolled back, so its id redeems nothing any more
+            continue
         until(partial(is_confirmed, partial(getattr(engine, verb), *args, **options)))
     assert [engine.get_voucher(code).credits.used for code in ("A", *CODES)] == [10, 0, 0], "each had its effect once"
 

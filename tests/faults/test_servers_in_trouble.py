@@ -48,7 +48,7 @@ from voucher_sessions._transport import clients
 WORKERS = 4
 ROUNDS = 3
 ONCE = {"retry": Retry(NoBackoff(), 0)}
-STACK = [Redeemable(code="A", credits=1), Redeemable(code="B")]
+STACK = [Redeemable(code="A", credits=1), Redeemable(code="B", credits=0)]
 
 
 @pytest.fixture(scope="module", params=list(BINARIES))

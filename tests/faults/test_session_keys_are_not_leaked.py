@@ -7,10 +7,11 @@ from typing import Any, Final
 import pytest
 import redis
 from pydantic import BaseModel, ValidationError
+from support.scripted_clients import ScriptedClient
 
 from faults.recorded_replies import KEY, RECORDED_CALLS, RecordedCall
 from faults.recording_clients import assert_no_session_key
-from faults.test_hostile_replies import ScriptedClient, all_similar_replies, on_both, outcome
+from faults.test_hostile_replies import all_similar_replies, on_both, outcome
 from voucher_sessions import (
     NotDurable,
     OutcomeUnknown,
@@ -52,9 +53,9 @@ def test_no_error_about_a_failed_command_shows_a_session_key(recorded_call: Reco
 
 
 ERRORS: Final[list[VoucherSessionsError]] = [
-    SessionNotFound("A", "B", session_key=KEY),
+    SessionNotFound(KEY, "A", "B"),
     OutcomeUnknown("validate", ("A",), session_key=KEY, redemption_id="order"),
-    NotDurable("release", "no replica", Release(code="A", session_key=KEY, released=True)),
+    NotDurable("release", "no replica", Release(code="A", session_key=KEY, released=True, ended=False)),
 ]
 
 

@@ -136,7 +136,7 @@ SHOWN: Final[list[BaseModel]] = [
     Session(type=SessionType.LOCK, key=KEY),
     LIVE,
     BOOKED,
-    Release(code="A", session_key=KEY, released=True),
+    Release(code="A", session_key=KEY, released=True, ended=False),
 ]
 
 
@@ -169,7 +169,7 @@ def test_every_model_with_a_key_is_shown() -> None:
 
 @pytest.mark.parametrize("key", ["k", "k1", "cart", "cart-471"])
 def test_a_short_key_is_not_shown_in_full_either(key: str) -> None:
-    assert f"'{key}" not in repr(Release(code="A", session_key=key, released=True))
+    assert f"'{key}" not in repr(Release(code="A", session_key=key, released=True, ended=False))
     assert f"'{key}" not in repr(Session(key=key))
 
 

@@ -67,7 +67,7 @@ def keys_of(partition: str, code: str, session_key: str, redemption_id: str) -> 
         assert client.commands
         for word, *rest in client.commands:
             if word in {"EVALSHA", "EVAL"}:
-                keys.update(rest[2 : 2 + rest[1]])
+                keys.update(rest[2 : 2 + int(rest[1])])
             elif word == "SET":
                 keys.add(rest[0])
     return keys

@@ -69,10 +69,15 @@ class Selection(NamedTuple):
 _BEHAVIOUR: Final = (
     *(
         f"behaviour/{name}"
-        for name in ("test_semantics", "test_stacks", "test_repeated_calls", "test_audit", "test_pipelines")
+        for name in (
+            *("test_semantics", "test_stacks", "test_repeated_calls", "test_audit", "test_pipelines"),
+            *("test_lowered_limits", "test_amount_required", "test_repeated_ids", "test_put_if_exists"),
+            *("test_stored_formats", "test_blocked_stacks", "test_only_lock", "test_repeated_batches"),
+        )
     ),
     "core/test_client_errors",
     "core/test_replies",
+    "core/test_own_replies",
     "behaviour/test_foreign_values",
 )
 # From the quickest to the widest, each for one server and few variants: a survivor is tried by all of them.
@@ -83,8 +88,8 @@ LUA: Final = (
     ),
     Selection(_BEHAVIOUR, "valkey and sync-repeated", 60),
     Selection(
-        ("faults/test_damaged_keys", "faults/test_lost_replies", "core/test_server_check"),
-        "valkey and not async and not text or test_overtaken_by_other_calls and close",
+        ("faults/test_damaged_keys", "faults/test_lost_replies", "core/test_server_check", "faults/test_clocks"),
+        "valkey and not async and not text and not evicted and not flushall or test_overtaken_by_other_calls and close",
         180,
     ),
 )

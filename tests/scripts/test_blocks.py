@@ -138,12 +138,12 @@ def test_a_header_that_differs_from_the_code_is_found(block: str) -> None:
     ("file", "code", "changed", "block"),
     [
         ("book", "local quantity_limit = book", "local quantity_limit = earlier or book", "judge"),
-        ("book", "  fits = false\n  if would_fit", "  fit = false\n  if would_fit", "judge"),
+        ("book", "  fits = false\n  if quantity_unspent", "  fit = false\n  if quantity_unspent", "judge"),
         ("book", "again = again or now >=", "again = now >=", "reclaim"),
         ("book", "'PX', TOMBSTONE_MS", "'PX', TOMBSTONE", "unlock"),
         ("book", "local member = amounts", "member = amounts", "lock"),
         ("redeem", "if own_quantity == 0", "if time or own_quantity == 0", "clock"),
-        ("audit", "  return {'again'}", "  return {'again', array_ends}", "open"),
+        ("audit", "  return {call_id, 'again'}", "  return {call_id, 'again', array_ends}", "open"),
     ],
 )
 def test_code_that_differs_from_the_header_is_found(

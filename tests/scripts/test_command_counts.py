@@ -56,7 +56,7 @@ COMMANDS: Final = {
     "list_sessions, the only lock": 2,
     "get_redemption": 1,
     "validate_stack of 3, no session": 2,
-    "validate_stack of 3, new locks": 11,
+    "validate_stack of 3, new locks": 12,
     "redeem_stack of 3 with session": 20,
     "release_stack of 3": 14,
 }

@@ -1,6 +1,6 @@
 """The headers of the scripts say what the code does.
 
-A header is one or two sentences, then the sections below, each with one line per entry: ``--   entry  what it is``.
+Every reply begins with the call id, and the status follows it. A header is one or two sentences, then the sections below, each with one line per entry: ``--   entry  what it is``.
 The second line of an entry is indented further.
 
     KEYS    or  KEYS, for each voucher                pattern and type
@@ -11,7 +11,7 @@ The second line of an entry is indented further.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
@@ -90,7 +90,7 @@ def statuses_of(source: str) -> set[str]:
 
 
 def _returned(code: str) -> Iterator[str]:
-    for match in re.finditer(r"\breturn\b\s*(?:\{\s*'(\w+)'|(\w+)\n)?", code):
+    for match in re.finditer(r"\breturn\b\s*(?:\{\s*call_id,\s*'(\w+)'|(\w+)\n)?", code):
         status, variable = match.groups()
         if status:
             yield status
@@ -101,9 +101,9 @@ def _returned(code: str) -> Iterator[str]:
 
 
 def _begins_with(variable: str, code: str) -> list[str]:
-    """The status with which a variable's table was created, or that was inserted as its first item."""
-    created = rf"^ *local (?:\w+, )*{variable}\b[^=\n]*=[^\n]*?(?<!\()\{{'(\w+)'"
-    inserted = rf"\btable\.insert\({variable}, 1, '(\w+)'\)"
+    """The status with which a variable's table was created, or that was inserted as its first item, before the call id."""
+    created = rf"^ *local (?:\w+, )*{variable}\b[^=\n]*=[^\n]*?(?<!\()\{{call_id, '(\w+)'"
+    inserted = rf"\btable\.insert\({variable}, 1, '(\w+)'\)\n *table\.insert\({variable}, 1, call_id\)"
     return re.findall(created, code, re.MULTILINE) + re.findall(inserted, code)
 
 
@@ -115,7 +115,7 @@ class Example:
     """
 
     call: Call[Any]
-    args: dict[str, object] = field(default_factory=dict)
+    args: Mapping[str, object] = field(default_factory=dict)
     each_args: list[dict[str, object]] = field(default_factory=list)
     # The session key in the call, if it is not <key>
     session_key: str = "<key>"
@@ -125,78 +125,72 @@ RANDOM: Final = ANY
 SESSION: Final = Session(type=SessionType.LOCK, key="<key>", ttl=9, ttl_unit=TtlUnit.SECONDS)
 BESIDE: Final = SESSION.model_copy(update={"key": "<another>"})
 STACK: Final = [Redeemable(code="CODE", credits=50, points=6), Redeemable(code="OTHER", credits=70, points=8)]
-EACH: Final[list[dict[str, object]]] = [{"credits": 50, "points": 6}, {"credits": 70, "points": 8}]
+EACH: Final[list[dict[str, object]]] = [{"credits": "50", "points": "6"}, {"credits": "70", "points": "8"}]
 calls: Final = Verbs(Keys("vs"), None)
 agreement = Verbs(Keys("vs", str), None).agree_on_partition()
 assert agreement
-with_receipt_ttl: Final = Verbs(Keys("vs"), 60)
+with_receipt_ttl: Final = Verbs(Keys("vs"), 600)
 
 
-def _redemption(session_key: bytes, if_session_missing: str, receipt_ttl_ms: object) -> dict[str, object]:
+def _redemption(session_key: bytes, if_session_missing: str, receipt_ttl_ms: str, stack: object) -> dict[str, object]:
     return {
-        "call_id": RANDOM,
         "session_key": session_key,
         "if_session_missing": if_session_missing,
         "receipt_ttl_ms": receipt_ttl_ms,
+        "stack": stack,
     }
 
 
 EXAMPLES: Final = [
     Example(
         calls.put_voucher(Voucher(code="CODE", quantity=3, credits=400, points=50), None),
-        {"call_id": RANDOM, "quantity": 3, "credits": 400, "points": 50, "used": "keep"}
-        | {"used_quantity": 0, "used_credits": 0, "used_points": 0},
+        {"if_exists": "update", "quantity": "3", "credits": "400", "points": "50", "used": "keep"}
+        | {"used_quantity": "0", "used_credits": "0", "used_points": "0"},
     ),
     Example(
         calls.put_voucher(
-            Voucher(code="OTHER", quantity=None, credits=400, points=50), Used(quantity=1, credits=20, points=30)
+            Voucher(code="OTHER", quantity=None, credits=400, points=50),
+            Used(quantity=1, credits=20, points=30),
+            "keep",
         ),
-        {"call_id": RANDOM, "quantity": -1, "credits": 400, "points": 50, "used": "set"}
-        | {"used_quantity": 1, "used_credits": 20, "used_points": 30},
+        {"if_exists": "keep", "quantity": "-1", "credits": "400", "points": "50", "used": "set"}
+        | {"used_quantity": "1", "used_credits": "20", "used_points": "30"},
     ),
     Example(calls.get_voucher("CODE")),
-    Example(
-        calls.validate("CODE", 50, 6, None), {"call_id": "", "session_key": b"", "ttl_ms": 0}, EACH[:1], session_key=""
-    ),
-    Example(
-        calls.validate("CODE", 50, 6, SESSION), {"call_id": RANDOM, "session_key": b"<key>", "ttl_ms": 9000}, EACH[:1]
-    ),
-    Example(
-        calls.validate_stack(STACK, SESSION, ()), {"call_id": RANDOM, "session_key": b"<key>", "ttl_ms": 9000}, EACH
-    ),
+    Example(calls.validate("CODE", 50, 6, None), {"session_key": b"", "ttl_ms": "0"}, EACH[:1], session_key=""),
+    Example(calls.validate("CODE", 50, 6, SESSION), {"session_key": b"<key>", "ttl_ms": "9000"}, EACH[:1]),
+    Example(calls.validate_stack(STACK, SESSION, ()), {"session_key": b"<key>", "ttl_ms": "9000"}, EACH),
     Example(
         with_receipt_ttl.redeem("CODE", 50, None, None, "<id>", "redeem"),
-        _redemption(b"", "redeem", 60_000),
-        [{"credits": 50, "points": "-"}],
+        _redemption(b"", "redeem", "600000", "-"),
+        [{"credits": "50", "points": "-"}],
         session_key="",
     ),
     Example(
         calls.redeem_stack(
             [Redeemable(code="OTHER", credits=7, points=8), Redeemable(code="CODE")], "<key>", "<id>", "raise"
         ),
-        _redemption(b"<key>", "raise", ""),
-        [{"credits": 7, "points": 8}, {"credits": "-", "points": "-"}],
+        _redemption(b"<key>", "raise", "", RANDOM),
+        [{"credits": "7", "points": "8"}, {"credits": "-", "points": "-"}],
     ),
-    Example(
-        calls.validate("OTHER", 50, 6, SESSION), {"call_id": RANDOM, "session_key": b"<key>", "ttl_ms": 9000}, EACH[:1]
-    ),
+    Example(calls.validate("OTHER", 50, 6, SESSION), {"session_key": b"<key>", "ttl_ms": "9000"}, EACH[:1]),
     Example(
         calls.validate("CODE", 50, 6, BESIDE),
-        {"call_id": RANDOM, "session_key": b"<another>", "ttl_ms": 9000},
+        {"session_key": b"<another>", "ttl_ms": "9000"},
         EACH[:1],
         session_key="<another>",
     ),
-    Example(calls.list_sessions("CODE", 10), {"limit": 10}),
+    Example(calls.list_sessions("CODE", 10), {"limit": "10"}),
     Example(calls.get_redemption("CODE", "<id>")),
-    Example(calls.rollback("CODE", "<id>"), {"call_id": RANDOM}, [{}]),
-    Example(calls.rollback_stack(["CODE", "OTHER"], "<id>"), {"call_id": RANDOM}, [{}, {}]),
-    Example(calls.release("CODE", "<key>"), {"call_id": RANDOM, "session_key": b"<key>"}, [{}]),
-    Example(calls.release_stack(["OTHER", "CODE"], "<key>"), {"call_id": RANDOM, "session_key": b"<key>"}, [{}, {}]),
-    Example(calls.delete_voucher("CODE"), {"call_id": RANDOM}),
-    Example(next(calls.audit("CODE")), {"from": 0, "most": 250}),
+    Example(calls.rollback("CODE", "<id>"), {}, [{}]),
+    Example(calls.rollback_stack(["CODE", "OTHER"], "<id>"), {}, [{}, {}]),
+    Example(calls.release("CODE", "<key>"), {"session_key": b"<key>"}, [{}]),
+    Example(calls.release_stack(["OTHER", "CODE"], "<key>"), {"session_key": b"<key>"}, [{}, {}]),
+    Example(calls.delete_voucher("CODE")),
+    Example(next(calls.audit("CODE")), {"from": "0", "most": "250"}),
     Example(
         audit._repair(Keys("vs"), "CODE", b"book", Locked(quantity=1, credits=2, points=3)),
-        {"audited": b"book", "quantity": 1, "credits": 2, "points": 3},
+        {"audited": b"book", "quantity": "1", "credits": "2", "points": "3"},
     ),
     Example(agreement, {"fingerprint": ANY}),
     Example(calls.check_permissions("TAG"), {"trials": ANY}),
@@ -210,7 +204,7 @@ def types() -> dict[bytes, str]:
     found: dict[bytes, str] = {}
     for example in EXAMPLES:
         call = example.call
-        client.eval(call.script.text, len(call.keys), *call.keys, *call.args)
+        client.execute_command(*call.eval_command())
         found |= {key: str(client.type(key)).upper() for key in call.keys if client.exists(key)}
     return found
 
@@ -247,9 +241,13 @@ def _check_call(header: Header, example: Example) -> None:
             raise Mismatch(f"{pattern!r} is {type_} in the header, and in fact {types()[pattern]}")
 
     names = header.args + header.each_args * len(call.codes)
-    expected = [*example.args.items(), *(item for each in example.each_args for item in each.items())]
-    if list(zip(names, call.args, strict=False)) != expected or len(names) != len(call.args):
-        raise Mismatch(f"arguments in the header: {names}, sent: {call.args}, expected: {expected}")
+    expected = [("call_id", call.id), *example.args.items()]
+    expected += [item for each in example.each_args for item in each.items()]
+    sent = list(call.eval_command()[3 + len(call.keys) :])
+    if list(zip(names, sent, strict=False)) != expected or len(names) != len(sent):
+        raise Mismatch(f"arguments in the header: {names}, sent: {sent}, expected: {expected}")
+    if not {str, bytes}.issuperset(map(type, sent)):
+        raise Mismatch(f"not all arguments are text: {sent}")
 
 
 def examples_of(verb: str) -> list[Example]:
@@ -291,9 +289,10 @@ def _changed_sources(source: str) -> Iterator[str]:
         if entry and at + 1 < len(lines) and re.match(r"--   \S", lines[at + 1]) and not _in_status(lines, at):
             yield before + lines[at + 1] + line + "".join(lines[at + 2 :])
     yield re.sub(r"\A(--(?! KEYS).*\n)+", "", source)
-    for match in re.finditer(r"(?<!\()\{'(\w+)'", source):
+    for match in re.finditer(r"(?<!\()\{call_id, '(\w+)'", source):
         yield source[: match.end() - 1] + "x" + source[match.end() - 1 :]
-    yield source + "return {'unknown_status'}\n"
+    yield source + "return {call_id, 'unknown_status'}\n"
+    yield source + f"return {{'{header_of(source).statuses[0]}'}}\n"
     yield source + "return 1\n"
     yield source + "local x = ARGV[20]\n"
 

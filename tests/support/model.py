@@ -1,13 +1,14 @@
 """A model of the vouchers in plain Python: the rules of DESIGN.md without Redis, scripts or keys.
 
-It gets the time as a number and forgets nothing: the state machine compares every result with it.
+It gets the time as a number, which may also go back: the state machine compares every result with it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any, NamedTuple
 
 from lua_tools import sources as lua_sources
@@ -21,8 +22,8 @@ def constants(names: str) -> list[int]:
 
 # How long ended sessions and deleted vouchers keep their last values.
 (TOMBSTONE_MS,) = constants("TOMBSTONE_MS")
-# How many locks make an index large, and how long such a one stays.
-MANY, LINGER_MS = constants("MANY, LINGER_MS")
+# How much longer than its last lock an index stays.
+(LINGER_MS,) = constants("LINGER_MS")
 
 UNLIMITED = 2**53 - 1
 
@@ -30,12 +31,13 @@ UNLIMITED = 2**53 - 1
 def read_book(stored: Any) -> tuple[list[Any], str]:
     """A book as lua/book.lua describes it: its values, and behind them the session key of its only lock, or ''."""
     text: str = stored.decode()
-    values, end = json.JSONDecoder().raw_decode(text)
+    assert text[0] == "1", "the format"
+    values, end = json.JSONDecoder().raw_decode(text, 1)
     return values, text[end:]
 
 
 def written_book(values: list[Any], only_key: str = "") -> str:
-    return json.dumps(values, separators=(",", ":")) + only_key
+    return "1" + json.dumps(values, separators=(",", ":")) + only_key
 
 
 def edit_book(admin: Any, code: str, at: int, value: int) -> None:
@@ -69,6 +71,10 @@ class Amounts(NamedTuple):
         )
 
 
+def total(amounts: Iterable[Amounts]) -> Amounts:
+    return reduce(Amounts.plus, amounts, Amounts())
+
+
 @dataclass
 class Lock:
     amounts: Amounts
@@ -81,6 +87,7 @@ class Receipt:
     session_key: str | None
     taken: Amounts
     at: int
+    stack: frozenset[str]  # the codes that were redeemed together
     rolled_back: bool = False
 
 
@@ -90,18 +97,22 @@ class Book:
     without_limit: bool
     life: int  # another one each time that the code is created
     used: Amounts = field(default_factory=Amounts)
+    # Those that count, as soon as the clock shows a time before their expiry: what was taken out is in here no more.
     sessions: dict[str, Lock] = field(default_factory=dict)
-    lowered: bool = False  # limits were lowered, or figures brought: used + locked may exceed them for once
 
     def live(self, now: int) -> dict[str, Lock]:
         return {key: lock for key, lock in self.sessions.items() if now < lock.expires_at}
 
+    def reclaim(self, now: int) -> None:
+        """Take out the locks that have expired: for good, whatever time the clock shows later."""
+        self.sessions = self.live(now)
+
     def locked(self, now: int, besides: str | None = None) -> Amounts:
-        total = Amounts()
-        for key, lock in self.live(now).items():
-            if key != besides:
-                total = total.plus(lock.amounts)
-        return total
+        return total(lock.amounts for key, lock in self.live(now).items() if key != besides)
+
+    def deals_in_amounts(self) -> bool:
+        """Whether a redemption of it can take credits or points."""
+        return any((*self.limit[1:], *self.used[1:]))
 
 
 class Refused(Exception):
@@ -128,54 +139,95 @@ class Verdict(NamedTuple):
 
 
 class Books:
-    """All vouchers and receipts."""
+    """All vouchers and receipts.
+
+    Every call that judges a voucher, or shows how much of it is locked, takes out the locks that have expired first.
+    """
 
     def __init__(self) -> None:
         self.vouchers: dict[str, Book] = {}
         self.receipts: dict[tuple[str, str], Receipt] = {}
         self.lives = 0
+        # The sessions that have ever been live, and when they were released or redeemed last, if they were.
+        self.ended: dict[tuple[str, str], int | None] = {}
 
     def copy(self) -> Books:
         """The same, to be led another way. Locks and receipts, which are replaced and not changed, are shared."""
         other = Books()
         for code, book in self.vouchers.items():
-            sessions = dict(book.sessions)
-            other.vouchers[code] = Book(book.limit, book.without_limit, book.life, book.used, sessions, book.lowered)
+            other.vouchers[code] = Book(book.limit, book.without_limit, book.life, book.used, dict(book.sessions))
         other.receipts = dict(self.receipts)
         other.lives = self.lives
+        other.ended = dict(self.ended)
         return other
 
     def judge(self, book: Book, need: Amounts, key: str | None, now: int) -> Verdict:
         def short(left: tuple[int, ...]) -> int | None:
             return next((at for at in range(3) if need[at] > 0 and left[at] < need[at]), None)
 
-        unlocked = tuple(limit - used for limit, used in zip(book.limit, book.used, strict=True))
+        own = book.live(now)[key].amounts if key in book.live(now) else Amounts()
         others = book.locked(now, besides=key)
-        left = tuple(mine - theirs for mine, theirs in zip(unlocked, others, strict=True))
-        held = short(left) is not None and short(unlocked) is None
+        unspent = tuple(limit - used for limit, used in zip(book.limit, book.used, strict=True))
+        # Its own lock is the caller's up to what is unspent, even if the locks of all exceed that.
+        quantity, credits, points = (max(0, unspent[at] - others[at], min(own[at], unspent[at])) for at in range(3))
+        left = quantity, credits, points
+        held = short(left) is not None and short(unspent) is None
         retry = min(lock.expires_at for other, lock in book.live(now).items() if other != key) - now if held else None
-        quantity, credits, points = (max(0, each) for each in left)
-        return Verdict(short(left), held, retry, (quantity, credits, points))
+        return Verdict(short(left), held, retry, left)
 
-    def put(self, code: str, limit: Amounts, without_limit: bool, used: Amounts | None, now: int) -> None:
+    def put(
+        self,
+        code: str,
+        limit: Amounts,
+        without_limit: bool,
+        used: Amounts | None,
+        now: int,
+        if_exists: str = "update",
+    ) -> None:
         book = self.vouchers.get(code)
         if book is None:
             self.lives += 1
-            book = self.vouchers[code] = Book(limit, without_limit, self.lives)
-        book.lowered = (
-            book.lowered or used is not None or any(new < old for new, old in zip(limit, book.limit, strict=True))
-        )
-        book.limit, book.without_limit = limit, without_limit
-        if used is not None:
-            book.used = used
+            self.vouchers[code] = Book(limit, without_limit, self.lives, used or Amounts())
+            return
+        book.reclaim(now)
+        if if_exists == "raise":
+            raise Refused("VoucherExists", code=code)
+        if if_exists == "update":
+            book.limit, book.without_limit = limit, without_limit
+            book.used = book.used if used is None else used
 
     def delete(self, code: str) -> bool:
         return self.vouchers.pop(code, None) is not None
 
     def book(self, code: str) -> Book:
+        """As it is: nothing is taken out."""
         if code not in self.vouchers:
-            raise Refused("VoucherNotFound", code=code)
+            raise Refused("VoucherNotFound", code=code, codes=(code,))
         return self.vouchers[code]
+
+    def read(self, code: str, now: int) -> Book:
+        book = self.book(code)
+        book.reclaim(now)
+        return book
+
+    def lock(self, code: str, key: str, lock: Lock) -> None:
+        self.vouchers[code].sessions[key] = lock
+        self.ended[code, key] = None
+
+    def end(self, code: str, key: str, now: int) -> bool:
+        """Remove the lock of a session, by release or redeem. False: it is not live."""
+        book = self.vouchers.get(code)
+        if book is None or key not in book.live(now):
+            return False
+        del book.sessions[key]
+        self.ended[code, key] = now
+        return True
+
+    def forget(self, now: int) -> None:
+        """When sessions ended so long ago that nothing may be left of it at this time."""
+        for name, ended_at in self.ended.items():
+            if ended_at is not None and now >= ended_at + TOMBSTONE_MS:
+                self.ended[name] = None
 
     def validate(
         self, code: str, credits: int, points: int, session: tuple[str, int] | None, now: int
@@ -196,13 +248,14 @@ class Books:
         verdicts: list[Verdict | None] = []
         for code, credits, points in needs:
             book, need = self.vouchers.get(code), Amounts(1, credits or 0, points or 0)
+            if book:
+                book.reclaim(now)
             verdicts.append(self.judge(book, need, key, now) if book else None)
         if session is not None and all(verdict and verdict.short is None for verdict in verdicts):
             for code, credits, points in needs:
-                lock = Lock(Amounts(1, credits or 0, points or 0), now + session[1])
-                self.vouchers[code].sessions[session[0]] = lock
+                self.lock(code, session[0], Lock(Amounts(1, credits or 0, points or 0), now + session[1]))
             for code in release:
-                self.release(code, session[0], now)
+                self.end(code, session[0], now)
         books = [self.vouchers.get(code) for code, _, _ in needs]
         locks = [book.live(now).get(key) if book and key else None for book in books]
         return list(zip(verdicts, locks, strict=True))
@@ -229,48 +282,78 @@ class Books:
         if_missing: str,
         now: int,
     ) -> list[tuple[Receipt, bool]]:
-        """The same of each; redeemed are all or none."""
-        found = [self.receipts.get((code, redemption_id)) for code, _, _ in needs]
-        if any(found):
-            conflicts = [code for (code, _, _), receipt in zip(needs, found, strict=True) if receipt]
-            if all(found):
-                conflicts = [
-                    code
-                    for (code, credits, points), receipt in zip(needs, found, strict=True)
-                    if receipt and not self.agrees(receipt, key, credits, points)
-                ]
-            if conflicts:
-                raise Refused("RedemptionConflict", code=conflicts[0], redemption_id=redemption_id)
-            return [(receipt, True) for receipt in found if receipt]
-        missing = tuple(code for code, _, _ in needs if code not in self.vouchers)
-        if missing:
-            raise Refused("VoucherNotFound", code=missing[0], codes=missing)
-        books = [self.vouchers[code] for code, _, _ in needs]
+        """The same of each; redeemed are all or none. The refusals come in the order in which they are judged."""
+        codes = [code for code, _, _ in needs]
+        if any((code, redemption_id) in self.receipts for code in codes):
+            return [(receipt, True) for receipt in self.repeated(needs, key, redemption_id)]
+        for code in codes:
+            if code in self.vouchers:
+                self.vouchers[code].reclaim(now)
+        self.refuse_without("VoucherNotFound", [code for code in codes if code not in self.vouchers])
+        books = [self.vouchers[code] for code in codes]
         owns = [book.live(now).get(key) if key is not None else None for book in books]
-        not_live = tuple(code for (code, _, _), own in zip(needs, owns, strict=True) if own is None)
-        if key is not None and not_live and if_missing == "raise":
-            raise Refused("SessionNotFound", code=not_live[0], codes=not_live, session_key=key)
+        if key is not None and if_missing == "raise":
+            not_live = [code for code, own in zip(codes, owns, strict=True) if own is None]
+            self.refuse_without("SessionNotFound", not_live, session_key=key)
+        self.refuse_without(
+            "AmountRequired",
+            [
+                code
+                for (code, credits, points), book, own in zip(needs, books, owns, strict=True)
+                if own is None and credits is None and points is None and book.deals_in_amounts()
+            ],
+        )
         taken = []
         for (_, credits, points), own in zip(needs, owns, strict=True):
             mine = own.amounts if own else Amounts()
             taken.append(
                 Amounts(1, mine.credits if credits is None else credits, mine.points if points is None else points)
             )
-        for (code, _, _), book, need in zip(needs, books, taken, strict=True):
+        for code, book, need in zip(codes, books, taken, strict=True):
             self.refuse(code, self.judge(book, need, key, now), need)
         done = []
-        for (code, _, _), book, need in zip(needs, books, taken, strict=True):
-            if key is not None and key in book.live(now):
-                del book.sessions[key]
+        for code, book, need in zip(codes, books, taken, strict=True):
+            if key is not None:
+                self.end(code, key, now)
             book.used = book.used.plus(need)
-            receipt = self.receipts[code, redemption_id] = Receipt(book.life, key, need, now)
+            receipt = Receipt(book.life, key, need, now, frozenset(codes))
+            self.receipts[code, redemption_id] = receipt
             done.append((receipt, False))
         return done
 
+    def repeated(
+        self, needs: Sequence[tuple[str, int | None, int | None]], key: str | None, redemption_id: str
+    ) -> list[Receipt]:
+        """The receipts of an id that was used before, if this is the same request and nothing was rolled back."""
+        found = [(need, self.receipts.get((need[0], redemption_id))) for need in needs]
+        codes = frozenset(code for code, _, _ in needs)
+        if all(receipt for _, receipt in found):
+            others = [
+                code
+                for (code, credits, points), receipt in found
+                if receipt and not self.agrees(receipt, key, credits, points, codes)
+            ]
+        else:
+            others = [code for (code, _, _), receipt in found if receipt]
+        if others:
+            raise Refused("RedemptionConflict", code=others[0], redemption_id=redemption_id)
+        rolled_back = [code for (code, _, _), receipt in found if receipt and receipt.rolled_back]
+        if rolled_back:
+            raise Refused("RedemptionRolledBack", code=rolled_back[0], redemption_id=redemption_id)
+        return [receipt for _, receipt in found if receipt]
+
     @staticmethod
-    def agrees(receipt: Receipt, key: str | None, credits: int | None, points: int | None) -> bool:
+    def agrees(
+        receipt: Receipt, key: str | None, credits: int | None, points: int | None, codes: frozenset[str]
+    ) -> bool:
         named = credits in (None, receipt.taken.credits) and points in (None, receipt.taken.points)
-        return named and key == receipt.session_key
+        return named and key == receipt.session_key and codes == receipt.stack
+
+    @staticmethod
+    def refuse_without(name: str, codes: Sequence[str], **facts: Any) -> None:
+        """An error that names the vouchers that lack something."""
+        if codes:
+            raise Refused(name, code=codes[0], codes=tuple(codes), **facts)
 
     @staticmethod
     def refuse(code: str, verdict: Verdict, need: Amounts) -> None:
@@ -288,11 +371,7 @@ class Books:
         )
 
     def release(self, code: str, key: str, now: int) -> bool:
-        book = self.vouchers.get(code)
-        if book is None or key not in book.live(now):
-            return False
-        del book.sessions[key]
-        return True
+        return self.end(code, key, now)
 
     def rollback(self, code: str, redemption_id: str) -> tuple[Receipt, bool]:
         """The receipt, and whether it is a replay."""

@@ -9,9 +9,10 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 
 import redis
 
@@ -44,10 +45,21 @@ BINARIES: dict[str, Path] = {name: binary for name, binary in _BINARIES.items() 
 
 
 class Server:
-    """A running server. ``socket`` is its path; ``options`` are those it was started with."""
+    """A running server. ``socket`` is its path; ``options`` are those it was started with.
 
-    def __init__(self, binary: Path, folder: str, options: dict[str, str]) -> None:
+    ``environment`` is added to this process' own.
+    """
+
+    def __init__(
+        self,
+        binary: Path,
+        folder: str,
+        options: dict[str, str],
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.binary = binary
         self.folder = Path(folder)
+        self._environment = {**os.environ, **environment}
         self.socket = str(self.folder / "s")
         words = {
             "port": "0",
@@ -70,7 +82,11 @@ class Server:
     def start(self) -> None:
         parent = os.getpid()
         self.process = subprocess.Popen(
-            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, preexec_fn=lambda: die_with(parent)
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=self._environment,
+            preexec_fn=lambda: die_with(parent),
         )
         deadline = time.monotonic() + 20
         while True:
@@ -100,8 +116,16 @@ class Server:
 @contextmanager
 def running(name: str, **options: str) -> Iterator[Server]:
     """A server of its own for one test or one session of tests."""
+    with running_in({}, name, **options) as server:
+        yield server
+
+
+@contextmanager
+def running_in(environment: Mapping[str, str], name: str, **options: str) -> Iterator[Server]:
+    """The same, with these environment variables beside this process' own."""
     with tempfile.TemporaryDirectory(prefix="vs-") as folder:
-        server = Server(BINARIES[name], folder, {key.replace("_", "-"): value for key, value in options.items()})
+        words = {key.replace("_", "-"): value for key, value in options.items()}
+        server = Server(BINARIES[name], folder, words, environment)
         try:
             yield server
         finally:

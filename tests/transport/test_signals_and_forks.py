@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from queue import LifoQueue
+from types import SimpleNamespace
 from typing import Any
 
 import fakeredis
@@ -117,3 +119,38 @@ def test_connections_of_the_parent_are_not_used_after_a_fork(monkeypatch: pytest
         assert pooled_engine.validate("A").reason == "not_found", "redis-py's pools know of forks"
         for each in (used, unused):
             asyncio.run(each.client.aclose())
+
+
+class OldPool:
+    """The BlockingConnectionPool of redis-py before 7: it can only close all connections, also those in use."""
+
+    def __init__(self) -> None:
+        self.pool: LifoQueue[Any] = LifoQueue()
+        self.closed: list[str] = []
+        for name in ("first", None, "second"):
+            self.pool.put_nowait(None if name is None else self.connection(name))
+
+    def connection(self, name: str) -> Any:
+        return SimpleNamespace(name=name, disconnect=lambda: self.closed.append(name))
+
+    def disconnect(self) -> None:
+        raise AssertionError("it closes connections in use")
+
+
+def test_idle_connections_of_an_old_blocking_pool_are_closed_and_stay_in_their_order() -> None:
+    pool = OldPool()
+    clients.disconnect(SimpleNamespace(connection_pool=pool))
+    assert sorted(pool.closed) == ["first", "second"]
+    left = [pool.pool.get_nowait() for _ in range(3)]
+    assert [each and each.name for each in left] == ["second", None, "first"]
+    assert pool.pool.empty()
+
+
+def test_a_failed_clean_up_does_not_replace_a_signal_handlers_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: object) -> None:
+        raise TypeError
+
+    monkeypatch.setattr(clients, "disconnect", fails)
+    single: Any = OneConnection(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        VoucherSessions(single).get_voucher("A")

@@ -11,12 +11,14 @@ import tempfile
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 import redis
 import redis.asyncio
+from redis.cache import CacheConfig
 from support import tls
 from support.servers import BINARIES, Server, free_ports, running
 from support.waiting import until
@@ -284,6 +286,60 @@ class TestOwnServers:
         command = f"python -m pip install 'voucher-sessions[{extra}]'"
         with pytest.raises(ImportError, match=rf"{package}.*{re.escape(command)}"), kind.opened(url):
             pass
+
+
+MISSPELT = {
+    "redis": "redis://127.0.0.1:1/0?db=3",
+    "rediss": "rediss://127.0.0.1:1?ssl_ca_certs=/ca.pem",
+    "unix": "unix:///no/where.sock?client_name=shop",
+    "redis+cluster": "redis+cluster://127.0.0.1:1?socket_timeout=3",
+    "redis+sentinel": "redis+sentinel://127.0.0.1:1/service?socket_timeout=3",
+    "embedded": "embedded://",
+    "memory": "memory://",
+}
+
+
+@pytest.mark.parametrize("engine", [VoucherSessions, AsyncVoucherSessions])
+@pytest.mark.parametrize("scheme", MISSPELT)
+def test_a_misspelt_option_is_refused_at_construction(scheme: str, engine: type[Any]) -> None:
+    """redis-py itself refuses it at the first connection, and calls the failure one of the server."""
+    url = MISSPELT[scheme]
+    with pytest.raises(InvalidRequest, match="did you mean socket_timeout") as refused:
+        engine.from_url(url, socket_timout=3)
+    assert refused.value.field == "socket_timout"
+    if "?" in url:
+        with pytest.raises(InvalidRequest, match=r"socket_timout.*did you mean socket_timeout") as refused:
+            engine.from_url(f"{url}&socket_timout=3")
+        assert refused.value.field == "url"
+
+
+def test_an_option_that_is_like_no_other_is_refused_too() -> None:
+    with pytest.raises(InvalidRequest, match="documentation"):
+        VoucherSessions.from_url("redis://127.0.0.1:1", wait_until="later")
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("redis://127.0.0.1:1", {"cache_config": CacheConfig(), "protocol": 3}),
+        ("redis+sentinel://127.0.0.1:1/service", {"check_connection": True}),
+        ("redis+sentinel://127.0.0.1:1/service?check_connection=1", {}),
+        ("memory://", {"connected": True}),
+        ("redis://127.0.0.1:1", {"connection_class": partial(redis.Connection)}),
+    ],
+)
+def test_options_that_no_signature_of_redis_py_names_are_accepted(url: str, options: dict[str, Any]) -> None:
+    VoucherSessions.from_url(url, **options).close()
+
+
+def test_a_connection_class_of_the_application_may_take_options_of_its_own() -> None:
+    class Connection(redis.Connection):
+        def __init__(self, *, shop: str, **options: Any) -> None:
+            super().__init__(**options)  # type: ignore[no-untyped-call]  # redis-py's
+            self.shop = shop
+
+    with VoucherSessions.from_url("redis://127.0.0.1:1", connection_class=Connection, shop="north") as engine:
+        assert isinstance(engine.client, redis.Redis)
 
 
 class TestRefused:

@@ -97,7 +97,7 @@ def _count(keys: Keys, code: str, start: int) -> Call[_PartialCount]:
         codes=(code,),
         script=scripts.AUDIT,
         keys=keys.voucher(code),
-        args=[start, _LOCKS_PER_CALL],
+        args=[str(start), str(_LOCKS_PER_CALL)],
         read=_PartialCount.read,
         changes=False,
     )
@@ -109,6 +109,6 @@ def _repair(keys: Keys, code: str, book: bytes, counted: Locked) -> Call[bool]:
         codes=(code,),
         script=scripts.REPAIR,
         keys=keys.voucher(code),
-        args=[book, *_amounts(counted)],
+        args=[book, *map(str, _amounts(counted))],
         read=lambda reply: as_bool(without_status(reply, b"repaired")[0]),
     )

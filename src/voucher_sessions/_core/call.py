@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from random import uniform
 from time import monotonic
 from typing import Final, Generic, TypeVar
 
 from voucher_sessions._core import client_errors
-from voucher_sessions._core.replies import Reply
+from voucher_sessions._core.replies import Item, Reply
+from voucher_sessions._core.requests import new_call_id
 from voucher_sessions._core.scripts import Script
 from voucher_sessions.errors import (
+    AmountRequired,
     CorruptState,
     InvalidRequest,
     OutcomeUnknown,
@@ -19,17 +22,38 @@ from voucher_sessions.errors import (
     RedemptionNotFound,
     ServerRefused,
     SessionNotFound,
+    UnknownFormat,
+    VoucherExists,
     VoucherNotFound,
 )
 
 T = TypeVar("T")
-Arg = bytes | int | str
+# Numbers are sent as text: hiredis can crash the process if a signal handler raises while it packs an int.
+Arg = bytes | str
 
 
 _REPLY_TYPES: Final = frozenset((bytes, int))  # exactly these types: bool is a subclass of int, and not valid here
 _STATUSES_WITHOUT_RESULT: Final = frozenset(
-    (b"again", b"voucher_missing", b"session_missing", b"redemption_missing", b"conflict")
+    (
+        b"again",
+        b"exists",
+        b"voucher_missing",
+        b"session_missing",
+        b"redemption_missing",
+        b"amount_required",
+        b"conflict",
+    )
 )
+
+
+# How the scripts, and Redis for a key of another type, say that a stored value cannot be read.
+_STORED_VALUE: Final = re.compile(r"CORRUPT |WRONGTYPE |FORMAT (?P<format>\d+) ")
+
+
+# How long after a failure the first call of an engine is tried again: at least so long, and so many times as long as
+# the try took.
+FIRST_CALL_PAUSE_SECONDS: Final = 10
+FIRST_CALL_PAUSE_FACTOR: Final = 20
 
 
 class RetryPeriod:
@@ -55,8 +79,8 @@ class CallAgain(Exception):
 class Call(Generic[T]):
     """Built by ``Verbs``, sent by a transport. It can be sent any number of times: only the first run has an effect.
 
-    ``read`` turns the script's reply into the result. ``changes`` is False if the script only reads; a lost reply then
-    leaves nothing unknown.
+    ``read`` turns the script's reply, without the call id at its beginning, into the result. ``changes`` is False if the
+    script only reads; a lost reply then leaves nothing unknown. ``changed_keys`` are those keys that may keep its id.
     """
 
     verb: str
@@ -68,6 +92,8 @@ class Call(Generic[T]):
     changes: bool = True
     session_key: str | None = None
     redemption_id: str | None = None
+    changed_keys: Sequence[bytes] = ()
+    id: str = field(default_factory=new_call_id)
 
     def __repr__(self) -> str:
         """Without keys and arguments: they contain the session key, which must not appear in logs."""
@@ -75,20 +101,23 @@ class Call(Generic[T]):
 
     def evalsha_command(self) -> tuple[Arg, ...]:
         """The command that runs the script if the server has it; otherwise the server answers NOSCRIPT."""
-        return "EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args
+        return "EVALSHA", self.script.sha, str(len(self.keys)), *self.keys, self.id, *self.args
 
     def eval_command(self) -> tuple[Arg, ...]:
         """The command that carries the script's text, so that the server has the script afterwards."""
-        return "EVAL", self.script.text, len(self.keys), *self.keys, *self.args
+        return "EVAL", self.script.text, str(len(self.keys)), *self.keys, self.id, *self.args
 
     def result(self, reply: Reply) -> T:
         """The result that the reply stands for.
 
-        Raises the error of a refusal (such as ``VoucherNotFound``), ``CallAgain``, or ``CorruptState`` for a reply that
-        the script cannot have given.
+        Raises ``OutOfStep`` if it is not the reply to this call; the error of a refusal (such as ``VoucherNotFound``),
+        ``CallAgain``, or ``CorruptState`` for a reply that the script cannot have given.
         """
+        if not self.is_own(reply):
+            raise client_errors.OutOfStep(f"{self.verb}: the connection gave the reply to another command")
         try:
-            if type(reply) is not list or not _REPLY_TYPES.issuperset(map(type, reply)):
+            reply = reply[1:]
+            if not _REPLY_TYPES.issuperset(map(type, reply)):
                 raise TypeError("not a list of bytes and integers")
             if reply[0] in _STATUSES_WITHOUT_RESULT:
                 raise self._error_of_status(reply)
@@ -103,18 +132,23 @@ class Call(Generic[T]):
             "client is connected to, and whether a proxy or a wrapper of the client changes replies"
         )
 
+    def is_own(self, reply: object) -> bool:
+        """Whether a reply is the one to this call: it begins with the call id."""
+        return type(reply) is list and len(reply) > 0 and reply[0] == self.id.encode()
+
     def _error_of_status(self, reply: Reply) -> Exception:
-        match reply[0]:
-            case b"again":
-                return CallAgain()
-            case b"voucher_missing":
-                return VoucherNotFound(*self._codes_in(reply))
-            case b"session_missing":
-                return SessionNotFound(*self._codes_in(reply), session_key=self.session_key or "")
-            case b"redemption_missing":
-                return RedemptionNotFound(self._codes_in(reply)[0], self.redemption_id or "")
-            case _:
-                return RedemptionConflict(self._codes_in(reply)[0], self.redemption_id or "")
+        if reply[0] == b"again":
+            return CallAgain()
+        codes = self._codes_in(reply)
+        errors: dict[Item, Callable[[], Exception]] = {
+            b"exists": lambda: VoucherExists(codes[0]),
+            b"voucher_missing": lambda: VoucherNotFound(*codes),
+            b"session_missing": lambda: SessionNotFound(self.session_key or "", *codes),
+            b"amount_required": lambda: AmountRequired(*codes),
+            b"redemption_missing": lambda: RedemptionNotFound(codes[0], self.redemption_id or ""),
+            b"conflict": lambda: RedemptionConflict(codes[0], self.redemption_id or ""),
+        }
+        return errors[reply[0]]()
 
     def pause_before_retry(self, error: Exception, period: RetryPeriod) -> float:
         """Seconds to wait before the call is sent again; raises the call's error if no retry can help."""
@@ -140,8 +174,11 @@ class Call(Generic[T]):
                     self.verb, self.codes, session_key=self.session_key, redemption_id=self.redemption_id
                 )
         elif client_errors.is_refusal(error):
-            if any(word in str(error) for word in ("CORRUPT ", "WRONGTYPE ")):
-                codes = ", ".join(map(repr, self.codes))
+            codes = ", ".join(map(repr, self.codes))
+            problem = _STORED_VALUE.search(str(error))
+            if problem and problem["format"]:
+                raised = UnknownFormat(f"{self.verb} of {codes}", int(problem["format"]))
+            elif problem:
                 raised = CorruptState(
                     f"{self.verb}: a key of {codes} contains a value that this library did not write: "
                     "find out what else writes under the prefix"

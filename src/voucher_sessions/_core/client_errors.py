@@ -5,6 +5,7 @@ No other module of ``_core`` imports the exceptions of redis-py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from redis.exceptions import (
@@ -23,15 +24,32 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+
+class OutOfStep(RedisConnectionError):
+    """A connection gave the reply to another command. It must be closed, and the reply to this call is lost.
+
+    This happens if a command was interrupted between its sending and its reply, by a signal handler that raises, say,
+    and the connection was used again.
+    """
+
+
+class ConnectionClosed(RedisConnectionError):
+    """Another task closed the connection that a command was using, or it is of another event loop: no reply comes."""
+
+
+# How often a call is sent again because a connection was out of step. Each time, the idle connections are closed.
+MAX_OUT_OF_STEP: Final = 10
 # The script did not run: its slot moves or has moved, its slot has no primary at the moment, or the server is loading.
 _NOT_RUN: Final = (TryAgainError, ClusterError, SlotNotCoveredError, BusyLoadingError, AskError)
 # No reply was received. RedisClusterException: the client could not read the slot table either.
 _NO_REPLY: Final = (RedisConnectionError, RedisTimeoutError, RedisClusterException)
 # Subclasses of ConnectionError in redis-py, but after a refused login nothing can have run.
 _NO_ACCESS: Final = (AuthenticationError, AuthorizationError)
+# Mistakes in the code of the application, in a credential provider, say.
+_MISTAKES: Final = (AttributeError, TypeError, NameError, LookupError, AssertionError, RuntimeError)
 # The script did not run in a batch, but will when it is sent alone: the client then follows redirections, or sends the
 # text. redis-py's MovedError is a subclass of AskError.
-_RUNS_WHEN_SENT_ALONE: Final = (AskError, NoScriptError, TryAgainError)
+_RUNS_WHEN_SENT_ALONE: Final = (AskError, NoScriptError, TryAgainError, OutOfStep)
 
 # The remedy for an error of the server, by the name of its class in redis-py or by parts of its text.
 _REMEDIES: Final = {
@@ -50,7 +68,10 @@ _REMEDIES: Final = {
 
 def is_transient(error: Exception) -> bool:
     """Whether a later try may succeed: the connection failed, a failover is under way, or a slot is moving."""
-    if isinstance(error, _NO_ACCESS) or isinstance(error.__cause__, _NO_ACCESS):  # redis.asyncio raises it as a cause
+    if isinstance(error, OutOfStep | ConnectionClosed):
+        return True
+    # redis.asyncio raises every error while it connects as a ConnectionError that is chained to it.
+    if isinstance(error, _NO_ACCESS) or isinstance(error.__cause__, _NO_ACCESS + _MISTAKES):
         return False
     return isinstance(error, _NO_REPLY + _NOT_RUN)
 
@@ -67,8 +88,38 @@ def is_cluster_view_forbidden(error: BaseException) -> bool:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether the server answered with an error."""
+    """Whether the server replied with an error."""
     return isinstance(error, ResponseError)
+
+
+def is_proven_by_itself(error: Exception) -> bool:
+    """Whether an error needs no proof that it is about this call: it does not come from a reply, or is retried anyway.
+
+    A refused login is raised for a new connection, but it can also be the reply to another command, AUTH.
+    """
+    return is_transient(error) or not isinstance(error, (ResponseError, *_NO_ACCESS))
+
+
+def proves_in_step(call_id: str, echo: object) -> bool:
+    """Whether the reply to ``ECHO <call id>``, sent last, shows that each reply belongs to its own command."""
+    return echo == call_id.encode()
+
+
+def may_be_in_step(replies: Sequence[object], echo: object) -> bool:
+    """Whether the replies can belong to the commands and the ECHO behind them, although ECHO was refused.
+
+    The user may not run ECHO, or the server refuses all commands alike, since it is busy, say. Several replies to other
+    commands can look the same, so this counts only on a new connection.
+    """
+    if isinstance(echo, NoPermissionError) and "'echo'" in str(echo).lower():
+        return True
+    kinds = {(type(each), str(each).split(" ")[0]) for each in (*replies, echo)}
+    return isinstance(echo, Exception) and len(kinds) == 1
+
+
+def is_refused_login(error: Exception) -> bool:
+    """Whether the server did not accept the user or the password."""
+    return isinstance(error, _NO_ACCESS)
 
 
 def is_unknown_script(error: object) -> bool:

@@ -24,10 +24,10 @@ def commands(durability: Durability, book: bytes) -> list[tuple[Arg, ...]]:
     WAIT waits for the last write of its connection. A repeated call may write nothing, because its first run did; the
     write to the fence key then makes WAIT wait for that run too.
     """
-    fence = ("SET", book + b":fence", "", "PX", _FENCE_TTL_MS)
+    fence = ("SET", book + b":fence", "", "PX", str(_FENCE_TTL_MS))
     if durability.fsync:
-        return [fence, ("WAITAOF", 1, durability.replicas, durability.timeout_ms)]
-    return [fence, ("WAIT", durability.replicas, durability.timeout_ms)]
+        return [fence, ("WAITAOF", "1", str(durability.replicas), str(durability.timeout_ms))]
+    return [fence, ("WAIT", str(durability.replicas), str(durability.timeout_ms))]
 
 
 def confirmed(durability: Durability | None, call: Call[T], result: T, answers: list[object]) -> T:

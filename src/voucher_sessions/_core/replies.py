@@ -1,7 +1,8 @@
 """Turns replies of the scripts into results, or into the errors of refusals.
 
-A reply is a flat list of bytes and integers. The first item is the status; the header of each script documents what
-follows it. ``receipts.py`` reads the replies that consist of receipts.
+A reply is a flat list of bytes and integers. ``Call.result`` has removed the call id at its beginning, so here the
+first item is the status; the header of each script documents what follows it. ``receipts.py`` reads the replies that
+consist of receipts.
 """
 
 from __future__ import annotations
@@ -170,31 +171,31 @@ def only_validation(codes: tuple[str, ...], session: SessionRequest | None, repl
 
 def stack_validation(codes: tuple[str, ...], session: SessionRequest | None, reply: Reply) -> StackValidation:
     """The reply 'answered' as one result. Its session has the sums of the amounts, and the soonest expiry."""
-    answers = validations(codes, session, reply)
-    live = [answer.session for answer in answers if answer.session is not None]
+    results = validations(codes, session, reply)
+    live = [each.session for each in results if each.session is not None]
     combined = None
     if live:
         soonest = min(live, key=lambda each: each.remaining_ms)
         sums = {name: sum(getattr(each, name) for each in live) for name in ("quantity", "credits", "points")}
         combined = soonest.model_copy(update=sums)
-    return StackValidation(valid=all(answer.valid for answer in answers), session=combined, validations=answers)
+    return StackValidation(valid=all(each.valid for each in results), session=combined, validations=results)
 
 
 def limit_exceeded(code: str, row: Reply) -> LimitExceeded | None:
     """One voucher's row of the reply 'refused'; None if this voucher is not a reason for the refusal."""
-    credits, points, *answered = row
-    answer = validation(code, 0, [*answered, 0, 0, 0], session=None, locked=False)
-    if answer.reason is None:
+    credits, points, *judged = row
+    result = validation(code, 0, [*judged, 0, 0, 0], session=None, locked=False)
+    if result.reason is None:
         return None
-    error, balance = _LIMIT_ERRORS[answer.reason]
+    error, balance = _LIMIT_ERRORS[result.reason]
     requested = {"quantity": 1, "credits": as_amount(credits), "points": as_amount(points)}
     return error(
         code,
-        answer.reason,
+        result.reason,
         requested=requested[balance],
-        available=getattr(answer.available, balance) or 0,  # None: no limit, but used would exceed 2^53 - 1
-        locked_by_others=answer.locked_by_others,
-        retry_after_ms=answer.retry_after_ms,
+        available=getattr(result.available, balance) or 0,  # None: no limit, but used would exceed 2^53 - 1
+        locked_by_others=result.locked_by_others,
+        retry_after_ms=result.retry_after_ms,
     )
 
 
@@ -209,11 +210,19 @@ def active_sessions(reply: Reply) -> list[ActiveSession]:
     return sessions
 
 
+# What became of a session: it was not live, it was released, it had ended before.
+_RELEASED: Final[dict[Item, dict[str, bool]]] = {
+    0: {"released": False, "ended": False},
+    1: {"released": True, "ended": False},
+    2: {"released": False, "ended": True},
+}
+
+
 def releases(codes: tuple[str, ...], session_key: str, reply: Reply) -> list[Release]:
     """The reply 'released', one per voucher."""
     return [
-        Release(code=code, session_key=session_key, released=as_bool(released))
-        for code, released in zip(codes, without_status(reply, b"released"), strict=True)
+        Release(code=code, session_key=session_key, **_RELEASED[state])
+        for code, state in zip(codes, without_status(reply, b"released"), strict=True)
     ]
 
 

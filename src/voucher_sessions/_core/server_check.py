@@ -1,4 +1,4 @@
-"""``check_server``: the commands that ask a server for version, settings and permissions, and the rules that judge them.
+"""``check_server``: the commands that ask a server for its version, settings and permissions, and the rules that judge it.
 
 An engine sends each command of ``questions`` to each of its servers and passes the answers to ``findings``. If a server
 refuses a command (some providers forbid CONFIG, for example), that is reported as a finding and raises no error, so
@@ -28,10 +28,11 @@ _SETTINGS: Final = ("save", "appendfsync", "lazyfree-lazy-expire")
 
 # The commands that the engine sends itself; the confirming ones only with durability=.
 _CONFIRMING: Final = ("WAIT", "WAITAOF")
-_SENT: Final = ("EVALSHA", "EVAL", *_CONFIRMING)
+_SENT: Final = ("EVALSHA", "EVAL", "ECHO", *_CONFIRMING)
 
 # Each command of the scripts with arguments for which the server checks all permissions and still writes nothing.
 _TRIALS: Final = {
+    "EXISTS": "EXISTS @",
     "GET": "GET @",
     "MGET": "MGET @",
     "PEXPIREAT": "PEXPIREAT @ 1",
@@ -44,6 +45,7 @@ _TRIALS: Final = {
     "ZRANGEBYSCORE": "ZRANGEBYSCORE @ 0 0",
     "ZREM": "ZREM @ 0",
     "ZREMRANGEBYRANK": "ZREMRANGEBYRANK @ 0 0",
+    "ZSCORE": "ZSCORE @ 0",
 }
 TRIAL_COMMANDS: Final = ",".join(_TRIALS[command] for command in scripts.COMMANDS)
 
@@ -68,9 +70,10 @@ def questions(permissions: Call[dict[str, str]], durability: Durability | None) 
         **{f"CONFIG GET {name}": ("CONFIG GET", name) for name in _SETTINGS},
         "EVALSHA": permissions.evalsha_command(),
         "EVAL": permissions.eval_command(),
+        "ECHO": ("ECHO", "in step"),
     }
     if durability is not None:
-        asked |= {"WAITAOF": ("WAITAOF", 0, 0, 1)} if durability.fsync else {"WAIT": ("WAIT", 0, 1)}
+        asked |= {"WAITAOF": ("WAITAOF", "0", "0", "1")} if durability.fsync else {"WAIT": ("WAIT", "0", "1")}
     return asked
 
 
@@ -89,6 +92,15 @@ def findings(
             "check_server: the replies do not have the form of replies of Redis: check which server the client is connected to"
         ) from error
     return sorted(results, key=lambda finding: get_args(Severity).index(finding.severity))
+
+
+def partition_findings(*, always_fails: bool) -> list[Finding]:
+    """The finding about a ``partition`` function whose results for sample codes cannot be compared with others."""
+    if not always_fails:
+        return []
+    problem = "the function partition= raises an error for every sample code, so an engine with another function cannot be recognised"
+    remedy = "let the function return a text for every code of 1 to 256 characters"
+    return [Finding(node="", severity="warning", subject="partition", problem=problem, remedy=remedy)]
 
 
 class _FindingWithoutNode(NamedTuple):
@@ -212,12 +224,10 @@ def _persistence(server: _ServerAnswers) -> Iterator[_FindingWithoutNode]:
         problem = "there are only snapshots: a crash loses all changes since the last one"
         yield _FindingWithoutNode("warning", "persistence", problem, remedy)
     elif appending == 1 and fsync == "no":
-        problem = (
-            "the operating system decides when the append-only file is flushed: a machine failure loses 30 seconds"
-        )
+        problem = "the operating system decides when the append-only file is flushed: a machine failure loses up to 30 seconds of changes"
         yield _FindingWithoutNode("warning", "appendfsync", problem, "CONFIG SET appendfsync always, or everysec")
     elif appending == 1 and fsync == "everysec" and not (server.durability and server.durability.fsync):
-        problem = "the append-only file is flushed once a second: a machine failure loses up to 2 seconds"
+        problem = "the append-only file is flushed once a second: a machine failure loses up to 2 seconds of changes"
         remedy = "CONFIG SET appendfsync always, or use Durability(fsync=True, timeout_ms=3000)"
         yield _FindingWithoutNode("warning", "appendfsync", problem, remedy)
 
@@ -256,7 +266,7 @@ def _blocking_expiry(server: _ServerAnswers) -> Iterator[_FindingWithoutNode]:
 
 
 def _clock(server: _ServerAnswers) -> Iterator[_FindingWithoutNode]:
-    """The least possible difference of the clocks: the server read its own between the question and the answer."""
+    """The least possible difference of the clocks: the server read its clock at some time between question and answer."""
     reply, asked_at, answered_at = server.answers["TIME"]
     if isinstance(reply, Exception):
         return
@@ -266,8 +276,8 @@ def _clock(server: _ServerAnswers) -> Iterator[_FindingWithoutNode]:
         yield _FindingWithoutNode(
             "warning",
             "clock",
-            f"the server's clock and this machine's are {difference:.1f} s apart: locks and redemptions have the "
-            "server's times, and a failover to a server with another clock changes when locks expire",
+            f"the server's clock and this machine's are {difference:.1f} s apart: locks and redemptions have the server's "
+            "times, and a failover to a server with another clock changes when locks expire",
             "run NTP on both",
         )
 
@@ -285,7 +295,7 @@ def _unreadable_settings(server: _ServerAnswers) -> Iterator[_FindingWithoutNode
                 "info",
                 "unreadable",
                 f"{command} does not return {', '.join(missing)}{why}",
-                f"allow the user {command}, or compare the provider's settings of the server with docs/server.md",
+                f"allow the user {command}, or check in the settings of the server's provider that they are as docs/server.md says",
             )
 
 

@@ -23,13 +23,16 @@ never blocks the server for long. If there are more, it may reply ``again``; the
 again. Redis does not undo the writes of a script that fails, so each script completes all checks before its first write
 for the request.
 
+Own replies. Every call carries a call id, a random token that is generated before anything is sent, and every reply of a
+script begins with it. A reply with another id belongs to another call: the connection is closed, and the reply counts as
+lost. An error has no id, so it counts only if ECHO, sent behind the call, shows that the connection is in step.
+
 Repeated runs. A client library sends a command again when no reply arrives, so a script may run several times for one
-call. To prevent a second effect, every call that changes something carries a call id, a random token that is generated
-before anything is sent. The script stores the call id with the change: in the book, in the session's key or in the
-receipt. When it runs again and finds its own call id there, it changes nothing and replies as the first run did. A
-session's key and a book keep the ids of the last few calls, so this works even if other calls ran in between. The
-session's key of a released or redeemed session, and the book of a deleted voucher, stay for 120 seconds for this
-purpose.
+call. To prevent a second effect, the script of a call that changes something stores the call id with the change: in the
+book, in the session's key or in the receipt. When it runs again and finds its own call id there, it changes nothing and
+replies as the first run did. A session's key and a book keep the ids of the last few calls, so this works even if other
+calls ran in between. The session's key of a released or redeemed session, and the book of a deleted voucher, stay for
+120 seconds for this purpose.
 
 The caller repeats a call with a new call id. A redemption id that has a receipt already gives the first result, marked
 ``replayed=True``; validate with the same session key sets the same lock again; release of a session that is not live
@@ -48,7 +51,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TypeVar
 
-from voucher_sessions._core import audit, receipts, replies, requests, scripts
+from voucher_sessions._core import audit, receipts, replies, requests, scripts, server_check
 from voucher_sessions._core.audit import Steps
 from voucher_sessions._core.call import Arg, Call
 from voucher_sessions._core.keys import Keys
@@ -61,12 +64,20 @@ from voucher_sessions._core.requests import (
     new_call_id,
     random_text,
 )
-from voucher_sessions._core.server_check import TRIAL_COMMANDS
 from voucher_sessions.errors import InvalidRequest
-from voucher_sessions.models import IfSessionMissing, Redeemable, SessionLike, Used, Voucher, checked_model
+from voucher_sessions.models import (
+    IfExists,
+    IfSessionMissing,
+    RedeemableLike,
+    SessionLike,
+    Used,
+    Voucher,
+    checked_model,
+)
 from voucher_sessions.results import (
     ActiveSession,
     Audit,
+    Finding,
     Redemption,
     Release,
     Rollback,
@@ -85,9 +96,16 @@ class Verbs:
     A verb for one voucher runs the same script as the verb for a stack, and returns the only result.
     """
 
-    def __init__(self, keys: Keys, receipt_ttl: float | timedelta | None) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        receipt_ttl: float | timedelta | None = None,
+        default_ttl: float | timedelta | None = None,
+        max_ttl: float | timedelta | None = None,
+    ) -> None:
         self._keys = keys
-        self._receipt_ttl_ms = requests.duration_in_ms("receipt_ttl", receipt_ttl)
+        self._receipt_ttl_ms = requests.receipt_ttl_in_ms(receipt_ttl)
+        self._ttl_policy = requests.ttl_policy(default_ttl, max_ttl)
 
     def agree_on_partition(self) -> Call[None] | None:
         """The call that goes before all others: it checks that all engines of a prefix use the same ``partition``.
@@ -108,6 +126,10 @@ class Verbs:
             changes=False,
         )
 
+    def check_partition(self) -> list[Finding]:
+        """The findings of ``check_server`` about the engine's own ``partition``."""
+        return server_check.partition_findings(always_fails=self._keys.partition_always_fails())
+
     def check_permissions(self, tag: str) -> Call[dict[str, str]]:
         """For each of ``scripts.COMMANDS`` the error with which the server refuses it, or ''."""
         return Call(
@@ -115,23 +137,29 @@ class Verbs:
             codes=(),
             script=scripts.CHECK_PERMISSIONS,
             keys=[self._keys.probe(tag)],
-            args=[TRIAL_COMMANDS],
+            args=[server_check.TRIAL_COMMANDS],
             read=partial(replies.refusals, scripts.COMMANDS),
             changes=False,
         )
 
-    def put_voucher(self, voucher: Voucher, used: Used | None) -> Call[VoucherState]:
+    def put_voucher(self, voucher: Voucher, used: Used | None, if_exists: IfExists = "update") -> Call[VoucherState]:
         voucher = checked_model("voucher", Voucher, voucher)
         used = None if used is None else checked_model("used", Used, used)
+        if_exists = requests.check_if_exists("if_exists", if_exists)
         quantity = -1 if voucher.quantity is None else voucher.quantity
-        used_args: list[Arg] = ["keep", 0, 0, 0] if used is None else ["set", used.quantity, used.credits, used.points]
+        figures = used or Used()
+        keys = self._keys.voucher(voucher.code)
         return Call(
             verb="put_voucher",
             codes=(voucher.code,),
             script=scripts.PUT_VOUCHER,
-            keys=self._keys.voucher(voucher.code),
-            args=[new_call_id(), quantity, voucher.credits, voucher.points, *used_args],
+            keys=keys,
+            args=[
+                *(if_exists, str(quantity), str(voucher.credits), str(voucher.points)),
+                *("keep" if used is None else "set", str(figures.quantity), str(figures.credits), str(figures.points)),
+            ],
             read=partial(replies.voucher_state, voucher.code),
+            changed_keys=keys[:1],
         )
 
     def get_voucher(self, code: str) -> Call[VoucherState]:
@@ -148,16 +176,20 @@ class Verbs:
 
     def delete_voucher(self, code: str) -> Call[bool]:
         code = check_text("code", code)
+        keys = self._keys.voucher(code)
         return Call(
             verb="delete_voucher",
             codes=(code,),
             script=scripts.DELETE_VOUCHER,
-            keys=self._keys.voucher(code),
-            args=[new_call_id()],
+            keys=keys,
+            args=[],
             read=replies.deleted,
+            changed_keys=keys[:1],
         )
 
-    def validate(self, code: str, credits: int, points: int, session: SessionLike | None) -> Call[Validation]:
+    def validate(
+        self, code: str, credits: int, points: int, session: SessionLike | ActiveSession | None
+    ) -> Call[Validation]:
         request = VoucherRequest(
             check_text("code", code),
             requests.check_amount("credits", credits),
@@ -166,12 +198,12 @@ class Verbs:
         return self._validate([request], session, (), replies.only_validation)
 
     def validate_stack(
-        self, redeemables: Sequence[Redeemable], session: SessionLike | None, release: Sequence[str]
+        self, redeemables: Sequence[RedeemableLike], session: SessionLike | ActiveSession | None, release: Sequence[str]
     ) -> Call[StackValidation]:
         requested = requests.stack_requests(redeemables)
-        released = () if type(release) is tuple and not release else check_codes("release", release)
+        released = requests.check_released_codes("release", release)
         if released and session is None:
-            raise InvalidRequest("release", "needs the session whose locks it releases")
+            raise InvalidRequest("release", "needs a session: give the session whose locks are to be released")
         if not {request.code for request in requested}.isdisjoint(released):
             raise InvalidRequest("release", "must not name a code that is to be validated")
         return self._validate(requested, session, released, replies.stack_validation)
@@ -179,25 +211,27 @@ class Verbs:
     def _validate(
         self,
         requested: Sequence[VoucherRequest],
-        session: SessionLike | None,
+        session: SessionLike | ActiveSession | None,
         released: tuple[str, ...],
         read: Callable[[tuple[str, ...], SessionRequest | None, Reply], T],
     ) -> Call[T]:
-        to_lock = None if session is None else requests.session_request(session)
+        to_lock = None if session is None else requests.session_request(session, self._ttl_policy)
         key = to_lock.key if to_lock else ""
         codes = tuple(request.code for request in requested)
-        args: list[Arg] = [new_call_id() if to_lock else "", key.encode(), to_lock.ttl_ms if to_lock else 0]
+        args: list[Arg] = [key.encode(), str(to_lock.ttl_ms) if to_lock else "0"]
         for request in requested:
-            args += request.credits or 0, request.points or 0
+            args += str(request.credits or 0), str(request.points or 0)
+        keys = self._keys.sessions(codes + released, key)
         return Call(
             verb="validate",
             codes=codes + released,
             script=scripts.VALIDATE,
-            keys=self._keys.sessions(codes + released, key),
+            keys=keys,
             args=args,
             read=partial(read, codes, to_lock),
             changes=to_lock is not None,
             session_key=to_lock.key if to_lock else None,
+            changed_keys=keys[1::3],
         )
 
     def redeem(
@@ -205,7 +239,7 @@ class Verbs:
         code: str,
         credits: int | None,
         points: int | None,
-        session: SessionLike | str | None,
+        session: SessionLike | ActiveSession | str | None,
         redemption_id: str | None,
         if_session_missing: IfSessionMissing,
     ) -> Call[Redemption]:
@@ -214,8 +248,8 @@ class Verbs:
 
     def redeem_stack(
         self,
-        redeemables: Sequence[Redeemable],
-        session: SessionLike | str | None,
+        redeemables: Sequence[RedeemableLike],
+        session: SessionLike | ActiveSession | str | None,
         redemption_id: str | None,
         if_session_missing: IfSessionMissing,
     ) -> Call[StackRedemption]:
@@ -225,7 +259,7 @@ class Verbs:
     def _redeem(
         self,
         requested: Sequence[VoucherRequest],
-        session: SessionLike | str | None,
+        session: SessionLike | ActiveSession | str | None,
         redemption_id: str | None,
         if_session_missing: IfSessionMissing,
         result: Callable[[list[Redemption]], T],
@@ -235,22 +269,27 @@ class Verbs:
         id_ = "rdm_" + random_text(32) if redemption_id is None else check_text("redemption_id", redemption_id)
         codes = tuple(request.code for request in requested)
         call_id = new_call_id()
-        receipt_ttl_ms = "" if self._receipt_ttl_ms is None else self._receipt_ttl_ms
-        args: list[Arg] = [call_id, (key or "").encode(), if_session_missing, receipt_ttl_ms]
+        receipt_ttl_ms = "" if self._receipt_ttl_ms is None else str(self._receipt_ttl_ms)
+        stack = receipts.stack_fingerprint(codes)
+        args: list[Arg] = [(key or "").encode(), if_session_missing, receipt_ttl_ms, stack]
         for request in requested:
             args += (
-                "-" if request.credits is None else request.credits,
-                "-" if request.points is None else request.points,
+                "-" if request.credits is None else str(request.credits),
+                "-" if request.points is None else str(request.points),
             )
+        keys = self._keys.sessions_and_redemptions(codes, key or "", id_)
+        asked = receipts.RedemptionRequest(id_, key, stack, call_id)
         return Call(
             verb="redeem",
             codes=codes,
             script=scripts.REDEEM,
-            keys=self._keys.sessions_and_redemptions(codes, key or "", id_),
+            keys=keys,
             args=args,
-            read=lambda reply: result(receipts.redemptions(requested, key, id_, call_id, reply)),
+            read=lambda reply: result(receipts.redemptions(requested, asked, reply)),
             session_key=key,
             redemption_id=id_,
+            changed_keys=[*(keys[1::4] if key else ()), *keys[3::4]],
+            id=call_id,
         )
 
     def release(self, code: str, session_key: str) -> Call[Release]:
@@ -263,14 +302,16 @@ class Verbs:
         self, codes: tuple[str, ...], session_key: str, read: Callable[[tuple[str, ...], str, Reply], T]
     ) -> Call[T]:
         session_key = check_text("session_key", session_key)
+        keys = self._keys.sessions(codes, session_key)
         return Call(
             verb="release",
             codes=codes,
             script=scripts.RELEASE,
-            keys=self._keys.sessions(codes, session_key),
-            args=[new_call_id(), session_key.encode()],
+            keys=keys,
+            args=[session_key.encode()],
             read=partial(read, codes, session_key),
             session_key=session_key,
+            changed_keys=keys[1::3],
         )
 
     def rollback(self, code: str, redemption_id: str) -> Call[Rollback]:
@@ -284,14 +325,17 @@ class Verbs:
     ) -> Call[T]:
         redemption_id = check_text("redemption_id", redemption_id)
         call_id = new_call_id()
+        keys = self._keys.redemptions(codes, redemption_id)
         return Call(
             verb="rollback",
             codes=codes,
             script=scripts.ROLLBACK,
-            keys=self._keys.redemptions(codes, redemption_id),
-            args=[call_id],
+            keys=keys,
+            args=[],
             read=partial(read, codes, redemption_id, call_id),
             redemption_id=redemption_id,
+            changed_keys=keys[1::2],
+            id=call_id,
         )
 
     def list_sessions(self, code: str, limit: int) -> Call[list[ActiveSession]]:
@@ -301,7 +345,7 @@ class Verbs:
             codes=(code,),
             script=scripts.LIST_SESSIONS,
             keys=self._keys.voucher(code),
-            args=[requests.check_list_limit("limit", limit)],
+            args=[str(requests.check_list_limit("limit", limit))],
             read=replies.active_sessions,
             changes=False,
         )

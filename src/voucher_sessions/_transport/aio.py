@@ -9,14 +9,23 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from redis.asyncio.cluster import PipelineCommand
-from redis.exceptions import AskError, NoScriptError, ResponseError
+from redis.exceptions import AskError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from voucher_sessions._core import batch, confirmation
-from voucher_sessions._core.call import Arg, Call, CallAgain, RetryPeriod
+from voucher_sessions._core import batch, client_errors, confirmation
+from voucher_sessions._core.call import (
+    FIRST_CALL_PAUSE_FACTOR,
+    FIRST_CALL_PAUSE_SECONDS,
+    Arg,
+    Call,
+    CallAgain,
+    RetryPeriod,
+)
+from voucher_sessions._core.client_errors import MAX_OUT_OF_STEP, OutOfStep
 from voucher_sessions._core.server_check import Answer
 from voucher_sessions._transport import clients
-from voucher_sessions.errors import CLIENT_ERRORS, InvalidRequest
+from voucher_sessions._transport.closed_connections import closed_connection
+from voucher_sessions.errors import CLIENT_ERRORS, InvalidRequest, ServerRefused, VoucherSessionsError
 from voucher_sessions.models import Durability
 
 T = TypeVar("T")
@@ -31,30 +40,47 @@ class AsyncTransport:
         self._retry_seconds = clients.retry_period_seconds(client)
         self._durability = durability
         self._first_call = first_call
+        self._first_call_from = 0.0
         self._process: int | None = None  # the id of the process that first used it
 
     async def run(self, call: Call[T]) -> T:
         """The result of a call; raises the error of its refusal or failure."""
-        await self._prepare()
-        return await self._answer(call)
+        await self._prepare([call])
+        return await self._result_of(call)
 
     async def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """The results of calls that are sent together; for a call that failed, its exception."""
-        await self._prepare()
+        await self._prepare(calls)
         outcomes: list[Any] = [batch.SEND_ALONE] * len(calls)
+        retry_period = RetryPeriod(self._retry_seconds)  # of all calls together
         for positions in await self._by_node(calls):
-            together = [calls[at] for at in positions]
-            try:
-                commands = batch.commands(together, self._durability)
-                replies = await self._send_together(together[0].keys[0], commands)
-            except CLIENT_ERRORS as error:
-                replies = [error] * len(together)
-            for at, outcome in zip(positions, batch.outcomes(together, replies, self._durability), strict=True):
-                outcomes[at] = outcome
+            for part in batch.split([calls[at] for at in positions]):
+                places = [positions[at] for at in part]
+                outcomes_of_part = await self._outcomes([calls[at] for at in places])
+                for at, outcome in zip(places, outcomes_of_part, strict=True):
+                    # A call that must be sent again, before the next part: so its call id is still remembered.
+                    again = outcome is batch.SEND_ALONE
+                    outcomes[at] = await self._outcome_of(calls[at], retry_period) if again else outcome
         for at, call in enumerate(calls):
             if outcomes[at] is batch.SEND_ALONE:
-                outcomes[at] = await self._answer_alone(call)
+                outcomes[at] = await self._outcome_of(call, retry_period)
         return outcomes
+
+    async def _outcomes(self, together: Sequence[Call[Any]]) -> list[Any]:
+        """The outcomes of calls that are sent in one batch, to one node."""
+        try:
+            commands = batch.commands(together, self._durability)
+            replies = await self._send_together(together[0].keys[0], commands)
+        except CLIENT_ERRORS as error:
+            replies = [error] * len(together)
+        outcomes = batch.outcomes(together, replies, self._durability, retried=self._retry_seconds > 0)
+        if batch.is_out_of_step(together, replies):
+            await clients.disconnect_async(self._client)
+        return outcomes
+
+    async def reconnect(self) -> None:
+        """Close the idle connections, so that what is sent next goes over new ones, which are in step."""
+        await clients.disconnect_async(self._client)
 
     async def ask(self, question: tuple[Arg, ...], options: dict[str, Any]) -> Answer:
         """The answer of one server to a command of ``check_server``."""
@@ -65,7 +91,7 @@ class AsyncTransport:
             reply = error
         return Answer(reply, asked_at, time.time())
 
-    async def _prepare(self) -> None:
+    async def _prepare(self, calls: Sequence[Call[Any]]) -> None:
         self._process = self._process or os.getpid()
         if self._process != os.getpid():
             raise InvalidRequest(
@@ -74,58 +100,137 @@ class AsyncTransport:
                 "engine in the child",
             )
         if self._first_call is not None:
-            await self._answer(self._first_call)
+            await self._make_first_call(self._first_call, calls)
+
+    async def _make_first_call(self, first: Call[None], calls: Sequence[Call[Any]]) -> None:
+        """Make it before ``calls``, but not let them depend on a server of a cluster that they do not need.
+
+        While that server is down, others can serve calls: the first call is then made later.
+        """
+        shared = not self._clustered or await self._is_served_with(first, calls)
+        if not shared and self._first_call_from:
+            if time.monotonic() < self._first_call_from:
+                return
+            self._first_call_from = time.monotonic() + FIRST_CALL_PAUSE_SECONDS  # so that only one caller waits for it
+        begun = time.monotonic()
+        try:
+            await self._result_of(first, RetryPeriod(self._retry_seconds if shared else 0))
+        except (ServerRefused, *CLIENT_ERRORS) as error:
+            if shared or client_errors.is_cluster_view_forbidden(error):
+                raise
+            pause = max(FIRST_CALL_PAUSE_SECONDS, FIRST_CALL_PAUSE_FACTOR * (time.monotonic() - begun))
+            self._first_call_from = time.monotonic() + pause
+        except VoucherSessionsError:  # the engine cannot be used
+            self._first_call_from = 0.0
+            raise
+        else:
             self._first_call = None
 
-    async def _answer(self, call: Call[T]) -> T:
+    async def _is_served_with(self, first: Call[None], calls: Sequence[Call[Any]]) -> bool:
+        """Whether the server of the first call serves one of the others too, by the slot table of the cluster."""
+        try:
+            await self._client.initialize()
+            node = self._client.get_node_from_key(first.keys[0]).name
+            return node in {self._client.get_node_from_key(call.keys[0]).name for call in calls}
+        except CLIENT_ERRORS:  # a slot has no node at the moment
+            return False
+
+    async def _result_of(self, call: Call[T], retry_period: RetryPeriod | None = None) -> T:
         """Send a call until it has a result.
 
-        Once is enough, unless very many locks have expired, or a failover or the move of a slot is under way.
+        Usually once; more often if many locks expire at once, in a failover, while a slot moves, or if a connection was
+        out of step.
         """
-        retry_period: RetryPeriod | None = None
+        retry_period = retry_period or RetryPeriod(self._retry_seconds)
+        out_of_step = 0
         while True:
             try:
-                reply, *confirmations = await self._evaluate(call)
-            except CLIENT_ERRORS as error:
-                retry_period = retry_period or RetryPeriod(self._retry_seconds)
-                await asyncio.sleep(call.pause_before_retry(error, retry_period))
-                continue
-            try:
+                reply, *confirmations = await self._evaluate(call, reconnected=out_of_step > 0)
                 result = call.result(reply)
             except CallAgain:
                 continue
-            return confirmation.confirmed(self._durability, call, result, confirmations)
+            except OutOfStep as error:
+                await clients.disconnect_async(self._client)
+                out_of_step += 1
+                if out_of_step > MAX_OUT_OF_STEP:
+                    raise call.error_for(error) from None
+            except CLIENT_ERRORS as error:
+                await asyncio.sleep(call.pause_before_retry(error, retry_period))
+            else:
+                return confirmation.confirmed(self._durability, call, result, confirmations)
 
-    async def _answer_alone(self, call: Call[Any]) -> Any:
+    async def _outcome_of(self, call: Call[Any], retry_period: RetryPeriod) -> Any:
         try:
-            return await self._answer(call)
-        except Exception as error:
+            return await self._result_of(call, retry_period)
+        except (VoucherSessionsError, *CLIENT_ERRORS) as error:
             return error
 
-    async def _evaluate(self, call: Call[T]) -> list[Any]:
-        try:
-            return await self._send(call, call.evalsha_command())
-        except NoScriptError:  # after a restart, SCRIPT FLUSH or a failover; EVAL loads the script
-            return await self._send(call, call.eval_command())
-
-    async def _send(self, call: Call[T], command: tuple[Arg, ...]) -> list[Any]:
+    async def _evaluate(self, call: Call[T], *, reconnected: bool) -> list[Any]:
         """The script's reply, and the replies to the commands that confirm durability, if they are sent.
 
-        Replies are not decoded, whatever the client's ``decode_responses`` is: the readers take bytes.
+        A server that does not have the script (after a restart, SCRIPT FLUSH or a failover) replies with an error, and
+        EVAL loads it; on a cluster that EVAL is sent alone, so that the client can follow a slot that is moving. Any
+        other error might be the reply to another command, since it does not begin with the call id. So the call is
+        sent again with ECHO behind it, which shows whether the connection is in step.
+        If ECHO does not work, an error counts once the connection is a new one (``reconnected``).
         """
-        if self._durability is None or not call.changes:
-            try:
-                return [await self._client.execute_command(*command, NEVER_DECODE=True)]
-            except (AttributeError, RuntimeError) as error:
-                # redis-py raises these if another task has closed the connection because the cluster is down, and if
-                # the connection belongs to another event loop.
-                raise RedisConnectionError("the connection was closed, or is of another event loop") from error
-        replies = await self._send_together(
-            call.keys[0], [command, *confirmation.commands(self._durability, call.keys[0])]
-        )
+        try:
+            return await self._send(call, call.evalsha_command())
+        except CLIENT_ERRORS as error:
+            unproven: Exception = error
+        if self._clustered and client_errors.is_unknown_script(unproven):
+            try:  # alone: so the client follows the slot of the call, should it be moving
+                return await self._send(call, call.eval_command())
+            except CLIENT_ERRORS as error:
+                unproven = error
+        if client_errors.is_proven_by_itself(unproven):
+            raise unproven
+        replies = await self._evaluate_with_proof(call, reconnected=reconnected)
+        if isinstance(replies[0], AskError):  # its slot is moving: the error came from the server that now serves it
+            raise unproven
         if isinstance(replies[0], Exception):
             raise replies[0]
         return replies
+
+    async def _evaluate_with_proof(self, call: Call[T], *, reconnected: bool) -> list[Any]:
+        """The replies, errors included, once it is proven that they are those to this call."""
+        if clients.is_one_connection(self._client):  # then pipelines use another, and this one may be out of step
+            await clients.disconnect_async(self._client)
+        checked = [*self._commands(call, call.eval_command()), ("ECHO", call.id)]
+        try:
+            *replies, echo = await self._send_together(call.keys[0], checked)
+        except CLIENT_ERRORS as error:
+            if client_errors.is_refused_login(error) and not reconnected:
+                raise OutOfStep("a refused login can be the reply to another command") from error
+            raise
+        if not client_errors.proves_in_step(call.id, echo):
+            may_be_in_step = client_errors.may_be_in_step(replies, echo)
+            if not (call.is_own(replies[0]) or (may_be_in_step and reconnected)):
+                raise OutOfStep("ECHO got the reply to another command")
+            if not may_be_in_step:  # the reply is the one to the call's first try, and others follow it
+                await clients.disconnect_async(self._client)
+        return list(replies)
+
+    async def _send(self, call: Call[T], command: tuple[Arg, ...]) -> list[Any]:
+        """Replies are not decoded, whatever the client's ``decode_responses`` is: the readers take bytes."""
+        commands = self._commands(call, command)
+        if len(commands) == 1:
+            try:
+                return [await self._client.execute_command(*command, NEVER_DECODE=True)]
+            except (AttributeError, RuntimeError, RedisConnectionError) as error:
+                if lost := closed_connection(error):
+                    raise lost from error
+                raise
+        replies = await self._send_together(call.keys[0], commands)
+        if isinstance(replies[0], Exception):
+            raise replies[0]
+        return replies
+
+    def _commands(self, call: Call[T], command: tuple[Arg, ...]) -> list[tuple[Arg, ...]]:
+        """The command of a call, and those that confirm its durability, if it needs them."""
+        if self._durability is None or not call.changes:
+            return [command]
+        return [command, *confirmation.commands(self._durability, call.keys[0])]
 
     async def _by_node(self, calls: Sequence[Call[Any]]) -> list[list[int]]:
         """The positions of the calls that are sent together: all of them; on a cluster, one list per node."""
@@ -147,8 +252,12 @@ class AsyncTransport:
                     for command in commands:
                         pipeline.execute_command(*command, NEVER_DECODE=True)
                     replies = await pipeline.execute(raise_on_error=False)
-        except CLIENT_ERRORS:
-            await self._refresh_slots()
+        except (AttributeError, RuntimeError, *CLIENT_ERRORS) as error:
+            lost = closed_connection(error)
+            if lost or isinstance(error, CLIENT_ERRORS):
+                await self._refresh_slots()
+            if lost:
+                raise lost from error
             raise
         if any(isinstance(reply, AskError | RedisConnectionError) for reply in replies):
             await self._refresh_slots()
@@ -158,7 +267,8 @@ class AsyncTransport:
         await self._client.initialize()
         pipeline = [PipelineCommand(at, *command, NEVER_DECODE=True) for at, command in enumerate(commands)]
         await self._client.get_node_from_key(key).execute_pipeline(pipeline)
-        return [command.result for command in pipeline]
+        # A reply to one command can be any error that was raised while it was read.
+        return [closed_connection(each.result) or each.result for each in pipeline]
 
     async def _refresh_slots(self) -> None:
         """Make a cluster client read the slot table again. By itself it does so only after errors of single commands."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
+from queue import Empty
 from typing import Any, NamedTuple
 
 import redis
@@ -13,6 +16,7 @@ from redis.connection import Connection
 from redis.crc import key_slot
 from redis.sentinel import SentinelConnectionPool
 
+from voucher_sessions._transport.numbers_as_text import send_numbers_as_text
 from voucher_sessions.errors import InvalidRequest
 
 
@@ -25,17 +29,40 @@ class Primary(NamedTuple):
 
 
 def check_client(client: Any, *, asynchronous: bool) -> Any:
-    """The client; ``InvalidRequest`` if it is no client of redis-py, or if it is sync where an asyncio one is needed, or the reverse."""
+    """The client. ``InvalidRequest`` if it is none of redis-py, or sync instead of asyncio, or the reverse."""
+    execute, is_async, of_valkey = None, False, False
     try:
         execute = getattr(client, "execute_command", None)
+        is_async = execute is not None and _is_async(client, execute)
+        of_valkey = any(each.__module__.partition(".")[0] == "valkey" for each in type(client).__mro__)
     except Exception:  # raised by the object that was given as a client
         execute = None
     if execute is None:
         raise InvalidRequest("client", "must be a client of redis-py; for a URL there is from_url")
-    if inspect.iscoroutinefunction(execute) != asynchronous:
+    if of_valkey:
+        raise InvalidRequest(
+            "client",
+            "is one of valkey-py, whose errors are not those of redis-py. redis-py speaks to Valkey as well: give "
+            'redis.Redis(...) or redis.asyncio.Redis(...), or use from_url("redis://...")',
+        )
+    if is_async != asynchronous:
         kind, other = ("a sync", "VoucherSessions") if asynchronous else ("an asyncio", "AsyncVoucherSessions")
         raise InvalidRequest("client", f"is {kind} client: use {other}")
     return client
+
+
+def _is_async(client: object, execute: Callable[..., Any]) -> bool:
+    """Whether the client's commands are awaited.
+
+    Its class decides if it is one of redis-py's (those of fakeredis are subclasses), because instrumentation may have
+    replaced ``execute_command`` by a plain function that returns a coroutine.
+    """
+    if isinstance(client, redis.Redis | redis.RedisCluster):
+        return False
+    if isinstance(client, aioredis.Redis | aioredis.RedisCluster):
+        return True
+    candidates = (execute, inspect.unwrap(execute), getattr(type(client), "execute_command", None))
+    return any(map(inspect.iscoroutinefunction, candidates))
 
 
 def is_cluster(client: object) -> bool:
@@ -83,11 +110,48 @@ def is_one_connection(client: Any) -> bool:
     return getattr(client, "connection", None) is not None
 
 
+async def disconnect_async(client: Any) -> None:
+    """``disconnect`` for a client of ``redis.asyncio``."""
+    if is_cluster(client):
+        for node in client.get_nodes():
+            for connection in list(node._free):  # redis-py before 7 has no method for it
+                await connection.disconnect()
+        return
+    if is_one_connection(client):
+        await client.connection.disconnect()
+    if pool := getattr(client, "connection_pool", None):
+        await pool.disconnect(inuse_connections=False)
+
+
+def nodes(client: Any) -> list[Any]:
+    """The clients of the servers to which a sync client of a cluster is connected; any other client itself."""
+    if not is_cluster(client):
+        return [client]
+    return [node.redis_connection for node in client.get_nodes() if node.redis_connection is not None]
+
+
 def disconnect(client: Any) -> None:
-    """Close all connections that no call is using. The client opens new ones when it needs them."""
-    nodes = [node.redis_connection for node in client.get_nodes()] if is_cluster(client) else [client]
-    for node in filter(None, nodes):
+    """Close all connections that no call is using. The client opens new ones when it needs them.
+
+    A client with one connection has a pool as well, for pipelines.
+    """
+    for node in nodes(client):
+        send_numbers_as_text(node)
         if is_one_connection(node):
             node.connection.disconnect()
-        elif pool := getattr(node, "connection_pool", None):
-            pool.disconnect(inuse_connections=False)
+        if pool := getattr(node, "connection_pool", None):
+            _disconnect_idle(pool)
+
+
+def _disconnect_idle(pool: Any) -> None:
+    if "inuse_connections" in inspect.signature(pool.disconnect).parameters:
+        pool.disconnect(inuse_connections=False)
+        return
+    idle: list[Any] = []  # BlockingConnectionPool of redis-py before 7 closes all or none
+    with suppress(Empty):
+        while True:
+            idle.append(pool.pool.get_nowait())
+    for connection in reversed(idle):
+        if connection is not None:
+            connection.disconnect()
+        pool.pool.put_nowait(connection)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack, closing
 from importlib import import_module
+from inspect import isclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 import redis
 import redis.asyncio as aioredis
@@ -17,6 +18,7 @@ from redis.connection import parse_url
 from redis.sentinel import Sentinel
 
 from voucher_sessions._transport.clients import reply_timeout_ms
+from voucher_sessions._transport.options import check_options
 from voucher_sessions.errors import InvalidRequest
 from voucher_sessions.models import is_a
 
@@ -96,6 +98,7 @@ def _clients(url: str, options: Mapping[str, Any], classes: _ClientClasses, serv
     They must be closed in reverse order, and the server after them.
     """
     url = _check_url(url)
+    _check_options(url, options, classes)
     try:
         return _new_clients(url, options, classes, servers)
     except InvalidRequest:
@@ -104,6 +107,16 @@ def _clients(url: str, options: Mapping[str, Any], classes: _ClientClasses, serv
         if options:  # the error may be about one of the options, and then its own text describes it best
             raise
     raise InvalidRequest("url", "has options that redis-py does not accept: check their names and values after the '?'")
+
+
+def _check_options(url: str, options: Mapping[str, Any], classes: _ClientClasses) -> None:
+    scheme, _, rest = url.partition("://")
+    further = getattr(_fakeredis(), classes.fake) if scheme == "memory" else options.get("connection_class")
+    in_url = [] if scheme in ("embedded", "memory") else parse_qs(rest.partition("?")[2])
+    if not (further is None or isclass(further)):  # a function that makes connections: its options are not known
+        return
+    for names, of_url in ((in_url, True), (options, False)):
+        check_options(scheme, names, asynchronous=classes is _ASYNC, of_url=of_url, further=further)
 
 
 def _new_clients(url: str, options: Mapping[str, Any], classes: _ClientClasses, servers: ExitStack) -> list[Any]:

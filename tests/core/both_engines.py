@@ -1,4 +1,4 @@
-"""Clients that return or raise given answers, and calls that both engines make with them."""
+"""Calls that both engines make with a ``ScriptedClient``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from operator import methodcaller
 from typing import Any
+
+from support.scripted_clients import AsyncScriptedClient, ScriptedClient
 
 from voucher_sessions import AsyncVoucherSessions, Voucher, VoucherSessions
 
@@ -25,26 +27,6 @@ READING = [
 ]
 
 
-class Stub:
-    """A client that returns each answer in turn, and raises those that are exceptions."""
-
-    def __init__(self, *answers: Any) -> None:
-        self.answers = list(answers)
-        self.sent: list[tuple[Any, ...]] = []
-
-    def execute_command(self, *args: Any, **options: Any) -> Any:
-        self.sent.append(args)
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-
-class AsyncStub(Stub):
-    async def execute_command(self, *args: Any, **options: Any) -> Any:
-        return super().execute_command(*args, **options)
-
-
 def on_both(act: methodcaller, *answers: Any) -> list[Any]:
     """The outcome of the call on the sync and on the asyncio engine, for these answers."""
     return [outcome for outcome, _ in on_both_counted(act, *answers)]
@@ -52,11 +34,11 @@ def on_both(act: methodcaller, *answers: Any) -> list[Any]:
 
 def on_both_counted(act: methodcaller, *answers: Any) -> list[tuple[Any, int]]:
     """The same, with the number of commands that were sent."""
-    stub: Any = Stub(*answers)
-    async_stub: Any = AsyncStub(*answers)
-    sync, waiting = VoucherSessions(stub), AsyncVoucherSessions(async_stub)
+    client: Any = ScriptedClient(*answers)
+    async_client: Any = AsyncScriptedClient(*answers)
+    sync, waiting = VoucherSessions(client), AsyncVoucherSessions(async_client)
     outcomes = outcome(lambda: act(sync)), outcome(lambda: asyncio.run(act(waiting)))
-    return [(outcomes[0], len(stub.sent)), (outcomes[1], len(async_stub.sent))]
+    return [(outcomes[0], len(client.sent)), (outcomes[1], len(async_client.sent))]
 
 
 def outcome(run: Callable[[], Any]) -> Any:

@@ -1,0 +1,135 @@
+"""Errors travel as JSON: ``type(error)(*json.loads(json.dumps(error.args)))`` is the same error with the same text."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import voucher_sessions
+from voucher_sessions import (
+    AmountRequired,
+    CorruptState,
+    CrossSlotStack,
+    EmbeddedServerError,
+    GiftAmountExceeded,
+    InvalidRequest,
+    LimitExceeded,
+    LoyaltyPointsExceeded,
+    NotDurable,
+    OutcomeUnknown,
+    QuantityExceeded,
+    Redemption,
+    RedemptionConflict,
+    RedemptionNotFound,
+    RedemptionRolledBack,
+    ServerRefused,
+    SessionNotFound,
+    UnknownFormat,
+    Voucher,
+    VoucherExists,
+    VoucherNotFound,
+    VoucherSessions,
+    VoucherSessionsError,
+)
+
+KEY = "ssn_yQGMTeKBSw8OOuFPwlBEjzGy8d8VA9Ts"
+RECEIPT = Redemption(
+    id="order",
+    code="A",
+    session_key=KEY,
+    quantity=1,
+    credits=5,
+    points=0,
+    redeemed_at=datetime(2026, 11, 21, 12, 30, 15, 123_000, UTC),
+    rolled_back=True,
+    replayed=True,
+)
+QUANTITY = QuantityExceeded("A", "quantity_exceeded", 1, 0, False, None)
+POINTS = LoyaltyPointsExceeded("B", "loyalty_card_points_exceeded", 7, 3, True, 1500)
+ERRORS: list[VoucherSessionsError] = [
+    VoucherSessionsError("of the application's own"),
+    InvalidRequest("session.ttl", "must be above 0"),
+    CrossSlotStack((("A", "B"), ("C",))),
+    VoucherNotFound("A", "Ä"),
+    VoucherExists("A"),
+    SessionNotFound(KEY, "A", "B"),
+    RedemptionNotFound("A", "order"),
+    AmountRequired("A", "B"),
+    LimitExceeded("A", "quantity_exceeded", 1, 0, False, None),
+    QUANTITY,
+    GiftAmountExceeded("A", "gift_amount_exceeded", 5, 2, True, 40, others=[POINTS, QUANTITY]),
+    POINTS,
+    RedemptionConflict("A", "order"),
+    RedemptionRolledBack("A", "order", RECEIPT),
+    OutcomeUnknown("redeem", ("A",), session_key=KEY, redemption_id="order"),
+    OutcomeUnknown("put_voucher", ("A",)),
+    ServerRefused("redeem", ("A", "B"), "OOM command not allowed", "raise maxmemory"),
+    NotDurable("delete_voucher", "no replica confirmed it", True),
+    NotDurable("redeem", "no replica confirmed it", RECEIPT),
+    NotDurable("release_stack", "no replica confirmed it", [RECEIPT, RECEIPT]),
+    CorruptState("nonsense"),
+    UnknownFormat("redeem of 'A'", 2),
+    EmbeddedServerError(Path("folder"), "no disk"),
+]
+by_error = pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+
+
+def facts(error: VoucherSessionsError) -> dict[str, Any]:
+    """The attributes, those of errors inside them too: an error equals only itself."""
+    return {name: [facts(each) for each in value] if name == "others" else value for name, value in vars(error).items()}
+
+
+def test_every_error_is_tried() -> None:
+    found = {getattr(voucher_sessions, name) for name in voucher_sessions.__all__}
+    assert {kind for kind in found if isinstance(kind, type) and issubclass(kind, VoucherSessionsError)} == set(
+        map(type, ERRORS)
+    )
+
+
+@by_error
+def test_as_json(error: VoucherSessionsError) -> None:
+    copy = type(error)(*json.loads(json.dumps(error.args)))
+    assert (str(copy), repr(copy), copy.args) == (str(error), repr(error), error.args)
+    assert facts(copy) == facts(error)
+
+
+@by_error
+def test_as_pickle(error: VoucherSessionsError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert (str(copy), repr(copy)) == (str(error), repr(error))
+    assert facts(copy) == facts(error)
+
+
+@by_error
+def test_a_text_is_one_for_the_reader_of_a_log(error: VoucherSessionsError) -> None:
+    assert str(error)
+    assert repr(error) == f"{type(error).__name__}({str(error)!r})"
+    for text in (str(error), repr(error)):
+        assert KEY not in text
+        assert "None" not in text
+        assert "object at" not in text
+
+
+def test_those_that_an_engine_raises() -> None:
+    with VoucherSessions.from_url("memory://") as engine:
+        engine.put_voucher(Voucher(code="A", quantity=1, credits=5))
+        engine.put_voucher(Voucher(code="B", quantity=0))
+        engine.redeem("A", credits=3, redemption_id="order")
+        engine.rollback("A", "order")
+        calls = (
+            lambda: engine.redeem("A", credits=3, redemption_id="order"),
+            lambda: engine.redeem_stack([{"code": "A", "credits": 9}, "B"]),
+            lambda: engine.redeem("A"),
+            lambda: engine.put_voucher(Voucher(code="A"), if_exists="raise"),
+        )
+        for call in calls:
+            with pytest.raises(VoucherSessionsError) as raised:
+                call()
+            test_as_json(raised.value)
+            test_as_pickle(raised.value)
