@@ -110,7 +110,8 @@ class VoucherSessions:
 
         Args:
             url: Where the vouchers are:
-                ``redis://``, ``rediss://`` and ``unix://`` as in redis-py;
+                ``redis://``, ``rediss://`` and ``unix://`` as in redis-py, or ``valkey://``, ``valkeys://`` and
+                ``valkey+unix://``, which mean the same;
                 ``redis+cluster://host:port,host:port`` with one or more nodes of a cluster;
                 ``redis+sentinel://host:port,host:port/service`` with one or more Sentinels;
                 ``embedded:///some/folder`` starts a server that keeps its data in that folder (``embedded://`` uses a

@@ -288,6 +288,29 @@ class TestOwnServers:
             pass
 
 
+ALIASES = {
+    "valkey://somebody:secret@127.0.0.1:1/3": "redis://somebody:secret@127.0.0.1:1/3",
+    "valkeys://127.0.0.1:1?ssl_ca_certs=/ca.pem": "rediss://127.0.0.1:1?ssl_ca_certs=/ca.pem",
+    "valkey+unix:///no/where.sock?db=2": "unix:///no/where.sock?db=2",
+    "valkey+sentinel://127.0.0.1:1/service": "redis+sentinel://127.0.0.1:1/service",
+}
+
+
+@pytest.mark.parametrize("open_", [urls.open_url, urls.open_url_async])
+@pytest.mark.parametrize("alias", ALIASES)
+def test_schemes_of_valkey_mean_the_same(alias: str, open_: Any) -> None:
+    seen, expected = (open_(url, {}).client.connection_pool for url in (alias, ALIASES[alias]))
+    assert type(seen) is type(expected)
+    assert seen.connection_class is expected.connection_class
+    different = {
+        name
+        for name in expected.connection_kwargs
+        if repr(seen.connection_kwargs[name]).partition(" at 0x")[0]
+        != repr(expected.connection_kwargs[name]).partition(" at 0x")[0]
+    }
+    assert different <= {"connection_pool"}
+
+
 MISSPELT = {
     "redis": "redis://127.0.0.1:1/0?db=3",
     "rediss": "rediss://127.0.0.1:1?ssl_ca_certs=/ca.pem",

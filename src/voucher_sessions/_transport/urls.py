@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from voucher_sessions._transport.embedded import EmbeddedServer
 
 SCHEMES: Final = "redis:// rediss:// unix:// redis+cluster:// redis+sentinel:// embedded:// memory://"
+# Schemes of other clients of Valkey, for the same servers.
+_ALIASES: Final = {
+    "valkey": "redis",
+    "valkeys": "rediss",
+    "valkey+unix": "unix",
+    "valkey+cluster": "redis+cluster",
+    "valkey+sentinel": "redis+sentinel",
+}
 
 
 class Opened(NamedTuple):
@@ -144,10 +152,11 @@ def _new_clients(url: str, options: Mapping[str, Any], classes: _ClientClasses, 
 
 def _check_url(url: str) -> str:
     plain = str.__str__(url) if is_a(url, str) else ""
-    scheme, colon, _ = plain.partition("://")
+    scheme, colon, rest = plain.partition("://")
+    scheme = _ALIASES.get(scheme, scheme)
     if not colon or f"{scheme}://" not in SCHEMES.split():
         raise InvalidRequest("url", f"must be text that begins with one of {SCHEMES}")
-    return plain
+    return f"{scheme}://{rest}"
 
 
 def _options_in(url: str) -> dict[str, Any]:
