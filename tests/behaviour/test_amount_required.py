@@ -18,7 +18,8 @@ EXPIRED: dict[str, Any] = {"session": "cart", "if_session_missing": "redeem"}
     ("voucher", "used"),
     [
         (Voucher(code="CARD", credits=5000), None),
-        (Voucher(code="CARD", points=10), None),
+        (Voucher(code="CARD", credits=1), None),
+        (Voucher(code="CARD", points=1), None),
         (Voucher(code="CARD", quantity=3, credits=1, points=1), None),
         (Voucher(code="CARD", quantity=3), Used(credits=1)),
         (Voucher(code="CARD", quantity=3), Used(points=1)),
