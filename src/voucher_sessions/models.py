@@ -184,7 +184,7 @@ class Request(Model):
 
     # Pydantic's own mark of a constructor that only validates: without it, pydantic would call the constructor for a
     # model inside another one too, and its InvalidRequest would be reported at the model instead of at the wrong field.
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # functions declare no attributes
+    vars(__init__)["__pydantic_base_init__"] = True
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

@@ -71,10 +71,7 @@ class EmbeddedServer:
 
 
 def _shared_lock(folder: Path) -> IO[bytes]:
-    def private(path: str, flags: int) -> int:
-        return os.open(path, flags, 0o600)
-
-    users = open(folder / "users.lock", "ab+", opener=private)  # noqa: SIM115 - it stays open until close()
+    users = os.fdopen(os.open(folder / "users.lock", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "ab+")
     fcntl.flock(users, fcntl.LOCK_SH)  # waits while a keeper ends its server
     return users
 
