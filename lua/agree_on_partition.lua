@@ -6,7 +6,7 @@
 --   fingerprint   the fingerprint of this engine's mapping
 -- Status
 --   partition     the fingerprint that is stored
-local book_key = KEYS[1]
+local book_key = KEYS[1] -- under this name the block `refuse` reads the key that it names
 local call_id, fingerprint = ARGV[1], ARGV[2]
 local value = redis.call('GET', book_key)
 if not value then

@@ -37,8 +37,12 @@ for _, member in ipairs(members) do
   credits_counted, points_counted = credits_counted + credits, points_counted + points
 end
 if book[ONLY_KEY] ~= '' and from == 0 then
-  quantity_counted = quantity_counted + 1
-  credits_counted, points_counted = credits_counted + book[CREDITS_LOCKED], points_counted + book[POINTS_LOCKED]
+  -- include: only_lock
+  -- A script that was refused half-way can have put it into the index and left it in the book, too.
+  if not redis.call('ZSCORE', locks_key, only_lock) then
+    quantity_counted = quantity_counted + 1
+    credits_counted, points_counted = credits_counted + book[CREDITS_LOCKED], points_counted + book[POINTS_LOCKED]
+  end
 end
 local first = redis.call('ZRANGE', locks_key, 0, 0, 'WITHSCORES')[2] or book[LOCKED_UNTIL]
 local last = redis.call('ZRANGE', locks_key, -1, -1, 'WITHSCORES')[2] or book[LOCKED_UNTIL]

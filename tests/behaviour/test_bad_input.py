@@ -331,14 +331,22 @@ def test_an_error_that_is_not_about_the_value_is_raised_as_it_is(monkeypatch: py
                 create()
 
 
-@pytest.mark.parametrize("plain", [["A"], ("A",), {"code": "A"}], ids=repr)
-def test_plain_values_are_never_blamed_for_a_signal(plain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "check",
+    [
+        lambda: requests.stack_requests(["A"]),
+        lambda: requests.stack_requests(("A",)),
+        lambda: requests.check_released_codes("release", ["A"]),
+        lambda: requests.session_key({"key": "cart"}),
+    ],
+)
+def test_plain_values_are_never_blamed_for_a_signal(check: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> Any:
         raise TimeLimit
 
     monkeypatch.setattr(requests, "islice", interrupted)
     with pytest.raises(TimeLimit):
-        requests.stack_requests([plain] if type(plain) is dict else plain)
+        check()
 
 
 def test_a_partition_is_not_blamed_for_a_signal() -> None:

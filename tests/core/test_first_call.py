@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -37,6 +38,7 @@ class PartitionServerDown(ScriptedClient):
     failure: Exception | None = None
     stored: bytes | None = None
     seconds = 0.0  # that the failure takes
+    meanwhile: Callable[[], object] | None = None  # what another thread does while the failing call waits
     times: list[float]
     node_of_voucher = "another"
 
@@ -56,6 +58,9 @@ class PartitionServerDown(ScriptedClient):
             own: str = command[-1]
             if self.failure:
                 self.times[0] += self.seconds
+                meanwhile, self.meanwhile = self.meanwhile, None
+                if meanwhile:
+                    meanwhile()
             self._replies = [self.failure or [b"partition", self.stored or own.encode()]]
         elif command[0] != "ECHO":
             self._replies = [STATE]
@@ -180,3 +185,27 @@ def test_while_a_slot_has_no_server_the_comparison_is_made_later(
     get_voucher, client = engine_and_client
     client.failure, client.node_of_voucher = FAILURES[2], "none"
     assert get_voucher().code == "A"
+
+
+def test_only_one_caller_waits_for_a_server_that_hangs(now: list[float]) -> None:
+    client = PartitionServerDown()
+    client.failure, client.seconds = FAILURES[1], 5
+    engine = VoucherSessions(client, partition=str.upper)  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
+    assert engine.get_voucher("A").code == "A"
+    now[0] += 200
+    client.meanwhile = lambda: engine.get_voucher("A")
+    assert engine.get_voucher("A").code == "A"
+    assert client.meanwhile is None, "it was called"
+    assert client.times_asked() == 2
+
+
+def test_a_slot_table_that_the_user_may_not_read_is_raised_at_once(
+    engine_and_client: tuple[Any, PartitionServerDown],
+) -> None:
+    """The other calls would fail as well, and as slowly."""
+    get_voucher, client = engine_and_client
+    client.failure = redis.exceptions.ConnectionError("no node can be reached")
+    client.failure.__cause__ = redis.exceptions.NoPermissionError("no permissions to run the 'cluster|slots' command")
+    for _ in range(2):
+        with pytest.raises(redis.exceptions.ConnectionError):
+            get_voucher()

@@ -19,7 +19,7 @@ from support.scripted_clients import AsyncScriptedClient, ScriptedClient, call_i
 from voucher_sessions import AsyncVoucherSessions, OutcomeUnknown, ServerRefused, VoucherSessions
 from voucher_sessions._core import scripts
 from voucher_sessions._transport import clients
-from voucher_sessions._transport.closed_connections import interrupted_opening
+from voucher_sessions._transport.closed_connections import is_of_interrupted_opening
 
 STATE = [b"state", -1, 0, 0, 0, 0, 0, 0, 0, 0]
 DELETED = [b"deleted", 1]
@@ -189,7 +189,7 @@ def test_a_connection_that_is_half_open_is_closed_and_the_call_sent_again() -> N
 
 
 def test_an_attribute_error_of_the_application_is_none_of_a_half_open_connection() -> None:
-    assert interrupted_opening(AttributeError("x", name="_reader", obj=object())) is None
+    assert not is_of_interrupted_opening(AttributeError("x", name="_reader", obj=object()))
 
 
 class Cluster(OneConnection):

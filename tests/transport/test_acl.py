@@ -144,6 +144,20 @@ def test_a_missing_command_permission_is_named(engine_as: Callable[..., Any], ad
     assert name in denied(admin)
 
 
+def test_a_script_that_is_refused_half_way_is_not_reported_as_done(
+    engine_as: Callable[..., Any], admin: redis.Redis
+) -> None:
+    """The second lock writes the index and the session's key before PEXPIREAT is refused, and the totals after it."""
+    engine = engine_as(*[word for word in RULE if word != "+pexpireat"])
+    engine.put_voucher(Voucher(code="A", credits=100))
+    assert engine.validate("A", credits=60, session=lock("first")).valid
+    with pytest.raises(ServerRefused):
+        engine.validate("A", credits=40, session=lock("second"))
+    repaired = engine_as(*RULE)
+    repaired.repair("A")
+    assert repaired.get_voucher("A").credits.locked == sum(each.credits for each in repaired.list_sessions("A"))
+
+
 def test_a_missing_key_permission_is_named(engine_as: Callable[..., Any], admin: redis.Redis) -> None:
     with pytest.raises(ServerRefused, match=r"[Nn]o permissions to access"):
         everything(engine_as(*["~other:*" if word == "~vs:*" else word for word in RULE]))

@@ -98,7 +98,9 @@ def test_the_options_of_the_pool_stay_as_they_are(server: Server) -> None:
     with server.client() as client:
         before = dict(client.connection_pool.connection_kwargs)
         VoucherSessions(client)
+        make_connection = client.connection_pool.make_connection
         VoucherSessions(client)
+        assert client.connection_pool.make_connection is make_connection, "a second engine wraps nothing again"
         assert client.connection_pool.connection_kwargs == before
 
 

@@ -136,6 +136,19 @@ class Call(Generic[T]):
         """Whether a reply is the one to this call: it begins with the call id."""
         return type(reply) is list and len(reply) > 0 and reply[0] == self.id.encode()
 
+    def check_in_step(self, replies: Sequence[object], echo: object, *, reconnected: bool) -> bool:
+        """Whether the connection is in step, by the replies to the call and to the ECHO of its id behind it.
+
+        Raises ``OutOfStep`` if the first of ``replies`` is not proven to be the one to this call. ``reconnected``: the
+        connection is new. False: the reply is the one to an earlier try of this call, and others follow it.
+        """
+        if client_errors.proves_in_step(self.id, echo):
+            return True
+        may_be_in_step = client_errors.may_be_in_step(replies, echo)
+        if not (self.is_own(replies[0]) or (may_be_in_step and reconnected)):
+            raise client_errors.OutOfStep(f"{self.verb}: ECHO got the reply to another command")
+        return may_be_in_step
+
     def _error_of_status(self, reply: Reply) -> Exception:
         if reply[0] == b"again":
             return CallAgain()

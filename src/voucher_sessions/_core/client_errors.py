@@ -111,10 +111,23 @@ def may_be_in_step(replies: Sequence[object], echo: object) -> bool:
     The user may not run ECHO, or the server refuses all commands alike, since it is busy, say. Several replies to other
     commands can look the same, so this counts only on a new connection.
     """
-    if isinstance(echo, NoPermissionError) and "'echo'" in str(echo).lower():
+    if is_echo_forbidden(echo):
         return True
     kinds = {(type(each), str(each).split(" ")[0]) for each in (*replies, echo)}
     return isinstance(echo, Exception) and len(kinds) == 1
+
+
+def is_echo_forbidden(echo: object) -> bool:
+    """Whether the user may not run ECHO."""
+    return isinstance(echo, NoPermissionError) and "'echo'" in str(echo).lower()
+
+
+def is_inside_a_script(error: Exception) -> bool:
+    """Whether a script was running when the error occurred. It may have ended half-way, so it must not run again.
+
+    A second run would find the call id of the first one, and report that all was done.
+    """
+    return "@user_script" in str(error)
 
 
 def is_refused_login(error: Exception) -> bool:

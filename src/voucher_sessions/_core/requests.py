@@ -131,7 +131,8 @@ def _stack_items(field: str, sequence: Sequence[_T], least: int = 1) -> Sequence
         is_list = isinstance(sequence, Sequence) and not issubclass(type(sequence), str)
         items = list(islice(sequence, MAX_STACK + 1)) if is_list else None
     except Exception:  # from a method of the application's object
-        _raise_if_plain(sequence)
+        if _has_no_own_methods(sequence):
+            raise
         items = None
     if items is None:
         raise InvalidRequest(field, "must be a list")
@@ -140,10 +141,9 @@ def _stack_items(field: str, sequence: Sequence[_T], least: int = 1) -> Sequence
     return items
 
 
-def _raise_if_plain(value: object) -> None:
-    """Raise the present exception again if the value cannot have raised it: then a signal handler did."""
-    if type(value) in (list, tuple, dict, str):
-        raise  # noqa: PLE0704 - called while an exception is handled
+def _has_no_own_methods(value: object) -> bool:
+    """Whether the value cannot have raised an exception while it was read: then a signal handler did."""
+    return type(value) in (list, tuple, dict, str)
 
 
 def _check_distinct(field: str, codes: Sequence[str]) -> None:
@@ -285,8 +285,8 @@ def _fields(field: str, given: object, kinds: str) -> dict[str, Any]:
             # str.__str__ converts names of a subclass of str to str, and raises TypeError for any other type.
             return {str.__str__(name): value for name, value in islice(given.items(), MAX_STACK)}
     except Exception as error:
-        if not isinstance(error, TypeError):
-            _raise_if_plain(given)
+        if _has_no_own_methods(given) and not isinstance(error, TypeError):  # TypeError: a name is no text
+            raise
         raise InvalidRequest(field, f"must be a {kinds}; the names of a mapping must be text") from None
     raise InvalidRequest(field, f"must be a {kinds}")
 

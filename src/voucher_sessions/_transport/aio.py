@@ -40,7 +40,7 @@ class AsyncTransport:
         self._retry_seconds = clients.retry_period_seconds(client)
         self._durability = durability
         self._first_call = first_call
-        self._first_call_from = 0.0
+        self._first_call_due_at = 0.0
         self._process: int | None = None  # the id of the process that first used it
 
     async def run(self, call: Call[T]) -> T:
@@ -58,8 +58,7 @@ class AsyncTransport:
                 places = [positions[at] for at in part]
                 outcomes_of_part = await self._outcomes([calls[at] for at in places])
                 for at, outcome in zip(places, outcomes_of_part, strict=True):
-                    # A call that must be sent again, before the next part: so its call id is still remembered.
-                    again = outcome is batch.SEND_ALONE
+                    again = outcome is batch.SEND_ALONE  # before the next part, whose calls come after it
                     outcomes[at] = await self._outcome_of(calls[at], retry_period) if again else outcome
         for at, call in enumerate(calls):
             if outcomes[at] is batch.SEND_ALONE:
@@ -108,10 +107,11 @@ class AsyncTransport:
         While that server is down, others can serve calls: the first call is then made later.
         """
         shared = not self._clustered or await self._is_served_with(first, calls)
-        if not shared and self._first_call_from:
-            if time.monotonic() < self._first_call_from:
+        if not shared and self._first_call_due_at:
+            if time.monotonic() < self._first_call_due_at:
                 return
-            self._first_call_from = time.monotonic() + FIRST_CALL_PAUSE_SECONDS  # so that only one caller waits for it
+            # Before the try, so that only one caller waits for it.
+            self._first_call_due_at = time.monotonic() + FIRST_CALL_PAUSE_SECONDS
         begun = time.monotonic()
         try:
             await self._result_of(first, RetryPeriod(self._retry_seconds if shared else 0))
@@ -119,9 +119,9 @@ class AsyncTransport:
             if shared or client_errors.is_cluster_view_forbidden(error):
                 raise
             pause = max(FIRST_CALL_PAUSE_SECONDS, FIRST_CALL_PAUSE_FACTOR * (time.monotonic() - begun))
-            self._first_call_from = time.monotonic() + pause
+            self._first_call_due_at = time.monotonic() + pause
         except VoucherSessionsError:  # the engine cannot be used
-            self._first_call_from = 0.0
+            self._first_call_due_at = 0.0
             raise
         else:
             self._first_call = None
@@ -172,7 +172,8 @@ class AsyncTransport:
         EVAL loads it; on a cluster that EVAL is sent alone, so that the client can follow a slot that is moving. Any
         other error might be the reply to another command, since it does not begin with the call id. So the call is
         sent again with ECHO behind it, which shows whether the connection is in step.
-        If ECHO does not work, an error counts once the connection is a new one (``reconnected``).
+        If ECHO does not work, an error counts once the connection is a new one (``reconnected``). A script that has ended
+        with an error is not run again: ECHO alone proves that error.
         """
         try:
             return await self._send(call, call.evalsha_command())
@@ -185,12 +186,28 @@ class AsyncTransport:
                 unproven = error
         if client_errors.is_proven_by_itself(unproven):
             raise unproven
+        if client_errors.is_inside_a_script(unproven):
+            await self._prove_in_step(call)
+            raise unproven
         replies = await self._evaluate_with_proof(call, reconnected=reconnected)
         if isinstance(replies[0], AskError):  # its slot is moving: the error came from the server that now serves it
             raise unproven
         if isinstance(replies[0], Exception):
             raise replies[0]
         return replies
+
+    async def _prove_in_step(self, call: Call[T]) -> None:
+        """Raise ``OutOfStep`` if the connection that was used last gives another reply to ECHO than the call's id."""
+        echo: object
+        try:
+            if clients.is_one_connection(self._client):
+                echo = await self._client.execute_command("ECHO", call.id, NEVER_DECODE=True)
+            else:
+                (echo,) = await self._send_together(call.keys[0], [("ECHO", call.id)])
+        except ResponseError as error:
+            echo = error
+        if not (client_errors.proves_in_step(call.id, echo) or client_errors.is_echo_forbidden(echo)):
+            raise OutOfStep("ECHO got the reply to another command")
 
     async def _evaluate_with_proof(self, call: Call[T], *, reconnected: bool) -> list[Any]:
         """The replies, errors included, once it is proven that they are those to this call."""
@@ -203,12 +220,8 @@ class AsyncTransport:
             if client_errors.is_refused_login(error) and not reconnected:
                 raise OutOfStep("a refused login can be the reply to another command") from error
             raise
-        if not client_errors.proves_in_step(call.id, echo):
-            may_be_in_step = client_errors.may_be_in_step(replies, echo)
-            if not (call.is_own(replies[0]) or (may_be_in_step and reconnected)):
-                raise OutOfStep("ECHO got the reply to another command")
-            if not may_be_in_step:  # the reply is the one to the call's first try, and others follow it
-                await clients.disconnect_async(self._client)
+        if not call.check_in_step(replies, echo, reconnected=reconnected):
+            await clients.disconnect_async(self._client)
         return list(replies)
 
     async def _send(self, call: Call[T], command: tuple[Arg, ...]) -> list[Any]:

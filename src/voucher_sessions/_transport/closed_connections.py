@@ -18,7 +18,7 @@ import redis
 from redis._parsers import BaseParser
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from voucher_sessions._core.client_errors import ConnectionClosed, OutOfStep
+from voucher_sessions._core.client_errors import ConnectionClosed
 
 _ASYNCIO: Final = str(Path(asyncio.__file__).parent)
 _REDIS_ASYNCIO: Final = str(Path(redis.__file__).parent / "asyncio")
@@ -49,9 +49,9 @@ def closed_connection(error: Exception) -> ConnectionClosed | None:
     return lost
 
 
-def interrupted_opening(error: AttributeError) -> OutOfStep | None:
-    """An ``OutOfStep`` if the error means that the opening of a sync connection was interrupted, else None."""
-    return OutOfStep("the connection is half open") if isinstance(error.obj, BaseParser) else None
+def is_of_interrupted_opening(error: AttributeError) -> bool:
+    """Whether the error means that the opening of a sync connection was interrupted."""
+    return isinstance(error.obj, BaseParser)
 
 
 def _is_raised_in_redis(traceback: TracebackType | None) -> bool:

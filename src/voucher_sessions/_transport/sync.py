@@ -22,7 +22,7 @@ from voucher_sessions._core.call import (
 from voucher_sessions._core.client_errors import MAX_OUT_OF_STEP, OutOfStep
 from voucher_sessions._core.server_check import Answer
 from voucher_sessions._transport import clients
-from voucher_sessions._transport.closed_connections import interrupted_opening
+from voucher_sessions._transport.closed_connections import is_of_interrupted_opening
 from voucher_sessions._transport.numbers_as_text import send_numbers_as_text
 from voucher_sessions.errors import CLIENT_ERRORS, InvalidRequest, ServerRefused, VoucherSessionsError
 from voucher_sessions.models import Durability
@@ -40,7 +40,7 @@ class SyncTransport:
         self._retry_seconds = clients.retry_period_seconds(client)
         self._durability = durability
         self._first_call = first_call
-        self._first_call_from = 0.0
+        self._first_call_due_at = 0.0
         for node in clients.nodes(client):
             send_numbers_as_text(node)
         # Only for a client with one connection: after a fork, parent and child would read each other's replies from it.
@@ -77,8 +77,7 @@ class SyncTransport:
                 places = [positions[at] for at in part]
                 outcomes_of_part = self._outcomes([calls[at] for at in places])
                 for at, outcome in zip(places, outcomes_of_part, strict=True):
-                    # A call that must be sent again, before the next part: so its call id is still remembered.
-                    again = outcome is batch.SEND_ALONE
+                    again = outcome is batch.SEND_ALONE  # before the next part, whose calls come after it
                     outcomes[at] = self._outcome_of(calls[at], retry_period) if again else outcome
         for at, call in enumerate(calls):
             if outcomes[at] is batch.SEND_ALONE:
@@ -126,10 +125,11 @@ class SyncTransport:
         While that server is down, others can serve calls: the first call is then made later.
         """
         shared = not self._clustered or self._is_served_with(first, calls)
-        if not shared and self._first_call_from:
-            if time.monotonic() < self._first_call_from:
+        if not shared and self._first_call_due_at:
+            if time.monotonic() < self._first_call_due_at:
                 return
-            self._first_call_from = time.monotonic() + FIRST_CALL_PAUSE_SECONDS  # so that only one caller waits for it
+            # Before the try, so that only one caller waits for it.
+            self._first_call_due_at = time.monotonic() + FIRST_CALL_PAUSE_SECONDS
         begun = time.monotonic()
         try:
             self._result_of(first, RetryPeriod(self._retry_seconds if shared else 0))
@@ -137,9 +137,9 @@ class SyncTransport:
             if shared or client_errors.is_cluster_view_forbidden(error):
                 raise
             pause = max(FIRST_CALL_PAUSE_SECONDS, FIRST_CALL_PAUSE_FACTOR * (time.monotonic() - begun))
-            self._first_call_from = time.monotonic() + pause
+            self._first_call_due_at = time.monotonic() + pause
         except VoucherSessionsError:  # the engine cannot be used
-            self._first_call_from = 0.0
+            self._first_call_due_at = 0.0
             raise
         else:
             self._first_call = None
@@ -189,7 +189,8 @@ class SyncTransport:
         EVAL loads it; on a cluster that EVAL is sent alone, so that the client can follow a slot that is moving. Any
         other error might be the reply to another command, since it does not begin with the call id. So the call is
         sent again with ECHO behind it, which shows whether the connection is in step.
-        If ECHO does not work, an error counts once the connection is a new one (``reconnected``).
+        If ECHO does not work, an error counts once the connection is a new one (``reconnected``). A script that has ended
+        with an error is not run again: ECHO alone proves that error.
         """
         try:
             return self._send(call, call.evalsha_command())
@@ -202,12 +203,28 @@ class SyncTransport:
                 unproven = error
         if client_errors.is_proven_by_itself(unproven):
             raise unproven
+        if client_errors.is_inside_a_script(unproven):
+            self._prove_in_step(call)
+            raise unproven
         replies = self._evaluate_with_proof(call, reconnected=reconnected)
         if isinstance(replies[0], AskError):  # its slot is moving: the error came from the server that now serves it
             raise unproven
         if isinstance(replies[0], Exception):
             raise replies[0]
         return replies
+
+    def _prove_in_step(self, call: Call[T]) -> None:
+        """Raise ``OutOfStep`` if the connection that was used last gives another reply to ECHO than the call's id."""
+        echo: object
+        try:
+            if clients.is_one_connection(self._client):
+                echo = self._client.execute_command("ECHO", call.id, NEVER_DECODE=True)
+            else:
+                (echo,) = self._send_together(call.keys[0], [("ECHO", call.id)])
+        except ResponseError as error:
+            echo = error
+        if not (client_errors.proves_in_step(call.id, echo) or client_errors.is_echo_forbidden(echo)):
+            raise OutOfStep("ECHO got the reply to another command")
 
     def _evaluate_with_proof(self, call: Call[T], *, reconnected: bool) -> list[Any]:
         """The replies, errors included, once it is proven that they are those to this call."""
@@ -220,12 +237,8 @@ class SyncTransport:
             if client_errors.is_refused_login(error) and not reconnected:
                 raise OutOfStep("a refused login can be the reply to another command") from error
             raise
-        if not client_errors.proves_in_step(call.id, echo):
-            may_be_in_step = client_errors.may_be_in_step(replies, echo)
-            if not (call.is_own(replies[0]) or (may_be_in_step and reconnected)):
-                raise OutOfStep("ECHO got the reply to another command")
-            if not may_be_in_step:  # the reply is the one to the call's first try, and others follow it
-                clients.disconnect(self._client)
+        if not call.check_in_step(replies, echo, reconnected=reconnected):
+            clients.disconnect(self._client)
         return list(replies)
 
     def _send(self, call: Call[T], command: tuple[Arg, ...]) -> list[Any]:
@@ -235,7 +248,9 @@ class SyncTransport:
             try:
                 return [self._client.execute_command(*command, NEVER_DECODE=True)]
             except AttributeError as error:
-                raise interrupted_opening(error) or error  # noqa: B904 - it is the context
+                if is_of_interrupted_opening(error):
+                    raise OutOfStep("the connection is half open") from error
+                raise
         replies = self._send_together(call.keys[0], commands)
         if isinstance(replies[0], Exception):
             raise replies[0]
@@ -270,7 +285,9 @@ class SyncTransport:
             self._refresh_slots()
             raise
         except AttributeError as error:
-            raise interrupted_opening(error) or error  # noqa: B904 - it is the context
+            if is_of_interrupted_opening(error):
+                raise OutOfStep("the connection is half open") from error
+            raise
         if any(isinstance(reply, AskError) for reply in replies):
             self._refresh_slots()
         return replies
