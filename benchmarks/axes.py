@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from benchmarks import (
     asyncio_tasks,
     batches,
+    durable,
     expired_locks,
     import_time,
     live_locks,
@@ -16,6 +17,7 @@ from benchmarks import (
     reply_parsers,
     stacks,
     verbs,
+    web,
 )
 from benchmarks.benchmark_run import BenchmarkRun
 from benchmarks.contenders.minimal_scripts import NO_OP
@@ -34,6 +36,8 @@ AXES: Final[Mapping[str, Axis]] = {
     batches.AXIS: Axis(batches.run, batches.NO_OP),
     load.AXIS: Axis(load.run, NO_OP),
     asyncio_tasks.AXIS: Axis(asyncio_tasks.run, NO_OP),
+    durable.AXIS: Axis(durable.run, durable.ONE_EACH),
+    web.AXIS: Axis(web.run, web.ONE_GET),
     reply_parsers.AXIS: Axis(reply_parsers.run, NO_OP),
     live_locks.AXIS: Axis(live_locks.run, live_locks.name(1)),
     expired_locks.AXIS: Axis(expired_locks.run, expired_locks.name(expired_locks.BATCH)),

@@ -17,7 +17,7 @@ from voucher_sessions._core import scripts
 
 AXIS = "batches of 100"
 CALLS = 100
-NO_OP, WRITES = f"{minimal_scripts.NO_OP}, piped", f"{minimal_scripts.WRITES}, piped"
+NO_OP, COMMANDS = f"{minimal_scripts.NO_OP}, piped", f"{minimal_scripts.COMMANDS}, piped"
 SCRIPTS, PIPELINE, ONE_BY_ONE = "its scripts, piped by redis-py", "engine.pipeline()", "one by one"
 
 # Prepares the batch of a verb, a code and many session keys; the function that it returns sends the batch.
@@ -72,14 +72,12 @@ def _batches(client: Any) -> dict[str, Batch]:
     engine = VoucherSessions(client)
     for script in scripts.ALL:  # redis-py's pipeline does not load missing scripts
         client.script_load(script.text)
-    do_nothing, only_write = (
-        client.script_load(minimal_scripts.DO_NOTHING),
-        client.script_load(minimal_scripts.ONLY_WRITE),
-    )
+    do_nothing = client.script_load(minimal_scripts.DO_NOTHING)
     no_ops = {verb: (do_nothing, *minimal_scripts.nothing(verb)) for verb in SESSION_VERBS}
+    alone = {verb: client.script_load(script) for verb, script in minimal_scripts.COMMANDS_ALONE.items()}
     return {
         NO_OP: _piped(client, lambda verb, code, each: no_ops[verb]),
-        WRITES: _piped(client, lambda verb, code, each: (only_write, *minimal_scripts.write(code, each))),
+        COMMANDS: _piped(client, lambda verb, code, each: (alone[verb], *minimal_scripts.alone(code, each))),
         SCRIPTS: _piped(client, _script),
         PIPELINE: _pipeline(engine),
         ONE_BY_ONE: _one_by_one(engine),
@@ -102,8 +100,10 @@ def run(bench: BenchmarkRun) -> None:
         cards = {way: f"B{at}-{number:05}" for at, way in enumerate(batches)}
         for code in cards.values():
             engine.put_voucher(Voucher(code=code, credits=CREDITS))
+            client.set(minimal_scripts.book_key(code), minimal_scripts.BOOK)
         for verb in SESSION_VERBS:
-            for way in turns([way for way in batches if way != WRITES or verb == Verb.LOCK], number):
+            ways = [way for way in batches if way != COMMANDS or verb in minimal_scripts.COMMANDS_ALONE]
+            for way in turns(ways, number):
                 case = _case(batches, verb, way, cards[way])
                 measure(bench.samples, bench.admin, case, CALLS)
     client.close()

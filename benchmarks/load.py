@@ -2,60 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
-import os
-import random
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
-from typing import NamedTuple
 
 from benchmarks.benchmark_run import BenchmarkRun
-from benchmarks.contenders import Contender, Verb
+from benchmarks.contenders import Verb
 from benchmarks.contenders.all_contenders import Addresses, open_contenders
+from benchmarks.loops import Load, code
 from benchmarks.measure import SERVER_US, THROUGHPUT, Scripts, Subject, progress, turns
 
 AXIS = "load"
 ONE, HOT, MANY = "one process, one voucher", "8 processes, one voucher", "8 processes, 10,000 vouchers"
 
 
-class Task(NamedTuple):
-    """A task of the workers: which contender, how many vouchers, and when to begin and end (time.monotonic)."""
-
-    contender: str
-    vouchers: int
-    begins: float
-    ends: float
-
-
-def code(number: int) -> str:
-    return f"LOAD-{number:05}"
-
-
-def _work(contender: Contender, task: Task, keys: Iterator[str], chance: random.Random) -> float:
-    """Calls a second of one worker, which locks and releases one session after the other."""
-    lock, release = contender.verbs[Verb.LOCK], contender.verbs[Verb.RELEASE]
-    time.sleep(max(0.0, task.begins - time.monotonic()))
-    done, began = 0, time.monotonic()
-    while not done or time.monotonic() < task.ends:
-        card, key = code(chance.randrange(task.vouchers)), next(keys)
-        lock(card, key)
-        release(card, key)
-        done += 2
-    return done / (time.monotonic() - began)
-
-
 def worker(tasks: Connection, addresses: Addresses) -> None:
     """The main function of a worker process: it executes tasks until it receives None."""
     with open_contenders(addresses) as contenders:
         by_name = {contender.name: contender for contender in contenders}
-        chance = random.Random(os.getpid())
-        keys = (f"ssn_{os.getpid():016}{number:016}" for number in itertools.count())
         tasks.send(None)
         while task := tasks.recv():
-            tasks.send(_work(by_name[task.contender], task, keys, chance))
+            name, load = task
+            tasks.send(by_name[name].under_load(load))
 
 
 class Workers:
@@ -78,7 +47,7 @@ class Workers:
         """The sum of the calls a second of all workers."""
         begins = time.monotonic() + 0.01
         for pipe in self._pipes[:processes]:
-            pipe.send(Task(contender, vouchers, begins, begins + seconds))
+            pipe.send((contender, Load(vouchers, begins, begins + seconds)))
         return float(sum(pipe.recv() for pipe in self._pipes[:processes]))
 
     def close(self) -> None:

@@ -11,10 +11,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
+from benchmarks.loops import timed
+
 T = TypeVar("T")
 
 # What is measured, with its unit.
-SERVER_US, CLIENT_US, THROUGHPUT, BYTES, MS = "server µs", "round trip µs", "calls a second", "bytes", "ms"
+SERVER_US, CLIENT_US, CPU_US = "server µs", "round trip µs", "client's CPU µs"
+THROUGHPUT, BYTES, MS = "calls a second", "bytes", "ms"
 SLOWEST_US, SCRIPT_CALLS = "server µs of the slowest script call", "script calls"
 
 
@@ -69,6 +72,7 @@ class Case:
     work: Callable[[], object]
     before: Callable[[], object] = lambda: None
     scripted: bool = False  # each call is one script call, so that INFO commandstats has its server time
+    with_cpu: bool = False  # the CPU time of the process that calls is of interest
 
 
 class Scripts(NamedTuple):
@@ -90,10 +94,10 @@ def measure(samples: Samples, admin: Any, case: Case, calls: int) -> None:
     """Measure one round of a case that makes ``calls`` calls."""
     case.before()
     before = Scripts.so_far(admin)
-    began = time.perf_counter()
-    case.work()
-    took = time.perf_counter() - began
-    samples.add(Subject(*case.subject, CLIENT_US), took * 1e6 / calls)
+    elapsed = timed(case.work)
+    samples.add(Subject(*case.subject, CLIENT_US), elapsed.seconds * 1e6 / calls)
+    if case.with_cpu:
+        samples.add(Subject(*case.subject, CPU_US), elapsed.cpu_seconds * 1e6 / calls)
     if case.scripted:
         samples.add(Subject(*case.subject, SERVER_US), Scripts.so_far(admin).since(before).us / calls)
 

@@ -7,7 +7,7 @@ from html import escape
 from math import ceil, floor, log10
 from typing import NamedTuple
 
-from benchmarks import load, verbs
+from benchmarks import asyncio_tasks, load, verbs
 from benchmarks.contenders.this_library import NAME as OURS
 from benchmarks.measure import SERVER_US, THROUGHPUT, Spread
 from benchmarks.results import Results
@@ -51,6 +51,7 @@ class Panel(NamedTuple):
 
 
 PANELS = (
+    Panel("asyncio: calls a second, divided by those of an EVALSHA that does nothing", asyncio_tasks.AXIS, THROUGHPUT),
     Panel("Server time of a call, divided by an EVALSHA that does nothing: less is better", verbs.AXIS, SERVER_US),
     Panel("Locks and releases a second, divided by such EVALSHAs: more is better", load.AXIS, THROUGHPUT),
 )

@@ -7,9 +7,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from benchmarks import load, plot, verbs
+from benchmarks import asyncio_tasks, load, plot, verbs
 from benchmarks.contenders import Verb
 from benchmarks.contenders.all_contenders import NAMES
+from benchmarks.contenders.this_library import NAME as OURS
 from benchmarks.measure import CLIENT_US, SERVER_US, THROUGHPUT, Spread
 from benchmarks.results import Results, Row, from_json, to_json
 
@@ -22,6 +23,7 @@ COLUMNS: Final = (
     ("release, round trip µs", verbs.AXIS, Verb.RELEASE, CLIENT_US),
     ("1 process, calls/s", load.AXIS, load.ONE, THROUGHPUT),
     ("8 processes, calls/s", load.AXIS, load.HOT, THROUGHPUT),
+    ("64 tasks, calls/s", asyncio_tasks.AXIS, asyncio_tasks.name(64), THROUGHPUT),
 )
 
 
@@ -79,8 +81,9 @@ def summary(results: Results) -> str:
         row = results.row(axis, case, contender, figure)
         return f"{row.value.median:,.0f}" if row else ""
 
-    rows = [[contender, *(cell(contender, *column[1:]) for column in COLUMNS)] for contender in NAMES]
-    head = ["", *(heading for heading, *_ in COLUMNS)]
+    columns = [each for each in COLUMNS if cell(OURS, *each[1:])]  # those that were measured
+    rows = [[contender, *(cell(contender, *column[1:]) for column in columns)] for contender in NAMES]
+    head = ["", *(heading for heading, *_ in columns)]
     return "\n".join([circumstances(results), "", *_table(head, rows), ""])
 
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import redis.connection
 
 from benchmarks.axes import AXES
+from benchmarks.contenders import escrowmint_reservations
+from benchmarks.contenders.all_contenders import Addresses
 from benchmarks.measure import Samples, Spread, Subject
 from benchmarks.targets import TARGETS
 
@@ -77,13 +79,14 @@ def _ordered(samples: Samples) -> list[Subject]:
     return sorted(measured, key=lambda subject: [ranks[column][subject[column]] for column in (0, 3, 1, 2)])
 
 
-def circumstances(admin: Any, rounds: int) -> dict[str, object]:
+def circumstances(admin: Any, rounds: int, addresses: Addresses) -> dict[str, object]:
     """What the figures depend on."""
     info = admin.info("server")
     return {
         "server": f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}",
         "python": platform.python_version(),
         "redis-py": version("redis"),
+        "escrowmint": escrowmint_reservations.versions(addresses.escrowmint, addresses.socket),
         "parser": redis.connection.DefaultParser.__name__,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "rounds": rounds,

@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+import redis
 from support.servers import running
 
-from benchmarks import postgres_server
+from benchmarks import escrowmint_python, postgres_server
 from benchmarks.bulk_locks import create_locks, now_ms
 from benchmarks.contenders import Contender, Verb, escrowmint_reservations, postgres, redis_lock_and_watch, this_library
 from benchmarks.contenders.all_contenders import NAMES, Addresses, open_contenders
@@ -26,7 +27,7 @@ CREDITS = 20  # four locks
 @pytest.fixture(scope="module")
 def addresses() -> Iterator[Addresses]:
     with running("valkey") as server, postgres_server.running() as url:
-        yield Addresses(server.socket, url)
+        yield Addresses(server.socket, url, escrowmint_python.path())
 
 
 @pytest.fixture(params=LOCKING)
@@ -124,6 +125,24 @@ def test_concurrent_callers_are_granted_no_more(name: str, addresses: Addresses,
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(work, range(8))) == 4
+
+
+def test_escrowmint_has_a_redis_py_of_its_own(addresses: Addresses) -> None:
+    versions = escrowmint_reservations.versions(addresses.escrowmint, addresses.socket)
+    assert int(versions.rpartition(" ")[2].partition(".")[0]) < 7 <= int(redis.__version__.partition(".")[0])
+
+
+def test_escrowmint_measures_in_its_own_process(addresses: Addresses) -> None:
+    with open_contender(escrowmint_reservations.NAME, addresses) as contender:
+        assert isinstance(contender, escrowmint_reservations.Escrowmint)
+        contender.put(["MEASURED"])
+        elapsed = contender.repeated(Verb.LOCK, [("MEASURED", "a"), ("MEASURED", "b")])
+        assert elapsed.seconds > 0
+        assert elapsed.cpu_seconds > 0
+        assert contender.in_threads([[("MEASURED", "c")], [("MEASURED", "d")]]).seconds > 0
+        assert granted(contender.verbs[Verb.RELEASE], "MEASURED", "a")
+        with pytest.raises(RuntimeError, match="refused"):  # raised in the worker
+            contender.verbs[Verb.RELEASE]("MEASURED", "unknown")
 
 
 def test_locks_created_in_bulk_are_ordinary_locks(addresses: Addresses) -> None:

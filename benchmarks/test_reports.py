@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import plot, report
-from benchmarks.measure import CLIENT_US, Samples, Subject
+from benchmarks.measure import CLIENT_US, SERVER_US, Samples, Subject
 from benchmarks.results import Results, from_json, from_samples, to_json
+from benchmarks.targets import Target
 from benchmarks.verbs import AXIS
 
 FOLDER = Path(__file__).parent
@@ -52,6 +53,19 @@ def test_a_partial_run_reports_its_own_axes_alone() -> None:
     assert "| voucher_sessions |  250.0 |                   2.50 | 2.50 to 2.50 |" in page
     assert "memory" not in page
     assert "not measured" in page  # the server's time
+
+
+def test_a_target_can_compare_two_figures_of_one_contender() -> None:
+    piped = Subject(AXIS, "release", "voucher_sessions", CLIENT_US)
+    target = Target(1, piped, piped._replace(figure=SERVER_US), 2)
+    samples = Samples()
+    samples.add(piped, 90.0)
+    samples.add(piped._replace(figure=SERVER_US), 30.0)
+    measured = target.measured(samples)
+    assert target.text == "verbs, release, round trip µs: voucher_sessions / server µs ≤ 2"
+    assert measured is not None
+    assert (measured.median, target.verdict(measured)) == (3.0, "missed")
+    assert target._replace(at_least=True).verdict(measured) == "ok"
 
 
 def test_a_readme_without_marks_is_an_error(results: Results) -> None:

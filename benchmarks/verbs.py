@@ -39,21 +39,19 @@ def case_of(
     code: str,
     sessions: range,
     card: Callable[[str, int], str] = shared,
+    *,
+    with_cpu: bool = False,
 ) -> Case:
     """One call per session. A verb works on what the verbs before it left; redeem ends the sessions that were locked,
     so those that release ends are locked first, outside the measured time.
     """
-    do, lock = contender.verbs[verb], contender.verbs[Verb.LOCK]
-
-    def work() -> None:
-        for number in sessions:
-            do(card(code, number), key(number))
+    calls = [(card(code, number), key(number)) for number in sessions]
 
     def before() -> None:
-        for number in sessions if verb == Verb.RELEASE else ():
-            lock(card(code, number), key(number))
+        if verb == Verb.RELEASE:
+            contender.repeated(Verb.LOCK, calls)
 
-    return Case(subject, work, before, contender.scripted)
+    return Case(subject, lambda: contender.repeated(verb, calls), before, contender.scripted, with_cpu)
 
 
 def run(bench: BenchmarkRun) -> None:
@@ -76,7 +74,15 @@ def _run(bench: BenchmarkRun, axis: str, verbs: Sequence[Verb], card: Callable[[
                 contender.put(sorted({card(codes[contender.name], each) for each in range(2 * calls)}))
             for verb in verbs:
                 cases = [
-                    case_of((axis, verb, each.name), each, verb, codes[each.name], sessions(verb, calls), card)
+                    case_of(
+                        (axis, verb, each.name),
+                        each,
+                        verb,
+                        codes[each.name],
+                        sessions(verb, calls),
+                        card,
+                        with_cpu=True,
+                    )
                     for each in contenders
                     if verb in each.verbs
                 ]

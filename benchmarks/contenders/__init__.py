@@ -6,10 +6,13 @@ them until it is redeemed, is released, or expires; nothing is granted beyond th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+from benchmarks import loops
+from benchmarks.loops import Elapsed, Load, SessionCall
 
 CREDITS = 10**9  # of every card
 AMOUNT = 5  # of every lock
@@ -42,6 +45,14 @@ class Contender:
     verbs: Mapping[Verb, Callable[[str, str], object]]
     scripted: bool = False  # each call is one EVALSHA
     close: Callable[[], object] = lambda: None
+
+    def repeated(self, verb: Verb, calls: Sequence[SessionCall]) -> Elapsed:
+        """The time of calls, one after the other."""
+        return loops.repeated(self.verbs[verb], calls)
+
+    def under_load(self, load: Load) -> float:
+        """Calls a second, locking and releasing."""
+        return loops.under_load(self.verbs[Verb.LOCK], self.verbs[Verb.RELEASE], load)
 
 
 def must(granted: object) -> None:

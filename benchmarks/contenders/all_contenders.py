@@ -20,7 +20,7 @@ from benchmarks.contenders import (
 # In the order of the tables.
 NAMES: Final = (
     minimal_scripts.NO_OP,
-    minimal_scripts.WRITES,
+    minimal_scripts.COMMANDS,
     this_library.NAME,
     escrowmint_reservations.NAME,
     redis_lock_and_watch.LOCKED,
@@ -32,10 +32,11 @@ NAMES: Final = (
 
 
 class Addresses(NamedTuple):
-    """The Unix socket of the Redis server and the URL of PostgreSQL."""
+    """The Unix socket of the Redis server, the URL of PostgreSQL, and the path of a Python that has escrowmint."""
 
     socket: str
     postgres: str
+    escrowmint: str
 
     def client(self, **options: Any) -> redis.Redis:
         return redis.Redis(unix_socket_path=self.socket, **options)
@@ -47,9 +48,9 @@ def open_contenders(addresses: Addresses) -> Iterator[list[Contender]]:
     client = addresses.client
     contenders = [
         minimal_scripts.no_op(client()),
-        minimal_scripts.writes(client()),
+        minimal_scripts.commands(client()),
         this_library.contender(client()),
-        escrowmint_reservations.contender(client(decode_responses=True)),
+        escrowmint_reservations.contender(addresses.escrowmint, addresses.socket),
         redis_lock_and_watch.locked(client(decode_responses=True)),
         redis_lock_and_watch.locked(client(decode_responses=True), 0.001, redis_lock_and_watch.LOCKED_EAGER),
         redis_lock_and_watch.watched(client(decode_responses=True)),

@@ -1,4 +1,4 @@
-"""The lower bound of what a script can cost: one that does nothing, and one that only writes what a lock needs."""
+"""The lower bound of what a script can cost: one that does nothing, and one with a call's own commands alone."""
 
 from __future__ import annotations
 
@@ -8,19 +8,30 @@ from typing import Any, Final
 
 import redis
 
-from benchmarks.contenders import AMOUNT, TTL_MINUTES, Contender, Verb
+from benchmarks.contenders import TTL_MINUTES, Contender, Verb
 from benchmarks.contenders.this_library import REQUESTS, sent_command
 
-NO_OP, WRITES = "no-op EVALSHA", "writes alone"
+NO_OP, COMMANDS = "no-op EVALSHA", "its commands alone"
 
 DO_NOTHING: Final = "return 1"
-# The session, its entry in the index, and the totals of the card: no lock can write less.
-ONLY_WRITE: Final = """
-redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[2])
-redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
-redis.call('HSET', KEYS[1], 'quantity', 1, 'credits', ARGV[4], 'points', 0)
+# What the library's scripts execute, with values of the same length, and nothing that decides or replies.
+COMMANDS_ALONE: Final = {
+    Verb.VALIDATE: """
+redis.call('TIME')
+redis.call('MGET', KEYS[1], KEYS[2])
 return 1
-"""
+""",
+    Verb.LOCK: """
+redis.call('TIME')
+redis.call('MGET', KEYS[1], KEYS[2])
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+redis.call('SET', KEYS[1], ARGV[3])
+redis.call('ZADD', KEYS[3], ARGV[4], ARGV[5])
+return 1
+""",
+}
+BOOK: Final = '1["aitlf3mgaEH"," aitlf3mgaEH",-1,1000000000,0,0,0,0,3,15,0,1795956976622,1795956976642,0]'
+SESSION: Final = "1 aitlf3mgaEH 1795956976642 5 0 GzcLiKopWFy"
 Command = tuple[bytes | int | str, ...]
 
 
@@ -29,10 +40,15 @@ def nothing(verb: Verb) -> Command:
     return sent_command(lambda engine: REQUESTS[verb](engine, "C0-00000", "ssn_" + "0" * 32))[1:]
 
 
-def write(code: str, key: str) -> Command:
+def alone(code: str, key: str) -> Command:
     """As many keys and arguments as the library's for a new lock."""
-    book = f"writes:{{{code}}}"
-    return 3, book, f"{book}:locks", f"{book}:session:{key}", key, TTL_MINUTES * 60_000, 1_800_000_000_000, AMOUNT
+    book = book_key(code)
+    ttl_ms = str(TTL_MINUTES * 60_000)
+    return "3", book, f"{book}:session:{key}", f"{book}:locks", SESSION, ttl_ms, BOOK, "1795956976642", f"5 0 {key}"
+
+
+def book_key(code: str) -> str:
+    return f"ca:{{{code}}}"
 
 
 def sha(script: str) -> str:
@@ -51,12 +67,22 @@ def no_op(client: redis.Redis) -> Contender:
     return Contender(NO_OP, put=lambda codes: None, verbs=verbs, scripted=True, close=client.close)
 
 
-def writes(client: redis.Redis) -> Contender:
-    """An EVALSHA that writes what a lock needs, and reads and checks nothing."""
-    name = client.script_load(ONLY_WRITE)
+def commands(client: redis.Redis) -> Contender:
+    """An EVALSHA with the commands of the library's script alone: it decides nothing."""
 
-    def lock(code: str, key: str) -> object:
-        command: Any = write(code, key)
-        return client.evalsha(name, *command)
+    def send(script: str) -> Callable[[str, str], object]:
+        name = client.script_load(script)
 
-    return Contender(WRITES, put=lambda codes: None, verbs={Verb.LOCK: lock}, scripted=True, close=client.close)
+        def do(code: str, key: str) -> object:
+            command: Any = alone(code, key)
+            return client.evalsha(name, *command)
+
+        return do
+
+    return Contender(
+        COMMANDS,
+        put=lambda codes: [client.set(book_key(code), BOOK) for code in codes],
+        verbs={verb: send(script) for verb, script in COMMANDS_ALONE.items()},
+        scripted=True,
+        close=client.close,
+    )

@@ -8,7 +8,7 @@ from typing import Any, Final
 import redis
 
 from benchmarks.contenders import AMOUNT, CREDITS, OTHER_AMOUNT, TTL_MINUTES, Contender, Verb, must
-from voucher_sessions import Voucher, VoucherSessions
+from voucher_sessions import Release, Validation, Voucher, VoucherSessions
 
 NAME: Final = "voucher_sessions"
 
@@ -30,9 +30,12 @@ REQUESTS: Final[Mapping[Verb, Callable[[Any, str, str], Any]]] = {
 }
 
 
-def granted(result: object) -> object:
-    """The result, if the request was granted."""
-    must(getattr(result, "valid", True) and getattr(result, "released", True))
+def granted(result: Any) -> object:
+    """The result, if the request was granted. Other results than these are refusals only as exceptions."""
+    if isinstance(result, Validation):
+        must(result.valid)
+    elif isinstance(result, Release):
+        must(result.released)
     return result
 
 
