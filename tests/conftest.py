@@ -184,16 +184,20 @@ def make_engine(
         if kind == "sync":
             client = backend.client(decode_responses=decode, protocol=protocol)
             opened.append(client.close)
-            return VoucherSessions(repeating(client) if repeats else client, **options)
+            engine = VoucherSessions(repeating(client) if repeats else client, **options)
+            opened.append(engine.close)
+            return engine
         async_client = backend.async_client(decode_responses=decode, protocol=protocol)
         opened.append(lambda: loop.run_until_complete(async_client.aclose()))
-        return BlockingAsync(AsyncVoucherSessions(async_client, **options), loop)
+        blocking = BlockingAsync(AsyncVoucherSessions(async_client, **options), loop)
+        opened.append(blocking.aclose)
+        return blocking
 
     yield make
     for key, ttl_ms in backend.keys().items():
         if key.partition(b"}")[2].startswith((b":locks", b":session:")):
             assert ttl_ms != -1, f"{key!r} stays for ever"
-    for close in opened:
+    for close in reversed(opened):
         close()
 
 
@@ -223,11 +227,15 @@ def engine_on(request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop) -
         if request.param == "sync":
             direct = server.client(**client)
             opened.append(direct.close)
-            return VoucherSessions(direct, **options)
+            engine = VoucherSessions(direct, **options)
+            opened.append(engine.close)
+            return engine
         waiting = redis.asyncio.Redis(unix_socket_path=server.socket, **client)
         opened.append(lambda: loop.run_until_complete(waiting.aclose()))
-        return BlockingAsync(AsyncVoucherSessions(waiting, **options), loop)
+        blocking = BlockingAsync(AsyncVoucherSessions(waiting, **options), loop)
+        opened.append(blocking.aclose)
+        return blocking
 
     yield make
-    for close in opened:
+    for close in reversed(opened):
         close()

@@ -38,17 +38,19 @@ T = TypeVar("T")
 class AsyncVoucherSessions:
     """Locks vouchers, gift cards and loyalty points in Redis and redeems them exactly once, with asyncio.
 
-    Each
-    call runs one atomic script in one round trip.
+    Each call runs one atomic script in one round trip. All tasks of an event loop share one connection to each server,
+    or two with ``durability``, with the settings of the client's connections. Calls go through the client instead if it
+    is fakeredis, has a single connection, or has methods that the application or instrumentation has overridden or
+    wrapped.
 
     It has the methods of ``VoucherSessions``, to be awaited, with the same parameters, results and errors. Use it as an
-    async context manager, or call ``aclose``; both close only what ``from_url`` opened. Tasks of one event loop can
-    share an engine.
+    async context manager, or call ``aclose``; both close only what the engine has opened. Tasks can share an engine,
+    also those of several event loops; make one for the whole process.
 
     Args:
         client: A client of ``redis.asyncio``: ``Redis``, ``RedisCluster``, the client of a Sentinel, or
-            fakeredis. Its settings (decoding, protocol, pool, retries) stay as they are, and the engine does not close
-            it.
+            fakeredis. Its settings (decoding, protocol, pool, retries) apply and stay as they are; the engine does not
+            close it.
         prefix: The beginning of all keys in Redis. Engines with the same prefix share their vouchers.
         partition: A function from a code to a text, for Redis Cluster: codes with the same text share a hash slot, so
             that they can be used in one stack. All engines of a prefix must use the same function. None: each code has
@@ -68,11 +70,12 @@ class AsyncVoucherSessions:
         ``ServerRefused``: the server did not run the call (memory full, a replica, no permission, ...). Nothing was
         changed, with one exception, which the docstring of ``ServerRefused`` describes; ``remedy`` says what to do.
         ``CorruptState``: the keys contain values that this library did not write. ``UnknownFormat``, a subclass: a
-        newer version of this library wrote them, so this process needs an upgrade. Nothing was changed, unless a reply had a wrong form.
+        newer version of this library wrote them, so this process needs an upgrade. Nothing was changed, unless a reply
+        had a wrong form.
         ``OutcomeUnknown``: a call that changes something got no reply. The change may or may not have happened; the
         call is safe to repeat with the key or id that the error carries. A ``put_voucher`` that sets ``used`` is safe
-        to repeat only with ``if_exists="keep"``. ``redis.exceptions.ConnectionError`` and other errors of the client: a
-        call that only reads got no reply.
+        to repeat only with ``if_exists="keep"``.
+        ``ServerUnavailable``: nothing was sent, or a call that only reads got no reply. Nothing has changed.
     """
 
     def __init__(
@@ -159,9 +162,26 @@ class AsyncVoucherSessions:
         return found
 
     async def aclose(self) -> None:
-        """Close what ``from_url`` opened. A client that was passed to the constructor stays open."""
+        """Close what the engine has opened. A client that was passed to the constructor stays open.
+
+        An asyncio engine closes its connections of the event loop that runs ``aclose``; those of another event loop are
+        closed when that loop ends.
+        """
+        await self._transport.close()
         if self._opened is not None:
             await self._opened.close()
+
+    async def ping(self) -> None:
+        """Ask the server whether it answers; on a cluster, every primary.
+
+        It is tried as often as the client's ``retry`` says; with Sentinel, once. For a health check. A server that
+        replies with an error, such as BUSY, has answered; one that is loading its data has not.
+
+        Raises:
+            ServerUnavailable: A server did not answer.
+            redis.exceptions.AuthenticationError: The server does not accept the user or the password.
+        """
+        await self._transport.ping()
 
     async def __aenter__(self) -> Self:
         return self

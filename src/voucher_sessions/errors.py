@@ -14,6 +14,8 @@
     │   └── LoyaltyPointsExceeded
     ├── RedemptionConflict               the id was used for another request
     │   └── RedemptionRolledBack         the id was used for this request, and the redemption was rolled back
+    ├── ServerUnavailable (redis.exceptions.ConnectionError)
+    │                                    no server could run the call: nothing has changed
     ├── OutcomeUnknown (redis.exceptions.ConnectionError)
     │                                    the reply was lost: repeat the same call, or look up what happened
     ├── ServerRefused (redis.exceptions.ResponseError)
@@ -57,6 +59,7 @@ __all__ = [
     "RedemptionNotFound",
     "RedemptionRolledBack",
     "ServerRefused",
+    "ServerUnavailable",
     "SessionNotFound",
     "UnknownFormat",
     "VoucherExists",
@@ -340,6 +343,31 @@ class RedemptionRolledBack(RedemptionConflict):
             f"redemption {self.redemption_id!r} of voucher {self.code!r} was rolled back, so it does not pay for "
             "an order. To redeem again, use a new id"
         )
+
+
+class ServerUnavailable(VoucherSessionsError, redis.exceptions.ConnectionError):
+    """No server could run the call, or a call that only reads got no reply: nothing has changed.
+
+    The server is down or cannot be reached, its name cannot be resolved, it is loading its data, a cluster or a
+    Sentinel knows no primary, or too many calls of the engine are waiting. A call whose connection failed was tried as
+    often as the client's ``retry`` says; on clusters and with Sentinel, for up to 30 seconds. Too many waiting calls
+    are reported without a retry. Repeating the call is safe.
+
+    Attributes:
+        verb: The method that was called.
+        codes: The vouchers of the call; empty for ``ping``.
+        problem: What happened at the last try. The client's own error is the ``__cause__``.
+    """
+
+    def __init__(self, verb: str, codes: Sequence[str], problem: str) -> None:
+        super().__init__(verb, list(codes), problem)
+        self.verb = verb
+        self.codes = tuple(codes)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        call = f"{self.verb} of {_listed(self.codes)}" if self.codes else self.verb
+        return f"{call} failed, and nothing has changed; try again later: {self.problem}"
 
 
 class OutcomeUnknown(VoucherSessionsError, redis.exceptions.ConnectionError):

@@ -445,7 +445,8 @@ class Pipeline(_Queue):
 
         Raises:
             VoucherSessionsError: The first error of the calls. If the replies are lost, each call that changes
-                something has its own ``OutcomeUnknown``, with the key or id to repeat it with.
+                something has its own ``OutcomeUnknown``, with the key or id to repeat it with, and each that only reads
+                has ``ServerUnavailable``. If nothing was sent, each call has ``ServerUnavailable``.
         """
         return _raised_or_returned(self._transport.run_all(self._taken()), raise_on_error=raise_on_error)
 
@@ -485,7 +486,8 @@ class AsyncPipeline(_Queue):
 
         Raises:
             VoucherSessionsError: The first error of the calls. If the replies are lost, each call that changes
-                something has its own ``OutcomeUnknown``, with the key or id to repeat it with.
+                something has its own ``OutcomeUnknown``, with the key or id to repeat it with, and each that only reads
+                has ``ServerUnavailable``. If nothing was sent, each call has ``ServerUnavailable``.
         """
         return _raised_or_returned(await self._transport.run_all(self._taken()), raise_on_error=raise_on_error)
 

@@ -59,14 +59,18 @@ def engine_on(
             client = server.client(decode_responses=True)
             opened.append(client.close)
             client.flushall()
-            return VoucherSessions(client, durability=durability)
+            engine = VoucherSessions(client, durability=durability)
+            opened.append(engine.close)
+            return engine
         waiting = redis.asyncio.Redis(unix_socket_path=server.socket)
         opened.append(lambda: loop.run_until_complete(waiting.aclose()))
         loop.run_until_complete(waiting.flushall())
-        return BlockingAsync(AsyncVoucherSessions(waiting, durability=durability), loop)
+        blocking = BlockingAsync(AsyncVoucherSessions(waiting, durability=durability), loop)
+        opened.append(blocking.aclose)
+        return blocking
 
     yield make
-    for close in opened:
+    for close in reversed(opened):
         close()
 
 

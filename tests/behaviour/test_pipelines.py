@@ -24,6 +24,7 @@ from voucher_sessions import (
     Redeemable,
     Redemption,
     ServerRefused,
+    ServerUnavailable,
     Voucher,
     VoucherNotFound,
     VoucherSessions,
@@ -91,7 +92,7 @@ def test_a_pipeline_returns_the_same_results_as_single_calls(
 
 
 def test_every_verb_can_be_queued_with_the_same_parameters() -> None:
-    apart = {"client", "close", "from_url", "pipeline", "check_server", "audit", "repair"}
+    apart = {"client", "close", "from_url", "pipeline", "check_server", "ping", "audit", "repair"}
     verbs = {name for name in vars(VoucherSessions) if not name.startswith("_")} - apart
     assert len(verbs) == 13
     for verb in verbs:
@@ -239,7 +240,7 @@ def test_a_lost_connection_makes_every_change_an_unknown_outcome() -> None:
     for change, reading in on_both(queue_two, redis.exceptions.ConnectionError("gone")):
         assert isinstance(change, OutcomeUnknown)
         assert change.codes == ("A",)
-        assert type(reading) is redis.exceptions.ConnectionError
+        assert type(reading) is ServerUnavailable
 
 
 def test_each_reply_of_a_batch_is_read_by_itself() -> None:
@@ -376,7 +377,7 @@ def test_on_a_cluster_a_moved_slot_is_found(on_clusters: Callable[..., list[Any]
 def test_on_a_cluster_the_successor_of_a_lost_node_is_found(on_clusters: Callable[..., list[Any]]) -> None:
     for (change, reading), looked_again in on_clusters(queue_two, redis.exceptions.ConnectionError("gone")):
         assert isinstance(change, OutcomeUnknown)
-        assert type(reading) is redis.exceptions.ConnectionError
+        assert type(reading) is ServerUnavailable
         assert looked_again >= 1
 
 

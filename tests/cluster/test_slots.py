@@ -37,13 +37,17 @@ class ClusterClient:
 
     def __init__(self, kind: str, port: int, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop if kind == "async" else None
+        self._close: list[Callable[[], object]] = []
         library: Any = redis.asyncio if kind == "async" else redis
         self.client = library.RedisCluster(host=HOST, port=port)
 
     def engine(self, **options: Any) -> Any:
         if self._loop is None:
-            return VoucherSessions(self.client, **options)
-        return BlockingAsync(AsyncVoucherSessions(self.client, **options), self._loop)
+            engine: Any = VoucherSessions(self.client, **options)
+        else:
+            engine = BlockingAsync(AsyncVoucherSessions(self.client, **options), self._loop)
+        self._close.append(engine.close if self._loop is None else engine.aclose)
+        return engine
 
     def refuse_all_commands(self) -> None:
         def refuse(*words: Any, **_: Any) -> Any:
@@ -55,6 +59,8 @@ class ClusterClient:
         self.client.execute_command = refuse_async if self._loop else refuse
 
     def close(self) -> None:
+        for close in self._close:
+            close()
         if self._loop is None:
             self.client.close()
         else:

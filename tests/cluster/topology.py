@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import redis
 import redis.asyncio
@@ -354,22 +354,30 @@ class Sentinels:
 @contextmanager
 def running_cluster(name: str, node_timeout_ms: int = 1000) -> Iterator[Cluster]:
     """A cluster of its own, formed in seconds."""
-    with _formed(lambda folder: Cluster(BINARIES[name], folder, node_timeout_ms)) as cluster:
+    with formed(lambda folder: Cluster(BINARIES[name], folder, node_timeout_ms)) as cluster:
         yield cluster
 
 
 @contextmanager
 def running_sentinels(name: str, down_after_ms: int = 1000) -> Iterator[Sentinels]:
     """A Sentinel set-up of its own."""
-    with _formed(lambda folder: Sentinels(BINARIES[name], folder, down_after_ms)) as sentinels:
+    with formed(lambda folder: Sentinels(BINARIES[name], folder, down_after_ms)) as sentinels:
         yield sentinels
 
 
-Topology = TypeVar("Topology", Cluster, Sentinels)
+class Formed(Protocol):
+    """What consists of several processes."""
+
+    def form(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+Topology = TypeVar("Topology", bound=Formed)
 
 
 @contextmanager
-def _formed(make: Callable[[Path], Topology]) -> Iterator[Topology]:
+def formed(make: Callable[[Path], Topology]) -> Iterator[Topology]:
     """Tried three times, should somebody else take a port that was free."""
     with ExitStack() as running:
         for tries_left in (2, 1, 0):

@@ -9,7 +9,7 @@ import redis
 import redis.exceptions
 
 from core.both_engines import CHANGING, READING, on_both
-from voucher_sessions import OutcomeUnknown, ServerRefused
+from voucher_sessions import OutcomeUnknown, ServerRefused, ServerUnavailable
 
 
 @pytest.mark.parametrize("act", CHANGING)
@@ -32,9 +32,10 @@ def test_an_unknown_outcome_carries_what_was_generated() -> None:
 
 
 @pytest.mark.parametrize("act", READING)
-def test_a_lost_reply_of_a_reading_verb_is_the_clients_own_error(act: methodcaller) -> None:
+def test_a_lost_reply_of_a_reading_verb_has_changed_nothing(act: methodcaller) -> None:
     for seen in on_both(act, redis.exceptions.ConnectionError("gone")):
-        assert type(seen) is redis.exceptions.ConnectionError
+        assert type(seen) is ServerUnavailable
+        assert (seen.problem, type(seen.__cause__)) == ("gone", redis.exceptions.ConnectionError)
 
 
 REFUSALS = [

@@ -10,7 +10,14 @@ import pytest
 import redis.exceptions
 from support.scripted_clients import AsyncScriptedClient, ScriptedClient
 
-from voucher_sessions import AsyncVoucherSessions, CorruptState, InvalidRequest, ServerRefused, VoucherSessions
+from voucher_sessions import (
+    AsyncVoucherSessions,
+    CorruptState,
+    InvalidRequest,
+    ServerRefused,
+    ServerUnavailable,
+    VoucherSessions,
+)
 from voucher_sessions._core import scripts
 from voucher_sessions._transport import aio, clients, sync
 
@@ -150,7 +157,7 @@ def test_calls_that_need_the_same_server_do_not_go_on_without_it(
     get_voucher, client = engine_and_client
     client.failure, client.node_of_voucher = failure, "first"
     for _ in range(2):
-        with pytest.raises((ServerRefused, type(failure))):
+        with pytest.raises((ServerRefused, ServerUnavailable)):
             get_voucher()
     client.failure = None
     assert get_voucher().code == "A"
@@ -161,7 +168,7 @@ def test_without_a_cluster_no_call_goes_on_without_the_comparison(failure: Excep
     client = PartitionServerDown()
     client.failure = failure
     client.times = [0.0]
-    with pytest.raises((ServerRefused, type(failure))):
+    with pytest.raises((ServerRefused, ServerUnavailable)):
         VoucherSessions(client, partition=str.upper).get_voucher("A")  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
 
 

@@ -11,8 +11,7 @@ import redis.exceptions
 from support.scripted_clients import ScriptedClient
 
 from core.both_engines import CHANGING, READING, on_both
-from voucher_sessions import CorruptState, OutcomeUnknown, VoucherSessions
-from voucher_sessions._core.client_errors import OutOfStep
+from voucher_sessions import CorruptState, OutcomeUnknown, ServerUnavailable, VoucherSessions
 
 NONSENSE: list[Any] = [
     [],
@@ -92,7 +91,7 @@ def test_a_reply_to_another_verb_is_corrupt_state(act: methodcaller, reply: list
 def test_a_reply_without_a_call_id_is_of_another_command(act: methodcaller, reply: Any) -> None:
     """It is never a result, and no sign of a corrupt state: the call is sent again, and counts as lost in the end."""
     for seen in on_both(act, *[reply] * 50):
-        assert type(seen) is (OutcomeUnknown if act in CHANGING else OutOfStep)
+        assert type(seen) is (OutcomeUnknown if act in CHANGING else ServerUnavailable)
 
 
 def test_a_reply_that_arrives_after_the_expiry_has_no_time_left() -> None:

@@ -33,11 +33,21 @@ class SharedClient(NamedTuple):
     kind: str
     client: Any
     loop: asyncio.AbstractEventLoop
+    transport: str
+    engines: list[Any]
 
     def engine(self, **options: Any) -> Any:
         if self.kind == "sync":
-            return VoucherSessions(self.client, **options)
-        return BlockingAsync(AsyncVoucherSessions(self.client, **options), self.loop)
+            engine: Any = VoucherSessions(self.client, **options)
+        else:
+            engine = BlockingAsync(AsyncVoucherSessions(self.client, **options), self.loop)
+        self.engines.append(engine)
+        return engine
+
+    def close_engines(self) -> None:
+        """Close their own connections."""
+        for engine in self.engines:
+            engine.close() if self.kind == "sync" else engine.aclose()
 
     def execute(self, *command: str) -> Any:
         """A command of the application's, as it should be: sent, and its reply read."""
@@ -53,6 +63,32 @@ class SharedClient(NamedTuple):
         if self.kind == "sync":
             return self._send_unread(connection, commands)
         return self.loop.run_until_complete(self._send_unread_async(connection, commands))
+
+    def send_unread_of(self, engine: Any, *commands: Command) -> list[int]:
+        """The same over the connections that an engine uses: its own, or one of the client. Returns their numbers."""
+        if self.transport == "client":
+            return [self.send_unread(*commands)]
+        if self.kind == "async":
+            return self.loop.run_until_complete(self._send_unread_of_tasks(engine._transport._sender, commands))
+        stack = engine._transport._sender._only
+        connection = stack.take()
+        connection.send_command("CLIENT", "ID")
+        number: int = connection.read_response()
+        for command in commands:
+            connection.send_packed_command(connection.pack_command(*command))
+        stack.put_back(connection)
+        return [number]
+
+    async def _send_unread_of_tasks(self, sender: Any, commands: Sequence[Command]) -> list[int]:
+        server = sender._server_of_pool(self.client.connection_pool)
+        shared = [server.shared, *([server.confirmed.connection] if server.confirmed else [])]
+        numbers = []
+        for each in shared:
+            await each.close()  # of two connections, the last call may have used one
+            (number,), connection = await each.exchange((), [("CLIENT", "ID")])
+            connection._writer.writelines(part for command in commands for part in connection.pack_command(*command))
+            numbers.append(number)
+        return numbers
 
     def _send_unread(self, single: Any, commands: Sequence[Command]) -> int:
         connection = single or self.client.connection_pool.get_connection()
@@ -77,22 +113,36 @@ class SharedClient(NamedTuple):
 
 @contextmanager
 def shared_client(
-    kind: str, socket: str, loop: asyncio.AbstractEventLoop, *, single: bool = False, **options: Any
+    kind: str,
+    socket: str,
+    loop: asyncio.AbstractEventLoop,
+    *,
+    transport: str = "client",
+    single: bool = False,
+    **options: Any,
 ) -> Iterator[SharedClient]:
     """A client that does not notice by itself that a connection is behind, as if the reply were still on its way.
 
     redis-py looks for unread data when it takes a connection from the pool, but not with RESP3 and default settings.
+    ``transport``: as that class of connections is not redis-py's, an engine opens its own only with redis-py's.
     """
+    own = transport != "client"
     if kind == "sync":
-        pool = redis.ConnectionPool(connection_class=UnnoticedReplyConnection, path=socket, **options)
+        connection_class = redis.UnixDomainSocketConnection if own else UnnoticedReplyConnection
+        pool = redis.ConnectionPool(connection_class=connection_class, path=socket, **options)
         with redis.Redis(connection_pool=pool, single_connection_client=single) as client:
-            yield SharedClient(kind, client, loop)
+            shared = SharedClient(kind, client, loop, transport, [])
+            yield shared
+            shared.close_engines()
         pool.disconnect()
         return
-    async_pool = redis.asyncio.ConnectionPool(connection_class=AsyncUnnoticedReplyConnection, path=socket, **options)
+    async_class = redis.asyncio.UnixDomainSocketConnection if own else AsyncUnnoticedReplyConnection
+    async_pool = redis.asyncio.ConnectionPool(connection_class=async_class, path=socket, **options)
     async_client = redis.asyncio.Redis(connection_pool=async_pool, single_connection_client=single)
     loop.run_until_complete(async_client.ping())  # so that the connection of a single-connection client is there
-    yield SharedClient(kind, async_client, loop)
+    shared = SharedClient(kind, async_client, loop, transport, [])
+    yield shared
+    shared.close_engines()
     loop.run_until_complete(async_client.aclose())
     loop.run_until_complete(async_pool.disconnect())
 

@@ -1,8 +1,8 @@
 """An application in a process of its own, whose calls a signal interrupts at random moments, over one shared client.
 
-Run as a script: ``interrupted_application.py SOCKET CALLS SECONDS SEED SIGNAL``. SIGNAL is ``alarm``: a timer's SIGALRM,
+Run as a script: ``interrupted_application.py SOCKET CALLS SECONDS SEED SIGNAL TRANSPORT``. SIGNAL is ``alarm``: a timer's SIGALRM,
 whose handler raises an ``Exception``, as job queues limit the time of a job; or ``interrupt``: SIGINT, which another
-process sends and which raises KeyboardInterrupt. It prints a JSON object: how many calls came to an end, how many were
+process sends and which raises KeyboardInterrupt. TRANSPORT is one of ``scripted_clients.TRANSPORTS``. It prints a JSON object: how many calls came to an end, how many were
 interrupted, and what was wrong.
 """
 
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import redis
+from support.scripted_clients import client_class
 
 from voucher_sessions import OutcomeUnknown, Session, Voucher, VoucherSessions
 
@@ -162,10 +163,10 @@ def expect(seen: object, right: object) -> None:
         raise Wrong(f"{seen} instead of {right}")
 
 
-def main(socket: str, calls: int, seconds: float, seed: int, kind: str) -> dict[str, Any]:
+def main(socket: str, calls: int, seconds: float, seed: int, kind: str, transport: str) -> dict[str, Any]:
     random_ = random.Random(seed)
     # Signals can also hit a client while it takes a connection out of its pool, which then is not given back.
-    with redis.Redis(unix_socket_path=socket, max_connections=100_000) as client:
+    with client_class("sync", transport)(unix_socket_path=socket, max_connections=100_000) as client:
         application = Application(client, random_, f"app-{os.getpid()}")
         for _ in range(100):  # pydantic builds a model at its first use, and raises a handler's error as one of its own
             application.step()
@@ -190,6 +191,5 @@ def main(socket: str, calls: int, seconds: float, seed: int, kind: str) -> dict[
 
 
 if __name__ == "__main__":
-    print(
-        json.dumps(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), sys.argv[5])), flush=True
-    )
+    _, socket, calls, seconds, seed, *kinds = sys.argv
+    print(json.dumps(main(socket, int(calls), float(seconds), int(seed), *kinds)), flush=True)

@@ -12,6 +12,7 @@ import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from support.model import Books
+from support.scripted_clients import TRANSPORTS
 from support.servers import Server
 
 from faults.proxy import Fault, Proxy
@@ -22,7 +23,11 @@ from voucher_sessions._core import scripts
 Plan = Iterable[Fault | None]
 Meanwhile = Callable[[], object] | None
 
-CLIENT_KINDS = [ClientKind(*each) for each in itertools.product(("sync", "async"), (10, 0), (2, 3))]
+# Each pair of properties occurs; the protocol alternates.
+CLIENT_KINDS = [
+    ClientKind(kind, retries, 2 + (at + at // 2 + at // 4) % 2, transport)
+    for at, (kind, retries, transport) in enumerate(itertools.product(("sync", "async"), (10, 0), TRANSPORTS))
+]
 SILENT: tuple[Fault, ...] = ("late", "swallow", "delay")  # nothing but its timeout tells the client
 SHORT_TIMEOUT, LONG_TIMEOUT = 0.05, 20.0  # socket_timeout in seconds
 PREFIXES = (f"t{at}" for at in itertools.count())

@@ -1,7 +1,7 @@
 """A proxy between clients and a server that loses commands or replies on request, and can cut the connection.
 
-It knows of the protocol only how a script call begins: a client sends its next command when it has read the reply to
-the last one, so the server's next data is the reply to that.
+It cuts what it passes on into commands and replies, so it knows which reply belongs to which command, however many are
+under way on a connection.
 """
 
 from __future__ import annotations
@@ -12,24 +12,29 @@ import re
 import socket
 import struct
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Literal, get_args
+from typing import Literal, NamedTuple
 
 Fault = Literal[
-    "lost",  # the command does not reach the server; the connection is closed
-    "late",  # the command reaches the server after a delay
-    "close",  # the server has run the command; instead of its reply, the connection is closed
+    "lost",  # the command does not reach the server; the connection is closed when those before it have their replies
+    "late",  # the command, and those behind it, reach the server after a delay
+    "close",  # the server has run the command; instead of its reply and those behind it, the connection is closed
     "reset",  # or reset
     "torn",  # or closed in the middle of the reply
     "swallow",  # or nothing happens at all, ever
-    "delay",  # or the reply comes after a delay
+    "delay",  # or the reply and those behind it come after a delay
+    "drop",  # the reply alone does not come: the next call would get the reply to the one after it
+    "double",  # the reply comes twice: the next call would get it, and each one behind it the reply to the one before
 ]
-FAULTS: tuple[Fault, ...] = get_args(Fault)
+FAULTS: tuple[Fault, ...] = ("lost", "late", "close", "reset", "torn", "swallow", "delay")
+OUT_OF_STEP: tuple[Fault, ...] = ("drop", "double")
 Plan = Iterable[Fault | None]
 
 SCRIPT = re.compile(rb"\*\d+\r\n\$\d+\r\nEVAL(SHA)?\r\n")
+# After these a server sends what is no reply: all is passed on as it comes.
+REPLICATION = re.compile(rb"\*\d+\r\n\$\d+\r\nP?SYNC\r\n", re.IGNORECASE)
 RESET = struct.pack("ii", 1, 0)
 
 
@@ -38,6 +43,46 @@ def at_random(seed: int, rate: float, faults: tuple[Fault, ...] = FAULTS) -> Ite
     chance = random.Random(seed)
     while True:
         yield chance.choice(faults) if chance.random() < rate else None
+
+
+class Frames:
+    """Cuts one direction of a connection into commands or replies."""
+
+    def __init__(self) -> None:
+        self._unfinished = b""
+
+    @property
+    def is_within(self) -> bool:
+        """Whether the beginning of one has come, and not its end."""
+        return self._unfinished != b""
+
+    def whole(self, data: bytes) -> Iterator[bytes]:
+        """Those that end with this data."""
+        data = self._unfinished + data
+        begin = 0
+        while (end := end_of_value(data, begin)) is not None:
+            yield data[begin:end]
+            begin = end
+        self._unfinished = data[begin:]
+
+
+def end_of_value(data: bytes, at: int) -> int | None:
+    """Where the value of RESP ends that begins there; None if it has not all come yet."""
+    missing = 1
+    while missing:
+        line_end = data.find(b"\r\n", at)
+        if line_end < 0:
+            return None
+        kind, size = data[at : at + 1], data[at + 1 : line_end]
+        at = line_end + 2
+        missing -= 1
+        if kind in b"*~>%":
+            missing += max(int(size), 0) * (2 if kind == b"%" else 1)
+        elif kind in b"$!=" and int(size) >= 0:
+            at += int(size) + 2
+            if at > len(data):
+                return None
+    return at
 
 
 class Proxy:
@@ -167,6 +212,13 @@ class Proxy:
             self._changed.notify_all()
 
 
+class Awaited(NamedTuple):
+    """A command that has reached the server, whose reply has not come yet."""
+
+    is_script: bool
+    fault: Fault | None = None
+
+
 class Link:
     """One client's connection, and its own to the server."""
 
@@ -174,9 +226,11 @@ class Link:
         self._proxy = proxy
         self._reader = reader
         self._writer = writer
-        self._fault: Fault | None = None  # of the call that is under way
+        self._awaited: deque[Awaited] = deque()
         self._idle = asyncio.Event()  # no reply to a script is awaited
         self._idle.set()
+        self._sent, self._received = Frames(), Frames()
+        self._is_opaque = False  # it is not cut into commands and replies: TLS, say
         self._deaf = False
 
     async def pass_on(self) -> None:
@@ -192,47 +246,88 @@ class Link:
         finally:
             for way in ways:
                 way.cancel()
+            for writer in (self._server_writer, self._writer):  # both before the next await, which may be cancelled
+                writer.close()
             await asyncio.gather(*ways, return_exceptions=True)
             for writer in (self._server_writer, self._writer):
-                writer.close()
                 with suppress(OSError):
                     await writer.wait_closed()
 
     async def _commands(self) -> None:
-        while data := await self._reader.read(1 << 16):
+        is_open = True
+        while is_open and (data := await self._reader.read(1 << 16)):
             await self._proxy.mended()
-            if SCRIPT.match(data):
-                self._fault = self._proxy.next_fault()
-                if self._fault == "lost":
-                    return
-                self._idle.clear()
-                if self._fault == "late":
-                    await self._proxy.late()
-            self._server_writer.write(data)
-            await self._server_writer.drain()
-        await self._idle.wait()  # a client that has gone leaves its call with the server
+            self._is_opaque = self._is_opaque or not (data.startswith(b"*") or self._awaited or self._sent.is_within)
+            if self._is_opaque:
+                await self._to_server(data)
+                continue
+            for command in self._sent.whole(data):
+                is_open = await self._command(command)
+                if not is_open:
+                    break
+        await self._idle.wait()  # a client that has gone leaves its calls with the server
         await self._proxy.mended()
+
+    async def _command(self, command: bytes) -> bool:
+        """Pass it on; whether the connection stays open."""
+        if SCRIPT.match(command):
+            fault = self._proxy.next_fault()
+            if fault == "lost":
+                return False
+            if fault == "late":
+                await self._proxy.late()
+            self._idle.clear()
+            self._awaited.append(Awaited(is_script=True, fault=fault))
+        elif REPLICATION.match(command):
+            self._is_opaque = True
+        else:
+            self._awaited.append(Awaited(is_script=False))
+        await self._to_server(command)
+        return True
+
+    async def _to_server(self, data: bytes) -> None:
+        self._server_writer.write(data)
+        await self._server_writer.drain()
 
     async def _replies(self) -> None:
         while data := await self._server_reader.read(1 << 16):
             await self._proxy.mended()
-            fault, self._fault = self._fault, None
-            if not self._idle.is_set():
-                self._proxy.answered(fault)
-                self._idle.set()
-            self._deaf = self._deaf or fault == "swallow"
-            if self._deaf:
+            if self._is_opaque:
+                await self._to_client(data)
                 continue
-            if fault == "torn":
-                self._writer.write(data[: len(data) // 2])
-            if fault == "reset":
-                self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-                self._writer.transport.abort()
-            if fault in ("close", "reset", "torn"):
-                return
-            if fault == "delay":
-                await self._proxy.late()
-            with suppress(OSError):  # the connection to the client reports that the client has gone
-                self._writer.write(data)
-                await self._writer.drain()
+            for reply in self._received.whole(data):
+                await self._reply(reply)
         await self._proxy.mended()
+
+    async def _reply(self, reply: bytes) -> None:
+        is_push = reply.startswith(b">")
+        awaited = self._awaited.popleft() if self._awaited and not is_push else Awaited(is_script=False)
+        fault = awaited.fault
+        if awaited.is_script:
+            self._proxy.answered(fault)
+            if not any(each.is_script for each in self._awaited):
+                self._idle.set()
+        self._deaf = self._deaf or fault == "swallow"
+        if self._deaf or fault == "drop":
+            return
+        if fault == "delay":
+            await self._proxy.late()
+        if fault in ("close", "reset", "torn"):
+            self._end(reply, fault)
+            return
+        await self._to_client(2 * reply if fault == "double" else reply)
+
+    def _end(self, reply: bytes, fault: Fault) -> None:
+        """Close the connection to the client. Calls behind this one stay with the server."""
+        self._deaf = True
+        if fault == "torn":
+            self._writer.write(reply[: len(reply) // 2])
+        if fault == "reset":
+            self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            self._writer.transport.abort()
+        self._writer.close()
+
+    async def _to_client(self, data: bytes) -> None:
+        with suppress(OSError):  # the connection to the client reports that the client has gone
+            self._writer.write(data)
+            await self._writer.drain()

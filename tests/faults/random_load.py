@@ -15,8 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any, NamedTuple
 
+from support.scripted_clients import TRANSPORTS
+
 from faults.history import UNKNOWN, Op, Recorder
-from faults.proxy import FAULTS, Fault, Proxy, at_random
+from faults.proxy import FAULTS, OUT_OF_STEP, Fault, Proxy, at_random
 from faults.verb_calls import ClientKind, VerbCall, lock, verb_call
 from voucher_sessions import AsyncVoucherSessions, Redeemable, Used, Voucher, VoucherSessions
 
@@ -27,7 +29,7 @@ HOUR_MS = 3_600_000
 TIMEOUT, DELAY, RATE = 0.1, 0.2, 0.12
 # A client that repeats by itself may be refused by its second try and served by its first, if that comes late: nobody
 # remembers refusals. So calls come late from the others alone, who know that they may.
-LOST_REPLIES: tuple[Fault, ...] = tuple(fault for fault in FAULTS if fault != "late")
+LOST_REPLIES: tuple[Fault, ...] = tuple(fault for fault in FAULTS + OUT_OF_STEP if fault != "late")
 
 # Yields calls and is sent their outcomes.
 CallSequence = Generator[VerbCall, Any, Any]
@@ -42,6 +44,11 @@ class LoadPlan(NamedTuple):
     seconds: float
     seed: int
     sharing: bool  # whether callers also use each other's carts, and put and delete vouchers
+
+    @property
+    def transport(self) -> str:
+        """The first process has engines with connections of their own, the second uses its clients alone."""
+        return TRANSPORTS[self.number % len(TRANSPORTS)]
 
 
 class LoadResult(NamedTuple):
@@ -204,7 +211,7 @@ def run(plan: LoadPlan) -> LoadResult:
     """All callers of one process."""
     recorder = Recorder(f"p{plan.number}")
     with Proxy(plan.socket, delay=DELAY) as for_once, Proxy(plan.socket, delay=DELAY) as for_repeating:
-        for_once.follow(at_random(plan.seed, RATE))
+        for_once.follow(at_random(plan.seed, RATE, FAULTS + OUT_OF_STEP))
         for_repeating.follow(at_random(plan.seed + 1, RATE, LOST_REPLIES))
         ports = for_once.port, for_repeating.port
         with ThreadPoolExecutor(4) as threads:
@@ -215,7 +222,8 @@ def run(plan: LoadPlan) -> LoadResult:
 
 
 def _in_threads(plan: LoadPlan, ports: tuple[int, int], recorder: Recorder, threads: ThreadPoolExecutor) -> None:
-    clients = ClientKind("sync", 0, 2).client(ports[0], TIMEOUT), ClientKind("sync", 3, 3).client(ports[1], TIMEOUT)
+    kinds = ClientKind("sync", 0, 2, plan.transport), ClientKind("sync", 3, 3, plan.transport)
+    clients = [kind.client(port, TIMEOUT) for kind, port in zip(kinds, ports, strict=True)]
     with clients[0] as once, clients[1] as repeating:
         works = []
         for number, client in enumerate([repeating, repeating, once]):
@@ -235,7 +243,8 @@ def _run_caller(caller: RandomCaller, engine: VoucherSessions, recorder: Recorde
 
 
 async def _in_tasks(plan: LoadPlan, ports: tuple[int, int], recorder: Recorder) -> None:
-    clients = ClientKind("async", 0, 3).client(ports[0], TIMEOUT), ClientKind("async", 3, 2).client(ports[1], TIMEOUT)
+    kinds = ClientKind("async", 0, 3, plan.transport), ClientKind("async", 3, 2, plan.transport)
+    clients = [kind.client(port, TIMEOUT) for kind, port in zip(kinds, ports, strict=True)]
     async with clients[0] as once, clients[1] as repeating, asyncio.TaskGroup() as tasks:
         for number, client in enumerate([repeating, repeating, once]):
             caller = RandomCaller(plan, 3 + number, short_locks=client is once)

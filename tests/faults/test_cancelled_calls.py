@@ -12,6 +12,7 @@ from typing import Any, Final
 import pytest
 import redis
 import redis.asyncio
+from support.scripted_clients import TRANSPORTS, client_class
 from support.servers import Server
 
 from faults.recorded_replies import RECORDED_CALLS, RecordedCall, books, create_vouchers
@@ -80,7 +81,13 @@ class Cancelled:
 
 
 class UnnoticedReplyConnection(redis.asyncio.UnixDomainSocketConnection):
-    """A connection of which nobody can tell that a reply is still to come: as if it were on its way yet."""
+    """A connection of which nobody can tell that a reply is still to come: as if it were on its way yet.
+
+    Since it reads in a way of its own, engines use the client, and open no connections themselves.
+    """
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        return await super().read_response(*args, **options)
 
     async def can_read(self) -> bool:
         return False
@@ -96,18 +103,24 @@ async def credits_of(engine: AsyncVoucherSessions, code: str) -> int | None:
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 @pytest.mark.parametrize(
-    "options", [{}, {"single_connection_client": True}, {"protocol": 2}, {"durable": True}], ids=str
+    "options",
+    [
+        *({}, {"single_connection_client": True}, {"protocol": 2}, {"durable": True}),
+        *({"own": True}, {"own": True, "protocol": 2}, {"own": True, "durable": True}),
+    ],
+    ids=str,
 )
 def test_a_cancelled_call_leaves_no_reply_on_its_connection(
     server: Server, options: dict[str, Any], warm: bool, late: bool
 ) -> None:
-    """With ``durable``, the change goes out with its confirmation in one pipeline."""
+    """With ``durable``, the change goes out with its confirmation. ``own``: over connections of the engine's own."""
     settings = {name: value for name, value in options.items() if name == "protocol"}
     single = {name: value for name, value in options.items() if name == "single_connection_client"}
     durability = Durability(replicas=1, timeout_ms=1) if "durable" in options else None
+    connection_class = redis.asyncio.UnixDomainSocketConnection if "own" in options else UnnoticedReplyConnection
 
     async def cancelled(at: int) -> bool:
-        pool = redis.asyncio.ConnectionPool(connection_class=UnnoticedReplyConnection, path=server.socket, **settings)
+        pool = redis.asyncio.ConnectionPool(connection_class=connection_class, path=server.socket, **settings)
         async with redis.asyncio.Redis(connection_pool=pool, **single) as client:
             engine = AsyncVoucherSessions(client, durability=durability)
             if warm:
@@ -116,6 +129,7 @@ def test_a_cancelled_call_leaves_no_reply_on_its_connection(
             running = Cancelled(call, at, late=late)
             await running.run()
             assert [await credits_of(engine, code) for code in "BA"] == [222, 111]
+            await engine.aclose()
         await pool.disconnect()
         return running.waited > at
 
@@ -143,10 +157,12 @@ def attempt(recorded_call: RecordedCall, engine: VoucherSessions) -> None:
         recorded_call.call(engine)
 
 
-@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+@pytest.mark.parametrize(
+    ("warm", "transport"), [(False, TRANSPORTS[0]), (True, TRANSPORTS[0]), (True, TRANSPORTS[1])], ids=str
+)
 @pytest.mark.parametrize("recorded_call", REPEATABLE, ids=repr)
 def test_a_cancelled_call_took_effect_once_or_not_at_all(
-    server: Server, recorded_call: RecordedCall, warm: bool
+    server: Server, recorded_call: RecordedCall, warm: bool, transport: str
 ) -> None:
     with server.client() as admin:
         engine = VoucherSessions(admin)
@@ -163,11 +179,13 @@ def test_a_cancelled_call_took_effect_once_or_not_at_all(
         once = books(engine)
 
         async def cancelled(at: int, *, late: bool) -> bool:
-            async with redis.asyncio.Redis(unix_socket_path=server.socket) as client:
+            async with client_class("async", transport)(unix_socket_path=server.socket) as client:
+                engine = AsyncVoucherSessions(client)
                 if warm:
-                    await client.ping()
-                running = Cancelled(recorded_call.call(AsyncVoucherSessions(client)), at, late=late)
+                    await engine.ping()
+                running = Cancelled(recorded_call.call(engine), at, late=late)
                 await running.run()
+                await engine.aclose()
             return running.waited > at
 
         for at in count():
@@ -257,12 +275,13 @@ async def by_hand(call: Coroutine[Any, Any, Any], waiting: Awaitable[None]) -> N
 
 
 @pytest.mark.parametrize("cancel", [by_timeout, by_wait_for, by_task_group, by_hand])
+@pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("options", [{}, {"single_connection_client": True}], ids=str)
 def test_a_call_is_cancelled_while_the_server_is_slow(
-    server: Server, options: dict[str, Any], cancel: Callable[[Any, Any], Awaitable[None]]
+    server: Server, options: dict[str, Any], transport: str, cancel: Callable[[Any, Any], Awaitable[None]]
 ) -> None:
     async def main() -> None:
-        async with redis.asyncio.Redis(unix_socket_path=server.socket, **options) as client:
+        async with client_class("async", transport)(unix_socket_path=server.socket, **options) as client:
             engine = AsyncVoucherSessions(client)
             assert await credits_of(engine, "A") == 111
             with held(server) as waiting:
@@ -277,11 +296,12 @@ def test_a_call_is_cancelled_while_the_server_is_slow(
     asyncio.run(main())
 
 
-def test_one_engine_shared_by_tasks_some_of_which_are_cancelled(server: Server) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_one_engine_shared_by_tasks_some_of_which_are_cancelled(server: Server, transport: str) -> None:
     """90 tasks redeem and every third is cancelled in mid-flight; then all are repeated under their ids."""
 
     async def main() -> None:
-        async with redis.asyncio.Redis(unix_socket_path=server.socket) as client:
+        async with client_class("async", transport)(unix_socket_path=server.socket) as client:
             engine = AsyncVoucherSessions(client)
             orders = [f"order-{at}" for at in range(90)]
             tasks = [asyncio.ensure_future(engine.redeem("A", credits=0, redemption_id=order)) for order in orders]

@@ -20,7 +20,7 @@ from support.servers import Server
 
 from faults.history import Op, Recorder
 from faults.linearizable import TooManyOrders, check, together
-from faults.proxy import FAULTS
+from faults.proxy import FAULTS, OUT_OF_STEP
 from faults.random_load import CALLERS, PROCESSES, LoadPlan, LoadResult, codes, limits, run, warm_up
 from voucher_sessions import VoucherSessions
 
@@ -49,7 +49,7 @@ def test_histories_under_random_faults_are_linearizable(
             if time.monotonic() > ends:
                 break
     assert counts["vouchers given up"] <= counts["vouchers checked"] / 20
-    assert set(injected) == set(FAULTS)
+    assert set(injected) == {*FAULTS, *OUT_OF_STEP}
 
 
 def run_round(processes: ProcessPoolExecutor, server: Server, *, sharing: bool) -> list[LoadResult]:

@@ -238,7 +238,7 @@ def test_an_asyncio_engine_that_was_not_used_before_the_fork(server: Server) -> 
 
 
 def test_an_asyncio_engine_in_another_event_loop(server: Server) -> None:
-    """Its connection is of the first loop. What became of a change is unknown then, and repeating it is safe."""
+    """Each event loop has a connection of its own."""
     with server.client() as admin:
         client = redis.asyncio.Redis(unix_socket_path=server.socket)
         engine = AsyncVoucherSessions(client)
@@ -251,8 +251,9 @@ def test_an_asyncio_engine_in_another_event_loop(server: Server) -> None:
         paid = second.run_until_complete(engine.redeem("A", credits=5, redemption_id="order"))
         assert (paid.id, paid.credits) == ("order", 5)
         assert VoucherSessions(admin).get_voucher("A").credits.used == 5
+        second.run_until_complete(engine.aclose())
+        first.run_until_complete(engine.aclose())  # each loop has connections of its own
         second.run_until_complete(client.aclose())
-        first.run_until_complete(asyncio.sleep(0.01))  # what is left of the connection ends in its own loop
         first.close()
         second.close()
 

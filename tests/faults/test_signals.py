@@ -13,10 +13,12 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from support.scripted_clients import TRANSPORTS
 from support.servers import BINARIES, Server, running
 
 from faults.interrupted_application import create_vouchers
@@ -26,7 +28,7 @@ SECONDS: Final = 60
 TESTS: Final = Path(__file__).parent.parent
 
 
-def start(server: Server, calls: int, kind: str) -> subprocess.Popen[str]:
+def start(server: Server, calls: int, kind: str, transport: str) -> subprocess.Popen[str]:
     """The application, at work."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")
@@ -40,6 +42,7 @@ def start(server: Server, calls: int, kind: str) -> subprocess.Popen[str]:
             str(SECONDS),
             str(seed),
             kind,
+            transport,
         ],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([*filter(None, sys.path), str(TESTS)])},
         stdout=subprocess.PIPE,
@@ -53,7 +56,7 @@ def start(server: Server, calls: int, kind: str) -> subprocess.Popen[str]:
 
 def report_of(process: subprocess.Popen[str]) -> dict[str, Any]:
     with process:
-        output, _ = process.communicate(timeout=SECONDS)
+        output, _ = process.communicate(timeout=SECONDS + 40)  # the last calls, and a busy machine
         assert process.returncode == 0, f"a crash, if it is negative: {process.returncode}"
     report: dict[str, Any] = json.loads(output)
     return report
@@ -77,12 +80,13 @@ def assert_redeemed_once(engine: VoucherSessions, begun: list[tuple[str, int, st
         assert not engine.audit(code).differs
 
 
-def test_a_timer_whose_handler_raises() -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_timer_whose_handler_raises(transport: str) -> None:
     calls = 20_000
     with running("valkey") as server, server.client() as admin:
         engine = VoucherSessions(admin)
         create_vouchers(engine)
-        report = report_of(start(server, calls, "alarm"))
+        report = report_of(start(server, calls, "alarm", transport))
         print({**report, "begun": len(report["begun"])})
         assert report["wrong"] == []
         assert sum(report["done"].values()) >= calls
@@ -91,13 +95,13 @@ def test_a_timer_whose_handler_raises() -> None:
         assert_redeemed_once(engine, report["begun"])
 
 
-@pytest.mark.parametrize("name", list(BINARIES))
-def test_ctrl_c(name: str) -> None:
+@pytest.mark.parametrize(("name", "transport"), list(zip(BINARIES, cycle(TRANSPORTS), strict=False)))
+def test_ctrl_c(name: str, transport: str) -> None:
     """Another process sends SIGINT every millisecond or so."""
     with running(name) as server, server.client() as admin:
         engine = VoucherSessions(admin)
         create_vouchers(engine)
-        process = start(server, 3000, "interrupt")
+        process = start(server, 3000, "interrupt", transport)
         sent = 0
         assert process.stdout is not None
         while not select.select([process.stdout], [], [], random.uniform(0, 0.002))[0]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,10 +15,11 @@ from conftest import BlockingAsync
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.retry import Retry
 from support.model import Books
+from support.scripted_clients import client_class
 
 from faults.history import Op, generated, observed, plain_args
 from faults.model_answers import agrees, answer
-from voucher_sessions import AsyncVoucherSessions, Redeemable, Used, Voucher, VoucherSessions
+from voucher_sessions import AsyncVoucherSessions, Redeemable, ServerUnavailable, Used, Voucher, VoucherSessions
 
 
 class VerbCall(NamedTuple):
@@ -148,6 +149,7 @@ class ClientKind(NamedTuple):
     kind: str
     retries: int  # how often the client repeats by itself what got no reply
     protocol: int
+    transport: str = "own connections"
 
     def client(self, port: int, timeout: float) -> Any:
         """Of a server on loopback; it must be closed."""
@@ -159,32 +161,32 @@ class ClientKind(NamedTuple):
             "decode_responses": self.protocol == 2,
             "socket_timeout": timeout,
         }
-        if self.kind == "sync":
-            return redis.Redis(**options, retry=Retry(backoff, self.retries))
-        return redis.asyncio.Redis(**options, retry=redis.asyncio.retry.Retry(backoff, self.retries))
+        retry = Retry if self.kind == "sync" else redis.asyncio.retry.Retry
+        return client_class(self.kind, self.transport)(**options, retry=retry(backoff, self.retries))
 
     @contextmanager
     def engine(self, port: int, timeout: float, prefix: str) -> Iterator[VoucherSessions]:
         """An engine behind a proxy, its connection made; ``BlockingAsync`` awaits the calls of the asyncio one."""
         client = self.client(port, timeout)
         if self.kind == "sync":
-            with client:
-                wait_until_connected(client)
-                yield VoucherSessions(client, prefix=prefix)
+            with client, closing(VoucherSessions(client, prefix=prefix)) as engine:
+                wait_until_connected(engine)
+                yield engine
             return
         with asyncio.Runner() as runner:
-            wait_until_connected(BlockingAsync(client, runner.get_loop()))
-            engine: Any = BlockingAsync(AsyncVoucherSessions(client, prefix=prefix), runner.get_loop())
-            yield engine
+            waiting: Any = BlockingAsync(AsyncVoucherSessions(client, prefix=prefix), runner.get_loop())
+            wait_until_connected(waiting)
+            yield waiting
+            waiting.aclose()
             runner.run(client.aclose())
 
 
-def wait_until_connected(client: Any) -> None:
+def wait_until_connected(engine: Any) -> None:
     """A short timeout is for the call that is tested, not for a connection to be made on a busy machine."""
     for _ in range(200):
         try:
-            client.execute_command("PING")
-        except redis.RedisError:
+            engine.ping()
+        except ServerUnavailable:
             continue
         return
     raise AssertionError("no connection")

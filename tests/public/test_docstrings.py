@@ -77,6 +77,7 @@ def test_a_pipeline_queues_every_verb_but_the_operators() -> None:
         "client",
         "close",
         "from_url",
+        "ping",
         "pipeline",
         "repair",
     }

@@ -1,9 +1,12 @@
-"""Clients that return given replies instead of asking a server."""
+"""Clients that return given replies instead of asking a server, and clients through which an engine sends its calls."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Final, Self
+
+import redis
+import redis.asyncio
 
 SCRIPTS: Final = {"EVAL", "EVALSHA"}
 NO_REPLY_LEFT: Final = [b"no reply is left"]
@@ -86,3 +89,44 @@ class AsyncScriptedPipeline(ScriptedPipeline):
 
     async def execute(self, **_: Any) -> list[Any]:  # type: ignore[override]  # as in redis.asyncio
         return super().execute()
+
+
+# --- Clients of real servers ---------------------------------------------------------------------------------------
+
+
+class ThroughClient(redis.Redis):
+    """A class of an application's that stands in for ``execute_command``: an engine opens no connections of its own."""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py does not type it
+
+
+class AsyncThroughClient(redis.asyncio.Redis):
+    """The same for asyncio."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # as above
+
+
+class ThroughClusterClient(redis.RedisCluster):
+    """The same of a cluster."""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py does not type it
+
+
+class AsyncThroughClusterClient(redis.asyncio.RedisCluster):
+    """The same of a cluster, for asyncio."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        return await super().execute_command(*args, **options)
+
+
+TRANSPORTS: Final = ("own connections", "client")
+
+
+def client_class(kind: str, transport: str) -> Any:
+    """The class of a client, ``sync`` or ``async``, whose engine uses connections of its own, or the client alone."""
+    if kind == "sync":
+        return ThroughClient if transport == "client" else redis.Redis
+    return AsyncThroughClient if transport == "client" else redis.asyncio.Redis

@@ -176,6 +176,7 @@ def test_a_mistake_in_a_credential_provider_is_raised(
 def test_a_mistake_in_a_wrapped_client_is_raised(server: Server, mistake: Exception, after: bool) -> None:
     async def main() -> None:
         async with client_of(server) as client:
+            await alone(AsyncVoucherSessions(client), "so that the server has the script")
             execute = client.execute_command
 
             async def wrapped(*words: Any, **options: Any) -> Any:
@@ -183,8 +184,8 @@ def test_a_mistake_in_a_wrapped_client_is_raised(server: Server, mistake: Except
                     await execute(*words, **options)  # type: ignore[no-untyped-call]  # redis-py left it without annotations
                 raise mistake
 
-            engine = AsyncVoucherSessions(client)
             client.execute_command = wrapped  # type: ignore[method-assign]  # as instrumentation does it
+            engine = AsyncVoucherSessions(client)
             with pytest.raises(type(mistake)) as caught:
                 await alone(engine, "order")
             assert caught.value is mistake
@@ -206,8 +207,8 @@ def test_a_mistake_in_a_wrapped_pipeline_is_raised(server: Server, mistake: Exce
                 pipe.execute = execute  # type: ignore[method-assign,assignment]  # as instrumentation does it
                 return pipe
 
-            engine = AsyncVoucherSessions(client)
             client.pipeline = wrapped  # type: ignore[method-assign]  # likewise
+            engine = AsyncVoucherSessions(client)
             with pytest.raises(type(mistake)) as caught:
                 await in_a_batch(engine, "order")
             assert caught.value is mistake

@@ -70,10 +70,12 @@ def outcomes(
     """The outcome of each call: its result, the exception that it raises, or ``SEND_ALONE``.
 
     ``retried``: a call that failed because servers change their roles or places is sent again, alone, as a single call
-    would be.
+    would be. Sets ``may_have_run`` of the calls whose replies are not proven to be theirs.
     """
     confirmations = list(replies[len(batch) : -1])
     in_step = _calls_in_step(batch, replies)
+    for call in [] if _is_refused_alike(batch, replies) else batch[in_step:]:
+        call.may_have_run = True
     return [
         _outcome(call, reply, confirmations, durability, retried=retried) if at < in_step else SEND_ALONE
         for at, (call, reply) in enumerate(zip(batch, replies, strict=False))
@@ -97,15 +99,27 @@ def _calls_in_step(batch: Sequence[Call[Any]], replies: Sequence[Any]) -> int:
     return next((at for at in range(len(batch), 0, -1) if batch[at - 1].is_own(replies[at - 1])), 0)
 
 
+def _is_refused_alike(batch: Sequence[Call[Any]], replies: Sequence[Any]) -> bool:
+    """Whether the server or the client refused all of the batch, or ECHO: no proof, but no sign of another command."""
+    if len(replies) <= len(batch):
+        return not client_errors.leaves_unknown(replies[0])
+    return client_errors.may_be_in_step(replies[: len(batch)], replies[-1])
+
+
 def _outcome(
     call: Call[Any], reply: Any, confirmations: list[Any], durability: Durability | None, *, retried: bool
 ) -> Any:
     if isinstance(reply, Exception):
         is_sent_again = client_errors.runs_when_sent_alone(reply) or (retried and client_errors.is_transient(reply))
         return SEND_ALONE if is_sent_again else call.error_for(reply)
+    if call.changes and confirmation.is_of_another_node(confirmations):
+        return SEND_ALONE
     try:
         return confirmation.confirmed(durability, call, call.result(reply), confirmations)
-    except (CallAgain, client_errors.OutOfStep):
+    except CallAgain:
+        return SEND_ALONE
+    except client_errors.OutOfStep:
+        call.may_have_run = True
         return SEND_ALONE
     except (VoucherSessionsError, *CLIENT_ERRORS) as error:
         return error

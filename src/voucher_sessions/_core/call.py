@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import uniform
 from time import monotonic
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from voucher_sessions._core import client_errors
 from voucher_sessions._core.replies import Item, Reply
@@ -21,6 +21,7 @@ from voucher_sessions.errors import (
     RedemptionConflict,
     RedemptionNotFound,
     ServerRefused,
+    ServerUnavailable,
     SessionNotFound,
     UnknownFormat,
     VoucherExists,
@@ -74,6 +75,12 @@ class CallAgain(Exception):
     """Not a failure: more locks had expired than one script call reclaims, so the same call must be sent again."""
 
 
+class Abandoned(Protocol):
+    """What was sent for a call that was cancelled: ``on_end`` is called when its reply has come or is lost."""
+
+    on_end: Callable[[], object] | None
+
+
 # Not frozen: a frozen dataclass takes twice as long to make.
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Call(Generic[T]):
@@ -81,6 +88,8 @@ class Call(Generic[T]):
 
     ``read`` turns the script's reply, without the call id at its beginning, into the result. ``changes`` is False if the
     script only reads; a lost reply then leaves nothing unknown. ``changed_keys`` are those keys that may keep its id.
+    ``may_have_run`` becomes True when a try may have reached the server and its reply was not read. ``abandoned`` is set
+    when the task of the call was cancelled while it waited for a reply.
     """
 
     verb: str
@@ -94,6 +103,8 @@ class Call(Generic[T]):
     redemption_id: str | None = None
     changed_keys: Sequence[bytes] = ()
     id: str = field(default_factory=new_call_id)
+    may_have_run: bool = False
+    abandoned: Abandoned | None = None
 
     def __repr__(self) -> str:
         """Without keys and arguments: they contain the session key, which must not appear in logs."""
@@ -146,7 +157,8 @@ class Call(Generic[T]):
             return True
         may_be_in_step = client_errors.may_be_in_step(replies, echo)
         if not (self.is_own(replies[0]) or (may_be_in_step and reconnected)):
-            raise client_errors.OutOfStep(f"{self.verb}: ECHO got the reply to another command")
+            kind = client_errors.Unproven if may_be_in_step else client_errors.OutOfStep
+            raise kind(f"{self.verb}: ECHO got the reply to another command")
         return may_be_in_step
 
     def _error_of_status(self, reply: Reply) -> Exception:
@@ -176,16 +188,19 @@ class Call(Generic[T]):
     def error_for(self, error: Exception) -> Exception:
         """The error that this call raises when the client raised ``error``.
 
-        A failure of the connection is ``OutcomeUnknown`` for a call that changes something, even if the server says
-        that the script did not run: the client may have sent it before, and that run may have succeeded. A refusal is
-        ``CorruptState`` or ``ServerRefused``. Any other error is returned as it is.
+        A failure of the connection, or too many waiting calls, is ``OutcomeUnknown`` for a call that changes something
+        and may have run, even if the last try did not run: an earlier one may have. Otherwise it is
+        ``ServerUnavailable``. A refusal is ``CorruptState`` or ``ServerRefused``; it says nothing about an earlier try
+        either. Any other error is returned as it is.
         """
         raised = error
-        if client_errors.is_transient(error):
-            if self.changes:
-                raised = OutcomeUnknown(
-                    self.verb, self.codes, session_key=self.session_key, redemption_id=self.redemption_id
-                )
+        without_answer = client_errors.is_without_answer(error)
+        if self.changes and self.may_have_run and (without_answer or client_errors.is_refused_before_it_ran(error)):
+            raised = OutcomeUnknown(
+                self.verb, self.codes, session_key=self.session_key, redemption_id=self.redemption_id
+            )
+        elif without_answer:
+            raised = ServerUnavailable(self.verb, self.codes, str(error))
         elif client_errors.is_refusal(error):
             codes = ", ".join(map(repr, self.codes))
             problem = _STORED_VALUE.search(str(error))

@@ -5,7 +5,7 @@ No other module of ``_core`` imports the exceptions of redis-py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from redis.exceptions import (
@@ -14,9 +14,11 @@ from redis.exceptions import (
     AuthorizationError,
     BusyLoadingError,
     ClusterError,
+    InvalidResponse,
     NoPermissionError,
     NoScriptError,
     RedisClusterException,
+    RedisError,
     ResponseError,
     SlotNotCoveredError,
     TryAgainError,
@@ -33,8 +35,20 @@ class OutOfStep(RedisConnectionError):
     """
 
 
+class Unproven(OutOfStep):
+    """The server refused ECHO and the call alike, which proves nothing about a connection that was used before."""
+
+
 class ConnectionClosed(RedisConnectionError):
     """Another task closed the connection that a command was using, or it is of another event loop: no reply comes."""
+
+
+class Overloaded(RedisConnectionError):
+    """Too many calls of the engine are waiting, or no connection was put back in time. This try was not sent."""
+
+
+class EndedHalfWay(RedisConnectionError):
+    """A script ended with an error, perhaps half-way, and then the connection failed. It must not be run again."""
 
 
 # How often a call is sent again because a connection was out of step. Each time, the idle connections are closed.
@@ -42,7 +56,7 @@ MAX_OUT_OF_STEP: Final = 10
 # The script did not run: its slot moves or has moved, its slot has no primary at the moment, or the server is loading.
 _NOT_RUN: Final = (TryAgainError, ClusterError, SlotNotCoveredError, BusyLoadingError, AskError)
 # No reply was received. RedisClusterException: the client could not read the slot table either.
-_NO_REPLY: Final = (RedisConnectionError, RedisTimeoutError, RedisClusterException)
+_NO_REPLY: Final = (RedisConnectionError, RedisTimeoutError, RedisClusterException, InvalidResponse)
 # Subclasses of ConnectionError in redis-py, but after a refused login nothing can have run.
 _NO_ACCESS: Final = (AuthenticationError, AuthorizationError)
 # Mistakes in the code of the application, in a credential provider, say.
@@ -70,10 +84,43 @@ def is_transient(error: Exception) -> bool:
     """Whether a later try may succeed: the connection failed, a failover is under way, or a slot is moving."""
     if isinstance(error, OutOfStep | ConnectionClosed):
         return True
+    if isinstance(error, Overloaded | EndedHalfWay):
+        return False
     # redis.asyncio raises every error while it connects as a ConnectionError that is chained to it.
     if isinstance(error, _NO_ACCESS) or isinstance(error.__cause__, _NO_ACCESS + _MISTAKES):
         return False
     return isinstance(error, _NO_REPLY + _NOT_RUN)
+
+
+def may_be_repeated(error: Exception) -> bool:
+    """Whether a call may be sent again after this error, if the application's ``Retry`` asks for it."""
+    return is_transient(error) or (is_refusal(error) and not is_inside_a_script(error))
+
+
+def is_without_answer(error: Exception) -> bool:
+    """Whether a call ended without an answer about it, so that it has changed nothing unless it has run."""
+    return is_transient(error) or isinstance(error, Overloaded | EndedHalfWay)
+
+
+def is_refused_before_it_ran(error: BaseException) -> bool:
+    """Whether the server refused the last try before a script ran. It says nothing about an earlier try."""
+    return is_refused_login(error) or (is_refusal(error) and not is_inside_a_script(error))
+
+
+def leaves_unknown(error: BaseException) -> bool:
+    """Whether a call may have run that ended with this error."""
+    return not isinstance(error, Unproven) and (isinstance(error, _NOT_RUN) or not is_refused_before_it_ran(error))
+
+
+def is_reply(error: Exception) -> bool:
+    """Whether an error that was raised while a reply was read is that reply.
+
+    redis-py has subclasses of ConnectionError for some replies, such as LOADING; a failure of the connection is a
+    ConnectionError itself.
+    """
+    return isinstance(error, ResponseError) or (
+        isinstance(error, RedisConnectionError) and type(error) is not RedisConnectionError
+    )
 
 
 def is_cluster_view_forbidden(error: BaseException) -> bool:
@@ -88,7 +135,7 @@ def is_cluster_view_forbidden(error: BaseException) -> bool:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether the server replied with an error."""
+    """Whether the server replied that it does not run the command: a ``ResponseError``."""
     return isinstance(error, ResponseError)
 
 
@@ -122,7 +169,7 @@ def is_echo_forbidden(echo: object) -> bool:
     return isinstance(echo, NoPermissionError) and "'echo'" in str(echo).lower()
 
 
-def is_inside_a_script(error: Exception) -> bool:
+def is_inside_a_script(error: BaseException) -> bool:
     """Whether a script was running when the error occurred. It may have ended half-way, so it must not run again.
 
     A second run would find the call id of the first one, and report that all was done.
@@ -130,7 +177,14 @@ def is_inside_a_script(error: Exception) -> bool:
     return "@user_script" in str(error)
 
 
-def is_refused_login(error: Exception) -> bool:
+def raise_if_ended_half_way(replies: Iterable[object], lost: BaseException) -> None:
+    """Raise ``EndedHalfWay`` if one of the replies is the error of a script, and those behind it were ``lost``."""
+    for reply in replies if isinstance(lost, RedisError) else ():
+        if isinstance(reply, Exception) and is_inside_a_script(reply):
+            raise EndedHalfWay(str(reply)) from lost
+
+
+def is_refused_login(error: BaseException) -> bool:
     """Whether the server did not accept the user or the password."""
     return isinstance(error, _NO_ACCESS)
 
@@ -138,6 +192,16 @@ def is_refused_login(error: Exception) -> bool:
 def is_unknown_script(error: object) -> bool:
     """Whether the server does not have the script that EVALSHA names."""
     return isinstance(error, NoScriptError)
+
+
+def is_redirection(error: Exception) -> bool:
+    """Whether another node serves the slot, or some of its keys."""
+    return isinstance(error, AskError)  # MovedError is a subclass
+
+
+def is_about_slots(error: Exception) -> bool:
+    """Whether a node of a cluster does not serve a slot, or not all of it."""
+    return isinstance(error, (AskError, TryAgainError, ClusterError))
 
 
 def runs_when_sent_alone(error: Exception) -> bool:

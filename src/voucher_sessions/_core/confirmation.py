@@ -7,15 +7,19 @@ A primary that was replaced in a failover gets no such confirmation, so its chan
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
+from voucher_sessions._core import client_errors
 from voucher_sessions._core.call import Arg, Call
+from voucher_sessions._core.client_errors import OutOfStep
 from voucher_sessions.errors import InvalidRequest, NotDurable
 from voucher_sessions.models import Durability, checked_model
 
 T = TypeVar("T")
 
 _FENCE_TTL_MS: Final = 1000
+_WRITTEN: Final = (b"OK", "OK")  # the reply to SET; the client turns it into True
 
 
 def commands(durability: Durability, book: bytes) -> list[tuple[Arg, ...]]:
@@ -31,10 +35,21 @@ def commands(durability: Durability, book: bytes) -> list[tuple[Arg, ...]]:
 
 
 def confirmed(durability: Durability | None, call: Call[T], result: T, answers: list[object]) -> T:
-    """The result of a call; raises ``NotDurable`` if the server did not confirm the change as ``durability`` asks."""
+    """The result of a call; raises ``NotDurable`` if the server did not confirm the change as ``durability`` asks.
+
+    Raises ``OutOfStep`` if the first of ``answers`` cannot be the reply to the write to the fence key: then all of them
+    are replies to other commands.
+    """
     if durability is not None and call.changes:
+        if not (answers[0] is True or isinstance(answers[0], Exception) or answers[0] in _WRITTEN):
+            raise OutOfStep(f"{call.verb}: the write to the fence key got the reply to another command")
         _check(durability, call.verb, result, answers)
     return result
+
+
+def is_of_another_node(answers: Sequence[object]) -> bool:
+    """Whether the slot of the fence key has moved, so that the node cannot confirm the other changes by it."""
+    return bool(answers) and isinstance(answers[0], Exception) and client_errors.is_about_slots(answers[0])
 
 
 def _check(durability: Durability, verb: str, result: object, answers: list[object]) -> None:

@@ -27,21 +27,21 @@ Own replies. Every call carries a call id, a random token that is generated befo
 script begins with it. A reply with another id belongs to another call: the connection is closed, and the reply counts as
 lost. An error has no id, so it counts only if ECHO, sent behind the call, shows that the connection is in step.
 
-Repeated runs. A client library sends a command again when no reply arrives, so a script may run several times for one
-call. To prevent a second effect, the script of a call that changes something stores the call id with the change: in the
-book, in the session's key or in the receipt. When it runs again and finds its own call id there, it changes nothing and
-replies as the first run did. A session's key and a book keep the ids of the last few calls, so this works even if other
-calls ran in between. The session's key of a released or redeemed session, and the book of a deleted voucher, stay for
-120 seconds for this purpose.
+Repeated runs. The engine, or the client through which it sends, sends a command again when no reply arrives, so a
+script may run several times for one call. To prevent a second effect, the script of a call that changes something
+stores the call id with the change: in the book, in the session's key or in the receipt. When it runs again and finds
+its own call id there, it changes nothing and replies as the first run did. A session's key and a book keep the ids of
+the last few calls, so this works even if other calls ran in between. The session's key of a released or redeemed
+session, and the book of a deleted voucher, stay for 120 seconds for this purpose.
 
 The caller repeats a call with a new call id. A redemption id that has a receipt already gives the first result, marked
 ``replayed=True``; validate with the same session key sets the same lock again; release of a session that is not live
 returns ``released=False``.
 
-Lost replies. If the connection fails after a command was sent, the script may or may not have run. A call that only
-reads raises the client's error. A call that changes something raises ``OutcomeUnknown``, which carries the session key
-or the redemption id of the call, generated ones too. The caller repeats the call with them: if the first call had its
-effect, the repeated one does not add a second.
+Lost replies. If the connection fails after a command was sent, the script may or may not have run. A call that changes
+something then raises ``OutcomeUnknown``, which carries the session key or the redemption id of the call, generated ones
+too. The caller repeats the call with them: if the first call had its effect, the repeated one does not add a second. A
+call that only reads, or that was never sent, raises ``ServerUnavailable``: nothing has changed.
 """
 
 from __future__ import annotations

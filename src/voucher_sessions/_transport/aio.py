@@ -1,16 +1,15 @@
-"""Sends calls and batches over a client of redis.asyncio; the counterpart of ``sync.py``."""
+"""Sends calls and batches to the servers of a client of redis.asyncio; the counterpart of ``sync.py``."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
-from redis.asyncio.cluster import PipelineCommand
-from redis.exceptions import AskError, ResponseError
-from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 from voucher_sessions._core import batch, client_errors, confirmation
 from voucher_sessions._core.call import (
@@ -21,11 +20,19 @@ from voucher_sessions._core.call import (
     CallAgain,
     RetryPeriod,
 )
-from voucher_sessions._core.client_errors import MAX_OUT_OF_STEP, OutOfStep
+from voucher_sessions._core.client_errors import MAX_OUT_OF_STEP, OutOfStep, Overloaded
 from voucher_sessions._core.server_check import Answer
-from voucher_sessions._transport import clients
-from voucher_sessions._transport.closed_connections import closed_connection
-from voucher_sessions.errors import CLIENT_ERRORS, InvalidRequest, ServerRefused, VoucherSessionsError
+from voucher_sessions._transport import clients, own_connections, retries
+from voucher_sessions._transport.aio_client import AsyncClientSender
+from voucher_sessions._transport.aio_connections import AsyncConnectionSender
+from voucher_sessions._transport.keys_in_use import AsyncKeysInUse
+from voucher_sessions.errors import (
+    CLIENT_ERRORS,
+    InvalidRequest,
+    ServerRefused,
+    ServerUnavailable,
+    VoucherSessionsError,
+)
 from voucher_sessions.models import Durability
 
 T = TypeVar("T")
@@ -39,46 +46,86 @@ class AsyncTransport:
         self._clustered = clients.is_cluster(client)
         self._retry_seconds = clients.retry_period_seconds(client)
         self._durability = durability
+        own = own_connections.are_allowed(client)
+        self._sender = (AsyncConnectionSender if own else AsyncClientSender)(client, durability)
+        self._keys = AsyncKeysInUse(self._sender.calls_of_closed_loops)
         self._first_call = first_call
         self._first_call_due_at = 0.0
         self._process: int | None = None  # the id of the process that first used it
 
     async def run(self, call: Call[T]) -> T:
         """The result of a call; raises the error of its refusal or failure."""
-        await self._prepare([call])
-        return await self._result_of(call)
+        self._check_process()
+        if self._first_call is not None:
+            await self._make_first_call(self._first_call, [call])
+        return await self._result_in_turn(call)
 
     async def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """The results of calls that are sent together; for a call that failed, its exception."""
-        await self._prepare(calls)
+        self._check_process()
+        if self._first_call is not None:
+            await self._make_first_call(self._first_call, calls)
         outcomes: list[Any] = [batch.SEND_ALONE] * len(calls)
         retry_period = RetryPeriod(self._retry_seconds)  # of all calls together
         for positions in await self._by_node(calls):
             for part in batch.split([calls[at] for at in positions]):
                 places = [positions[at] for at in part]
-                outcomes_of_part = await self._outcomes([calls[at] for at in places])
-                for at, outcome in zip(places, outcomes_of_part, strict=True):
-                    again = outcome is batch.SEND_ALONE  # before the next part, whose calls come after it
-                    outcomes[at] = await self._outcome_of(calls[at], retry_period) if again else outcome
+                together = [calls[at] for at in places]
+                try:
+                    outcomes_of_part = await self._outcomes(together)
+                    for at, outcome in zip(places, outcomes_of_part, strict=True):
+                        again = outcome is batch.SEND_ALONE  # before the next part, whose calls come after it
+                        outcomes[at] = await self._outcome_of(calls[at], retry_period) if again else outcome
+                finally:
+                    self._give_back(together)
         for at, call in enumerate(calls):
             if outcomes[at] is batch.SEND_ALONE:
-                outcomes[at] = await self._outcome_of(call, retry_period)
+                try:
+                    outcomes[at] = await self._result_in_turn(call, retry_period)
+                except (VoucherSessionsError, *CLIENT_ERRORS) as error:
+                    outcomes[at] = error
         return outcomes
+
+    async def close(self) -> None:
+        """Close the connections that the engine has for itself in this event loop."""
+        await self._sender.close()
+
+    def _check_process(self) -> None:
+        process = os.getpid()
+        if self._process is None:
+            self._process = process
+        if self._process != process:
+            raise InvalidRequest(
+                "client",
+                "was used before a fork, by this engine, and the connections belong to the parent process: make a new "
+                "client and a new engine in the child",
+            )
 
     async def _outcomes(self, together: Sequence[Call[Any]]) -> list[Any]:
         """The outcomes of calls that are sent in one batch, to one node."""
         try:
-            commands = batch.commands(together, self._durability)
-            replies = await self._send_together(together[0].keys[0], commands)
+            await self._keys.take([call for call in together if call.changes])
+            try:
+                replies = await self._sender.send_batch(together)
+            except CLIENT_ERRORS as error:
+                replies = await self._again(lambda: self._sender.send_batch(together), error)
         except CLIENT_ERRORS as error:
             replies = [error] * len(together)
-        outcomes = batch.outcomes(together, replies, self._durability, retried=self._retry_seconds > 0)
-        if batch.is_out_of_step(together, replies):
-            await clients.disconnect_async(self._client)
-        return outcomes
+        return batch.outcomes(together, replies, self._durability, retried=self._retry_seconds > 0)
+
+    async def _again(self, attempt: Callable[[], Awaitable[T]], failed: Exception) -> T:
+        """The result of ``attempt``. Its first call has raised ``failed``; the client's ``Retry`` says how many follow.
+
+        Raises ``failed`` where another retry applies: the client's own for calls that go through it, and the retry
+        period on clusters and with Sentinel.
+        """
+        retry = None if self._clustered or self._retry_seconds else self._sender.retry()
+        if retry is None:
+            raise failed
+        return await retries.call_again_async(retry, attempt, failed)
 
     async def reconnect(self) -> None:
-        """Close the idle connections, so that what is sent next goes over new ones, which are in step."""
+        """Close the client's idle connections, so that what ``ask`` sends goes over new ones, which are in step."""
         await clients.disconnect_async(self._client)
 
     async def ask(self, question: tuple[Arg, ...], options: dict[str, Any]) -> Answer:
@@ -90,16 +137,18 @@ class AsyncTransport:
             reply = error
         return Answer(reply, asked_at, time.time())
 
-    async def _prepare(self, calls: Sequence[Call[Any]]) -> None:
-        self._process = self._process or os.getpid()
-        if self._process != os.getpid():
-            raise InvalidRequest(
-                "client",
-                "was used before a fork, and its connections belong to the parent process: make a new client and a new "
-                "engine in the child",
-            )
-        if self._first_call is not None:
-            await self._make_first_call(self._first_call, calls)
+    async def ping(self) -> None:
+        """Raise ``ServerUnavailable`` if a server does not answer, or is loading its data. Other errors are answers."""
+        try:
+            try:
+                await self._sender.ping()
+            except CLIENT_ERRORS as error:
+                await self._again(self._sender.ping, error)
+        except CLIENT_ERRORS as error:
+            if client_errors.is_without_answer(error):
+                raise ServerUnavailable("ping", (), str(error)) from error
+            if not client_errors.is_refusal(error):
+                raise
 
     async def _make_first_call(self, first: Call[None], calls: Sequence[Call[Any]]) -> None:
         """Make it before ``calls``, but not let them depend on a server of a cluster that they do not need.
@@ -135,115 +184,64 @@ class AsyncTransport:
         except CLIENT_ERRORS:  # a slot has no node at the moment
             return False
 
-    async def _result_of(self, call: Call[T], retry_period: RetryPeriod | None = None) -> T:
-        """Send a call until it has a result.
+    async def _result_in_turn(self, call: Call[T], retry_period: RetryPeriod | None = None) -> T:
+        """The result of a call, which waits while too many others may change one of its keys."""
+        if not call.changes:
+            return await self._result_of(call, retry_period)
+        calls = (call,)
+        try:
+            if not self._keys.take_at_once(calls):
+                await self._keys.take(calls)
+            return await self._result_of(call, retry_period)
+        except Overloaded as error:
+            raise call.error_for(error) from error
+        finally:
+            self._give_back(calls)
 
-        Usually once; more often if many locks expire at once, in a failover, while a slot moves, or if a connection was
-        out of step.
-        """
-        retry_period = retry_period or RetryPeriod(self._retry_seconds)
+    def _give_back(self, calls: Sequence[Call[Any]]) -> None:
+        """Give the keys of calls back; of calls that were cancelled, when their replies have come or are lost."""
+        abandoned = next((call.abandoned for call in calls if call.abandoned is not None), None)
+        if abandoned is None:
+            self._keys.give_back(calls)
+        else:
+            abandoned.on_end = partial(self._keys.give_back, calls)
+
+    async def _result_of(self, call: Call[T], retry_period: RetryPeriod | None = None) -> T:
+        """Send a call until it has a result, or no retry can help."""
+        while True:
+            try:
+                return await self._sent(call)
+            except CLIENT_ERRORS as error:
+                failed = error
+            try:
+                return await self._again(lambda: self._sent(call), failed)
+            except VoucherSessionsError:
+                raise
+            except CLIENT_ERRORS as error:
+                retry_period = retry_period or RetryPeriod(self._retry_seconds)
+                await asyncio.sleep(call.pause_before_retry(error, retry_period))
+
+    async def _sent(self, call: Call[T]) -> T:
+        """The result of a call that is sent once; more often if many locks expire at once or a connection is out of step."""
         out_of_step = 0
         while True:
             try:
-                reply, *confirmations = await self._evaluate(call, reconnected=out_of_step > 0)
-                result = call.result(reply)
+                reply, *confirmations = await self._sender.evaluate(call, reconnected=out_of_step > 0)
+                return confirmation.confirmed(self._durability, call, call.result(reply), confirmations)
             except CallAgain:
                 continue
             except OutOfStep as error:
-                await clients.disconnect_async(self._client)
+                call.may_have_run = call.may_have_run or client_errors.leaves_unknown(error)
+                await self._sender.reconnect()
                 out_of_step += 1
                 if out_of_step > MAX_OUT_OF_STEP:
                     raise call.error_for(error) from None
-            except CLIENT_ERRORS as error:
-                await asyncio.sleep(call.pause_before_retry(error, retry_period))
-            else:
-                return confirmation.confirmed(self._durability, call, result, confirmations)
 
     async def _outcome_of(self, call: Call[Any], retry_period: RetryPeriod) -> Any:
         try:
             return await self._result_of(call, retry_period)
         except (VoucherSessionsError, *CLIENT_ERRORS) as error:
             return error
-
-    async def _evaluate(self, call: Call[T], *, reconnected: bool) -> list[Any]:
-        """The script's reply, and the replies to the commands that confirm durability, if they are sent.
-
-        A server that does not have the script (after a restart, SCRIPT FLUSH or a failover) replies with an error, and
-        EVAL loads it; on a cluster that EVAL is sent alone, so that the client can follow a slot that is moving. Any
-        other error might be the reply to another command, since it does not begin with the call id. So the call is
-        sent again with ECHO behind it, which shows whether the connection is in step.
-        If ECHO does not work, an error counts once the connection is a new one (``reconnected``). A script that has ended
-        with an error is not run again: ECHO alone proves that error.
-        """
-        try:
-            return await self._send(call, call.evalsha_command())
-        except CLIENT_ERRORS as error:
-            unproven: Exception = error
-        if self._clustered and client_errors.is_unknown_script(unproven):
-            try:  # alone: so the client follows the slot of the call, should it be moving
-                return await self._send(call, call.eval_command())
-            except CLIENT_ERRORS as error:
-                unproven = error
-        if client_errors.is_proven_by_itself(unproven):
-            raise unproven
-        if client_errors.is_inside_a_script(unproven):
-            await self._prove_in_step(call)
-            raise unproven
-        replies = await self._evaluate_with_proof(call, reconnected=reconnected)
-        if isinstance(replies[0], AskError):  # its slot is moving: the error came from the server that now serves it
-            raise unproven
-        if isinstance(replies[0], Exception):
-            raise replies[0]
-        return replies
-
-    async def _prove_in_step(self, call: Call[T]) -> None:
-        """Raise ``OutOfStep`` if the connection that was used last gives another reply to ECHO than the call's id."""
-        echo: object
-        try:
-            if clients.is_one_connection(self._client):
-                echo = await self._client.execute_command("ECHO", call.id, NEVER_DECODE=True)
-            else:
-                (echo,) = await self._send_together(call.keys[0], [("ECHO", call.id)])
-        except ResponseError as error:
-            echo = error
-        if not (client_errors.proves_in_step(call.id, echo) or client_errors.is_echo_forbidden(echo)):
-            raise OutOfStep("ECHO got the reply to another command")
-
-    async def _evaluate_with_proof(self, call: Call[T], *, reconnected: bool) -> list[Any]:
-        """The replies, errors included, once it is proven that they are those to this call."""
-        if clients.is_one_connection(self._client):  # then pipelines use another, and this one may be out of step
-            await clients.disconnect_async(self._client)
-        checked = [*self._commands(call, call.eval_command()), ("ECHO", call.id)]
-        try:
-            *replies, echo = await self._send_together(call.keys[0], checked)
-        except CLIENT_ERRORS as error:
-            if client_errors.is_refused_login(error) and not reconnected:
-                raise OutOfStep("a refused login can be the reply to another command") from error
-            raise
-        if not call.check_in_step(replies, echo, reconnected=reconnected):
-            await clients.disconnect_async(self._client)
-        return list(replies)
-
-    async def _send(self, call: Call[T], command: tuple[Arg, ...]) -> list[Any]:
-        """Replies are not decoded, whatever the client's ``decode_responses`` is: the readers take bytes."""
-        commands = self._commands(call, command)
-        if len(commands) == 1:
-            try:
-                return [await self._client.execute_command(*command, NEVER_DECODE=True)]
-            except (AttributeError, RuntimeError, RedisConnectionError) as error:
-                if lost := closed_connection(error):
-                    raise lost from error
-                raise
-        replies = await self._send_together(call.keys[0], commands)
-        if isinstance(replies[0], Exception):
-            raise replies[0]
-        return replies
-
-    def _commands(self, call: Call[T], command: tuple[Arg, ...]) -> list[tuple[Arg, ...]]:
-        """The command of a call, and those that confirm its durability, if it needs them."""
-        if self._durability is None or not call.changes:
-            return [command]
-        return [command, *confirmation.commands(self._durability, call.keys[0])]
 
     async def _by_node(self, calls: Sequence[Call[Any]]) -> list[list[int]]:
         """The positions of the calls that are sent together: all of them; on a cluster, one list per node."""
@@ -254,36 +252,3 @@ class AsyncTransport:
             return batch.group_by_node(self._client.get_node_from_key(call.keys[0]).name for call in calls)
         except CLIENT_ERRORS:  # a slot has no node at the moment; each call is then sent alone, and retried
             return []
-
-    async def _send_together(self, key: bytes, commands: Iterable[tuple[Arg, ...]]) -> list[Any]:
-        """Send commands over one connection, on a cluster to the node of the key; their replies, errors included."""
-        try:
-            if self._clustered:
-                replies = await self._send_to_node(key, commands)
-            else:
-                async with self._client.pipeline(transaction=False) as pipeline:
-                    for command in commands:
-                        pipeline.execute_command(*command, NEVER_DECODE=True)
-                    replies = await pipeline.execute(raise_on_error=False)
-        except (AttributeError, RuntimeError, *CLIENT_ERRORS) as error:
-            lost = closed_connection(error)
-            if lost or isinstance(error, CLIENT_ERRORS):
-                await self._refresh_slots()
-            if lost:
-                raise lost from error
-            raise
-        if any(isinstance(reply, AskError | RedisConnectionError) for reply in replies):
-            await self._refresh_slots()
-        return replies
-
-    async def _send_to_node(self, key: bytes, commands: Iterable[tuple[Arg, ...]]) -> list[Any]:
-        await self._client.initialize()
-        pipeline = [PipelineCommand(at, *command, NEVER_DECODE=True) for at, command in enumerate(commands)]
-        await self._client.get_node_from_key(key).execute_pipeline(pipeline)
-        # A reply to one command can be any error that was raised while it was read.
-        return [closed_connection(each.result) or each.result for each in pipeline]
-
-    async def _refresh_slots(self) -> None:
-        """Make a cluster client read the slot table again. By itself it does so only after errors of single commands."""
-        if self._clustered:
-            await self._client.nodes_manager.initialize()

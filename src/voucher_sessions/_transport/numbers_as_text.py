@@ -32,7 +32,7 @@ def send_numbers_as_text(client: Any) -> None:
         vars(pool)["make_connection"] = _MakeConnection(pool.make_connection)  # of this pool alone
     for name in ("_available_connections", "_in_use_connections", "_connections"):
         for each in list(getattr(pool, name, ())):
-            _pack_as_text(each)
+            packing_as_text(each)
 
 
 class _MakeConnection:
@@ -42,11 +42,11 @@ class _MakeConnection:
         self._make = make
 
     def __call__(self) -> Any:
-        return _pack_as_text(self._make())
+        return packing_as_text(self._make())
 
 
-def _pack_as_text(connection: Any) -> Any:
-    """The connection. A packer of the application's own stays."""
+def packing_as_text(connection: Any) -> Any:
+    """The connection, which packs numbers as text from now on. A packer of the application's own stays."""
     behind: Any = getattr(connection, "_conn", connection)  # the one behind a client-side cache
     if type(getattr(behind, "_command_packer", None)) is HiredisRespSerializer:
         behind._command_packer = _TextSerializer()

@@ -133,7 +133,7 @@ def _new_clients(url: str, options: Mapping[str, Any], classes: _ClientClasses, 
             return [getattr(_fakeredis(), classes.fake)(**options)]
         case "embedded":
             server = servers.enter_context(closing(_embedded(url)))
-            return [classes.redis.from_url(server.url, **options)]
+            return [classes.redis.from_url(server.url, **_with_retries(classes, options))]
         case "redis+cluster":
             parts = _several_hosts(url, default_port=6379)
             nodes = [classes.node(host, port) for host, port in parts.hosts]
@@ -147,7 +147,12 @@ def _new_clients(url: str, options: Mapping[str, Any], classes: _ClientClasses, 
             return [*sentinel.sentinels, sentinel.master_for(parts.path)]
         case _:
             _options_in(url)
-            return [classes.redis.from_url(url, **options)]
+            return [classes.redis.from_url(url, **_with_retries(classes, options))]
+
+
+def _with_retries(classes: _ClientClasses, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with the retries that ``Redis()`` has by default; redis-py's ``from_url`` has none."""
+    return {"retry": classes.redis().get_retry(), **options}
 
 
 def _check_url(url: str) -> str:

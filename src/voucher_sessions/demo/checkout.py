@@ -8,7 +8,7 @@ from dataclasses import replace
 from enum import StrEnum, auto
 from typing import NamedTuple
 
-from voucher_sessions import LimitExceeded, OutcomeUnknown, Redemption, VoucherSessions
+from voucher_sessions import LimitExceeded, OutcomeUnknown, Redemption, ServerUnavailable, VoucherSessions
 from voucher_sessions.demo.carts import Cart, Ending
 
 
@@ -56,7 +56,7 @@ def serve(engine: VoucherSessions, cart: Cart) -> Iterator[Report]:
             yield from _pay(engine, cart, session_key)
     except LimitExceeded as error:
         yield _refused(cart, locked_by_others=error.locked_by_others)
-    except OutcomeUnknown:  # the connection failed; the parent will ask for the receipt
+    except (OutcomeUnknown, ServerUnavailable):  # the connection failed; the parent will ask for the receipt
         yield Report(cart, Status.UNKNOWN)
 
 

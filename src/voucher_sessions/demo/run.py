@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Final, NoReturn
 
-from voucher_sessions import OutcomeUnknown, Voucher, VoucherSessions, VoucherSessionsError
+from voucher_sessions import OutcomeUnknown, ServerUnavailable, Voucher, VoucherSessions, VoucherSessionsError
 from voucher_sessions.demo.carts import Cart, plan_carts, vouchers_for
 from voucher_sessions.demo.checks import StoredState, audit, wait_for_expiry
 from voucher_sessions.demo.output import print_checks, print_interrupted, print_table
@@ -128,7 +128,7 @@ def _from_to(lowest: int, highest: int) -> Callable[[str], int]:
 
 
 def _cause(error: Exception) -> BaseException | None:
-    return error.__cause__ if isinstance(error, OutcomeUnknown) else None
+    return error.__cause__ if isinstance(error, OutcomeUnknown | ServerUnavailable) else None
 
 
 def _run(url: str, carts: Sequence[Cart], workers: int) -> bool:
