@@ -269,7 +269,7 @@ class SharedConnection:
         _fail(self._sent, error)
 
 
-def _check_progress(shared: ref[SharedConnection]) -> None:
+def _check_progress(shared: Callable[[], SharedConnection | None]) -> None:
     """A weak reference, so that the timer does not keep the connection of an engine that was deleted."""
     if (connection := shared()) is not None:
         connection._check_progress()
