@@ -11,6 +11,7 @@ import redis.asyncio
 import redis.exceptions
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.sentinel import MasterNotFoundError, Sentinel
+from support.scripted_clients import ScriptedClient
 
 from core.both_engines import CHANGING, READING, on_both_counted
 from voucher_sessions import OutcomeUnknown, ServerRefused, ServerUnavailable, Used, Voucher
@@ -113,6 +114,25 @@ def test_retries_end_after_the_retry_period(short_retry_period: None, error: Exc
     for outcome, _ in on_both_counted(READING[0], *[error] * 200):
         assert isinstance(outcome, ServerUnavailable)
         assert outcome.__cause__ is error
+
+
+def test_a_script_that_may_have_ended_half_way_is_not_sent_again(
+    short_retry_period: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is lost when ECHO should prove that the error is this call's."""
+    reply = ScriptedClient.reply
+
+    def without_echo(self: ScriptedClient, command: tuple[Any, ...]) -> Any:
+        if command[0] == "ECHO":
+            self.sent.append(command)
+            raise redis.exceptions.ConnectionError("gone")
+        return reply(self, command)
+
+    monkeypatch.setattr(ScriptedClient, "reply", without_echo)
+    in_script = redis.exceptions.ResponseError("OOM command not allowed, script: f_1, on @user_script:9.")
+    for outcome, sent in on_both_counted(CHANGING[3], in_script):
+        assert isinstance(outcome, OutcomeUnknown)
+        assert sent == 2  # EVALSHA and ECHO
 
 
 def test_a_mistake_in_the_applications_code_is_raised_as_it_is(short_retry_period: None) -> None:

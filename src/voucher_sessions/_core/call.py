@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import uniform
 from time import monotonic
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from voucher_sessions._core import client_errors
 from voucher_sessions._core.replies import Item, Reply
@@ -69,6 +70,21 @@ class RetryPeriod:
         if self._ends is None:
             self._ends = monotonic() + self._seconds
         return monotonic() >= self._ends
+
+
+@contextmanager
+def sent_by_a_client(calls: Sequence[Call[Any]], *, clustered: bool = False) -> Iterator[None]:
+    """Set ``may_have_run`` of the calls if a client fails to send them, unless it is known that it sent nothing.
+
+    ``clustered``: the client repeats a call on its own, so what it raises says nothing about earlier tries.
+    """
+    try:
+        yield
+    except BaseException as error:
+        sent = client_errors.leaves_unknown(error) and (clustered or not client_errors.is_pool_exhausted(error))
+        for call in calls if sent else ():
+            call.may_have_run = True
+        raise
 
 
 class CallAgain(Exception):

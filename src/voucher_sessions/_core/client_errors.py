@@ -15,6 +15,7 @@ from redis.exceptions import (
     BusyLoadingError,
     ClusterError,
     InvalidResponse,
+    MaxConnectionsError,
     NoPermissionError,
     NoScriptError,
     RedisClusterException,
@@ -110,6 +111,11 @@ def is_refused_before_it_ran(error: BaseException) -> bool:
 def leaves_unknown(error: BaseException) -> bool:
     """Whether a call may have run that ended with this error."""
     return not isinstance(error, Unproven) and (isinstance(error, _NOT_RUN) or not is_refused_before_it_ran(error))
+
+
+def is_pool_exhausted(error: BaseException) -> bool:
+    """Whether the client's pool had no free connection: a client of one server has sent nothing then."""
+    return isinstance(error, MaxConnectionsError)
 
 
 def is_reply(error: Exception) -> bool:

@@ -34,6 +34,11 @@ def commands(durability: Durability, book: bytes) -> list[tuple[Arg, ...]]:
     return [fence, ("WAIT", str(durability.replicas), str(durability.timeout_ms))]
 
 
+def commands_behind(call: Call[Any], durability: Durability | None) -> list[tuple[Arg, ...]]:
+    """The commands that follow a call on its connection: none if it changes nothing, or nothing must be confirmed."""
+    return [] if durability is None or not call.changes else commands(durability, call.keys[0])
+
+
 def confirmed(durability: Durability | None, call: Call[T], result: T, answers: list[object]) -> T:
     """The result of a call; raises ``NotDurable`` if the server did not confirm the change as ``durability`` asks.
 

@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 
 from redis.asyncio.cluster import PipelineCommand
 from redis.crc import key_slot
-from redis.exceptions import AskError, MaxConnectionsError, ResponseError, SlotNotCoveredError
+from redis.exceptions import AskError, ResponseError, SlotNotCoveredError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from voucher_sessions._core import batch, client_errors, confirmation
-from voucher_sessions._core.call import Arg, Call
+from voucher_sessions._core.call import Arg, Call, sent_by_a_client
 from voucher_sessions._core.client_errors import OutOfStep, Unproven
 from voucher_sessions._transport import clients
 from voucher_sessions._transport.closed_connections import closed_connection
@@ -55,25 +55,13 @@ class AsyncClientSender:
 
         If ECHO does not work, an error counts once the connection is a new one (``reconnected``).
         """
-        try:
+        with sent_by_a_client([call], clustered=self._clustered):
             return await self._evaluate(call, reconnected=reconnected)
-        except MaxConnectionsError:  # raised before anything is sent, but a cluster's client can have tried before
-            call.may_have_run = call.may_have_run or self._clustered
-            raise
-        except BaseException as error:
-            call.may_have_run = call.may_have_run or client_errors.leaves_unknown(error)
-            raise
 
     async def send_batch(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """The replies to the commands of a batch, errors included."""
-        try:
+        with sent_by_a_client(calls):
             replies = await self._send_together(calls[0].keys[0], batch.commands(calls, self._durability))
-        except MaxConnectionsError:
-            raise
-        except BaseException as error:
-            for call in calls:
-                call.may_have_run = call.may_have_run or client_errors.leaves_unknown(error)
-            raise
         if batch.is_out_of_step(calls, replies):
             await clients.disconnect_async(self._client)
         return replies
@@ -99,7 +87,12 @@ class AsyncClientSender:
         if client_errors.is_proven_by_itself(unproven):
             raise unproven
         if client_errors.is_inside_a_script(unproven):
-            await self._prove_in_step(call)
+            try:
+                await self._prove_in_step(call)
+            except CLIENT_ERRORS as error:
+                if not isinstance(error, OutOfStep):
+                    client_errors.raise_if_ended_half_way([unproven], error)
+                raise
             raise unproven
         replies = await self._evaluate_with_proof(call, reconnected=reconnected)
         if isinstance(replies[0], AskError):  # its slot is moving: the error came from the server that now serves it
@@ -125,7 +118,7 @@ class AsyncClientSender:
         """The replies, errors included, once it is proven that they are those to this call."""
         if clients.is_one_connection(self._client):  # then pipelines use another, and this one may be out of step
             await clients.disconnect_async(self._client)
-        checked = [*self._commands(call, call.eval_command()), ("ECHO", call.id)]
+        checked = [call.eval_command(), *confirmation.commands_behind(call, self._durability), ("ECHO", call.id)]
         try:
             *replies, echo = await self._send_together(call.keys[0], checked)
         except CLIENT_ERRORS as error:
@@ -138,7 +131,7 @@ class AsyncClientSender:
 
     async def _send(self, call: Call[T], command: tuple[Arg, ...]) -> list[Any]:
         """Replies are not decoded, whatever the client's ``decode_responses`` is: the readers take bytes."""
-        commands = self._commands(call, command)
+        commands = [command, *confirmation.commands_behind(call, self._durability)]
         if len(commands) == 1:
             try:
                 return [await self._client.execute_command(*command, NEVER_DECODE=True)]
@@ -156,12 +149,6 @@ class AsyncClientSender:
             raise replies[0]
         return replies
 
-    def _commands(self, call: Call[T], command: tuple[Arg, ...]) -> list[tuple[Arg, ...]]:
-        """The command of a call, and those that confirm its durability, if it needs them."""
-        if self._durability is None or not call.changes:
-            return [command]
-        return [command, *confirmation.commands(self._durability, call.keys[0])]
-
     async def _send_together(self, key: bytes, commands: Iterable[tuple[Arg, ...]]) -> list[Any]:
         """Send commands over one connection, on a cluster to the node of the key; their replies, errors included."""
         try:
@@ -175,12 +162,12 @@ class AsyncClientSender:
         except (AttributeError, RuntimeError, *CLIENT_ERRORS) as error:
             lost = closed_connection(error)
             if lost or isinstance(error, CLIENT_ERRORS):
-                await self._refresh_slots()
+                await clients.refresh_slots_async(self._client)
             if lost:
                 raise lost from error
             raise
         if any(isinstance(reply, AskError | RedisConnectionError) for reply in replies):
-            await self._refresh_slots()
+            await clients.refresh_slots_async(self._client)
         return replies
 
     async def _send_to_node(self, key: bytes, commands: Iterable[tuple[Arg, ...]]) -> list[Any]:
@@ -189,8 +176,3 @@ class AsyncClientSender:
         await self._client.get_node_from_key(key).execute_pipeline(pipeline)
         # A reply to one command can be any error that was raised while it was read.
         return [closed_connection(each.result) or each.result for each in pipeline]
-
-    async def _refresh_slots(self) -> None:
-        """Make a cluster client read the slot table again. By itself it does so only after errors of single commands."""
-        if self._clustered:
-            await self._client.nodes_manager.initialize()

@@ -36,6 +36,10 @@ class _Server:
         self.shared = SharedConnection(open_)
         self.confirmed = None if durability is None else GroupCommit(SharedConnection(open_), durability)
 
+    def connection(self, *, changes: bool) -> SharedConnection:
+        """The connection for a call that changes something, or only reads."""
+        return self.confirmed.connection if self.confirmed is not None and changes else self.shared
+
     async def end(self) -> None:
         await self.shared.end()
         if self.confirmed is not None:
@@ -112,13 +116,12 @@ class AsyncConnectionSender:
             if client_errors.is_redirection(error):
                 return await self._through_client.evaluate(call, reconnected=reconnected)
             if client_errors.is_transient(error):
-                await self._refresh_slots()
+                await clients.refresh_slots_async(self._client)
             raise
 
     async def _evaluate(self, server: _Server, call: Call[T], *, reconnected: bool) -> list[Any]:
-        confirmed = server.confirmed if call.changes else None
-        link = server.shared if confirmed is None else confirmed.connection
-        send = server.shared.exchange if confirmed is None else confirmed.exchange
+        link = server.connection(changes=call.changes)
+        send = link.exchange if server.confirmed is None or not call.changes else server.confirmed.exchange
         replies, connection = await send((call,), (call.evalsha_command(),))
         if isinstance(replies[0], Exception) and client_errors.is_unknown_script(replies[0]):
             replies, connection = await send((call,), (call.eval_command(),))
@@ -147,13 +150,12 @@ class AsyncConnectionSender:
     async def send_batch(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """The replies to the commands of a batch, errors included. All calls have the same node."""
         server = await self._server_of(calls[0].keys[0])
-        is_confirmed = server.confirmed is not None and any(call.changes for call in calls)
-        link = server.confirmed.connection if server.confirmed is not None and is_confirmed else server.shared
+        link = server.connection(changes=any(call.changes for call in calls))
         try:
             replies, connection = await link.exchange(calls, list(batch.commands(calls, self._durability)))
         except CLIENT_ERRORS as error:
             if client_errors.is_transient(error):
-                await self._refresh_slots()
+                await clients.refresh_slots_async(self._client)
             raise
         if batch.is_out_of_step(calls, replies):
             await link.close(connection)
@@ -161,18 +163,8 @@ class AsyncConnectionSender:
             await link.close(connection)  # a new one asks Sentinel for the primary
             replies = [_no_primary() if isinstance(reply, ReadOnlyError) else reply for reply in replies]
         if any(isinstance(reply, AskError) for reply in replies):
-            await self._refresh_slots()
+            await clients.refresh_slots_async(self._client)
         return replies
-
-    async def _refresh_slots(self) -> None:
-        """Make a cluster's client read the slot table again. If it cannot, the error that led to this says more."""
-        if not self._clustered:
-            return
-        try:
-            await self._client.nodes_manager.initialize()
-        except (AttributeError, RuntimeError, *CLIENT_ERRORS) as error:  # RuntimeError: it is of another event loop
-            if client_errors.is_cluster_view_forbidden(error):
-                raise
 
     async def _server_of(self, key: bytes) -> _Server:
         """The server of a key. Raises ``SlotNotCoveredError`` if a slot of a cluster has no node at the moment."""

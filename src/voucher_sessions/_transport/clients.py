@@ -16,8 +16,9 @@ from redis.connection import Connection
 from redis.crc import key_slot
 from redis.sentinel import SentinelConnectionPool
 
+from voucher_sessions._core import client_errors
 from voucher_sessions._transport.numbers_as_text import send_numbers_as_text
-from voucher_sessions.errors import InvalidRequest
+from voucher_sessions.errors import CLIENT_ERRORS, InvalidRequest
 
 
 class Primary(NamedTuple):
@@ -85,6 +86,29 @@ def primaries(client: Any) -> list[Primary]:
             unknown.remove(node.name)
             found.append(Primary(node.name, {"target_nodes": node}, tag))
     return sorted(found, key=lambda primary: primary.address)
+
+
+def refresh_slots(client: Any) -> None:
+    """Make a cluster's client read the slot table again. By itself it does so only after errors of single commands.
+
+    If it cannot, the error that made this necessary says more, unless the user may not read the table.
+    """
+    if is_cluster(client):
+        try:
+            client.nodes_manager.initialize()
+        except CLIENT_ERRORS as error:
+            if client_errors.is_cluster_view_forbidden(error):
+                raise
+
+
+async def refresh_slots_async(client: Any) -> None:
+    """``refresh_slots`` for a client of ``redis.asyncio``."""
+    if is_cluster(client):
+        try:
+            await client.nodes_manager.initialize()
+        except (AttributeError, RuntimeError, *CLIENT_ERRORS) as error:  # RuntimeError: it is of another event loop
+            if client_errors.is_cluster_view_forbidden(error):
+                raise
 
 
 def retry_period_seconds(client: Any) -> float:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from redis.exceptions import AskError, MaxConnectionsError, ResponseError
+from redis.exceptions import AskError, ResponseError
 
 from voucher_sessions._core import batch, client_errors, confirmation
-from voucher_sessions._core.call import Arg, Call
+from voucher_sessions._core.call import Arg, Call, sent_by_a_client
 from voucher_sessions._core.client_errors import OutOfStep, Unproven
 from voucher_sessions._transport import clients
 from voucher_sessions._transport.closed_connections import is_of_interrupted_opening
@@ -67,25 +67,13 @@ class ClientSender:
 
         If ECHO does not work, an error counts once the connection is a new one (``reconnected``).
         """
-        try:
+        with sent_by_a_client([call], clustered=self._clustered):
             return self._evaluate(call, reconnected=reconnected)
-        except MaxConnectionsError:  # raised before anything is sent, but a cluster's client can have tried before
-            call.may_have_run = call.may_have_run or self._clustered
-            raise
-        except BaseException as error:
-            call.may_have_run = call.may_have_run or client_errors.leaves_unknown(error)
-            raise
 
     def send_batch(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """The replies to the commands of a batch, errors included."""
-        try:
+        with sent_by_a_client(calls):
             replies = self._send_together(calls[0].keys[0], batch.commands(calls, self._durability))
-        except MaxConnectionsError:
-            raise
-        except BaseException as error:
-            for call in calls:
-                call.may_have_run = call.may_have_run or client_errors.leaves_unknown(error)
-            raise
         if batch.is_out_of_step(calls, replies):
             clients.disconnect(self._client)
         return replies
@@ -111,7 +99,12 @@ class ClientSender:
         if client_errors.is_proven_by_itself(unproven):
             raise unproven
         if client_errors.is_inside_a_script(unproven):
-            self._prove_in_step(call)
+            try:
+                self._prove_in_step(call)
+            except CLIENT_ERRORS as error:
+                if not isinstance(error, OutOfStep):
+                    client_errors.raise_if_ended_half_way([unproven], error)
+                raise
             raise unproven
         replies = self._evaluate_with_proof(call, reconnected=reconnected)
         if isinstance(replies[0], AskError):  # its slot is moving: the error came from the server that now serves it
@@ -137,7 +130,7 @@ class ClientSender:
         """The replies, errors included, once it is proven that they are those to this call."""
         if clients.is_one_connection(self._client):  # then pipelines use another, and this one may be out of step
             clients.disconnect(self._client)
-        checked = [*self._commands(call, call.eval_command()), ("ECHO", call.id)]
+        checked = [call.eval_command(), *confirmation.commands_behind(call, self._durability), ("ECHO", call.id)]
         try:
             *replies, echo = self._send_together(call.keys[0], checked)
         except CLIENT_ERRORS as error:
@@ -150,7 +143,7 @@ class ClientSender:
 
     def _send(self, call: Call[T], command: tuple[Arg, ...]) -> list[Any]:
         """Replies are not decoded, whatever the client's ``decode_responses`` is: the readers take bytes."""
-        commands = self._commands(call, command)
+        commands = [command, *confirmation.commands_behind(call, self._durability)]
         if len(commands) == 1:
             try:
                 return [self._client.execute_command(*command, NEVER_DECODE=True)]
@@ -163,12 +156,6 @@ class ClientSender:
             raise replies[0]
         return replies
 
-    def _commands(self, call: Call[T], command: tuple[Arg, ...]) -> list[tuple[Arg, ...]]:
-        """The command of a call, and those that confirm its durability, if it needs them."""
-        if self._durability is None or not call.changes:
-            return [command]
-        return [command, *confirmation.commands(self._durability, call.keys[0])]
-
     def _send_together(self, key: bytes, commands: Iterable[tuple[Arg, ...]]) -> list[Any]:
         """Send commands over one connection, on a cluster to the node of the key; their replies, errors included."""
         try:
@@ -180,17 +167,12 @@ class ClientSender:
                     pipeline.execute_command(*command, NEVER_DECODE=True)
                 replies: list[Any] = pipeline.execute(raise_on_error=False)
         except CLIENT_ERRORS:
-            self._refresh_slots()
+            clients.refresh_slots(self._client)
             raise
         except AttributeError as error:
             if is_of_interrupted_opening(error):
                 raise OutOfStep("the opening of the connection was interrupted") from error
             raise
         if any(isinstance(reply, AskError) for reply in replies):
-            self._refresh_slots()
+            clients.refresh_slots(self._client)
         return replies
-
-    def _refresh_slots(self) -> None:
-        """Make a cluster client read the slot table again. By itself it does so only after errors of single commands."""
-        if self._clustered:
-            self._client.nodes_manager.initialize()

@@ -93,15 +93,11 @@ class ConnectionSender:
             if client_errors.is_redirection(error):
                 return self._through_client.evaluate(call, reconnected=reconnected)
             if client_errors.is_transient(error):
-                self._refresh_slots()
+                clients.refresh_slots(self._client)
             raise
 
     def _evaluate(self, stack: ConnectionStack, call: Call[T], *, reconnected: bool) -> list[Any]:
-        confirming = (
-            confirmation.commands(self._durability, call.keys[0])
-            if self._durability is not None and call.changes
-            else ()
-        )
+        confirming = confirmation.commands_behind(call, self._durability)
         connection = stack.take()
         in_step = True
         try:
@@ -134,21 +130,11 @@ class ConnectionSender:
             replies = self._exchanged(stack, calls, list(batch.commands(calls, self._durability)))
         except CLIENT_ERRORS as error:
             if client_errors.is_transient(error):
-                self._refresh_slots()
+                clients.refresh_slots(self._client)
             raise
         if any(isinstance(reply, AskError) for reply in replies):
-            self._refresh_slots()
+            clients.refresh_slots(self._client)
         return replies
-
-    def _refresh_slots(self) -> None:
-        """Make a cluster's client read the slot table again. If it cannot, the error that led to this says more."""
-        if not self._clustered:
-            return
-        try:
-            self._client.nodes_manager.initialize()
-        except CLIENT_ERRORS as error:
-            if client_errors.is_cluster_view_forbidden(error):
-                raise
 
     def _exchanged(
         self, stack: ConnectionStack, calls: Sequence[Call[Any]], commands: Sequence[tuple[Arg, ...]]
