@@ -13,6 +13,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 import redis.asyncio
+from support.scripted_clients import AsyncThroughClient
 
 from benchmarks.benchmark_run import BenchmarkRun
 from benchmarks.contenders import CREDITS, Verb, escrowmint_reservations, minimal_scripts, this_library
@@ -70,13 +71,6 @@ def verbs(engine: Any) -> tuple[Do, Do]:
     return do(Verb.LOCK), do(Verb.RELEASE)
 
 
-class ClientOfTheApplication(redis.asyncio.Redis):
-    """A client for which an engine opens no connections: it has a method of its own where commands are sent."""
-
-    async def execute_command(self, *args: Any, **options: Any) -> Any:
-        return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-
-
 def _no_op(client: Any) -> tuple[Do, Do]:
     """An EVALSHA that does nothing, through the pool of the client."""
     sha = minimal_scripts.sha(minimal_scripts.DO_NOTHING)
@@ -100,7 +94,7 @@ async def _run(bench: BenchmarkRun) -> None:
     escrowmint = escrowmint_reservations.contender(bench.addresses.escrowmint, bench.addresses.socket)
     # The default pool of redis-py has 100 connections at most.
     client: Any = redis.asyncio.Redis(unix_socket_path=bench.addresses.socket, max_connections=max(TASKS))
-    overriding: Any = ClientOfTheApplication(unix_socket_path=bench.addresses.socket, max_connections=max(TASKS))
+    overriding: Any = AsyncThroughClient(unix_socket_path=bench.addresses.socket, max_connections=max(TASKS))
     engine = AsyncVoucherSessions(client)
     await client.script_load(minimal_scripts.DO_NOTHING)
     codes = list(map(code, range(max(TASKS))))

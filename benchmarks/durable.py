@@ -7,8 +7,9 @@ import time
 from typing import Any
 
 import redis.asyncio
+from support.scripted_clients import AsyncThroughClient
 
-from benchmarks.asyncio_tasks import ClientOfTheApplication, add, code, in_tasks, name, shares, verbs
+from benchmarks.asyncio_tasks import add, code, in_tasks, name, shares, verbs
 from benchmarks.benchmark_run import BenchmarkRun
 from benchmarks.contenders import CREDITS, this_library
 from benchmarks.measure import progress, turns
@@ -34,7 +35,7 @@ async def _run(bench: BenchmarkRun) -> None:
     durability = Durability(fsync=True)
     clients: list[Any] = [
         each(unix_socket_path=bench.addresses.socket, max_connections=TASKS)
-        for each in (ClientOfTheApplication, redis.asyncio.Redis)
+        for each in (AsyncThroughClient, redis.asyncio.Redis)
     ]
     engines = [AsyncVoucherSessions(client, durability=durability) for client in clients]
     contenders = dict(zip((ONE_EACH, this_library.NAME), map(verbs, engines), strict=True))

@@ -15,8 +15,8 @@ from typing import Any
 import redis.asyncio
 import uvicorn
 from fastapi import FastAPI
+from support.scripted_clients import AsyncThroughClient
 
-from benchmarks.asyncio_tasks import ClientOfTheApplication
 from benchmarks.contenders import Verb, this_library
 from voucher_sessions import AsyncVoucherSessions
 
@@ -26,7 +26,7 @@ READ, LOCK, LOCK_THROUGH_CLIENT = "read", "lock", "lock-through-client"
 def application(address: str, connections: int) -> FastAPI:
     """``address``: the Unix socket of the Redis server; ``connections``: the limit of each pool."""
     options: Any = {"unix_socket_path": address, "max_connections": connections}
-    client, overriding = redis.asyncio.Redis(**options), ClientOfTheApplication(**options)
+    client, overriding = redis.asyncio.Redis(**options), AsyncThroughClient(**options)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

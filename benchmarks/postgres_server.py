@@ -55,7 +55,7 @@ def running() -> Iterator[str]:
                 user=user,
                 cwd=folder,
                 stderr=log,
-                preexec_fn=lambda: die_with(parent),  # noqa: PLW1509 - risky only if another thread has a lock; there is none
+                preexec_fn=lambda: die_with(parent),  # noqa: PLW1509 - unsafe if another thread holds a lock then; there is none
             )
         try:
             url = f"postgresql://postgres@/postgres?host={folder}"

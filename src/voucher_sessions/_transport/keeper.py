@@ -142,7 +142,7 @@ def _started_server(binary: str, lock: IO[bytes], log: IO[bytes]) -> subprocess.
         stdout=log,
         stderr=log,
         pass_fds=[lock.fileno()],  # so that the lock is held as long as either of the two processes lives
-        preexec_fn=lambda: die_with(parent),  # noqa: PLW1509 - risky only if another thread has a lock; the one here waits in flock or sleep
+        preexec_fn=lambda: die_with(parent),  # noqa: PLW1509 - unsafe if another thread holds a lock then; ours holds none
     )
 
 
@@ -171,7 +171,7 @@ def _prepared_socket_path() -> Path:
         if _is_private_directory(path.parent):
             return path
     # TMPDIR may have a long path, so it counts only if there is no /tmp.
-    common = "/tmp"  # noqa: S108 - no predictable name in it: mkdtemp makes a random directory for this user alone
+    common = "/tmp"  # noqa: S108 - only a guessable name in it is a risk; mkdtemp makes a random, private one
     parent = common if os.access(common, os.W_OK) else tempfile.gettempdir()
     path = Path(tempfile.mkdtemp(prefix="voucher-sessions-", dir=parent), "server.sock")
     try:
@@ -193,7 +193,7 @@ def _is_private_directory(path: Path) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
-def die_with(parent: int) -> None:  # pragma: no cover - for a forked child, which exec replaces: coverage is not saved
+def die_with(parent: int) -> None:  # pragma: no cover - exec discards what coverage has counted
     """End when the parent ends, for whatever reason. Only Linux can do that."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
@@ -219,7 +219,7 @@ def _locked(file: IO[bytes]) -> bool:
     return True
 
 
-def _report(text: str) -> None:  # pragma: no cover - for a process that python -I -S starts: no coverage there
+def _report(text: str) -> None:  # pragma: no cover - runs in a process that loads no coverage
     """Write a text to the engine that waits for it, and wait until that engine has taken ``users.lock`` or ended."""
     with suppress(BrokenPipeError):
         os.write(sys.stdout.fileno(), os.fsencode(text))
@@ -231,7 +231,7 @@ def _report(text: str) -> None:  # pragma: no cover - for a process that python 
     os.close(null)
 
 
-def main() -> None:  # pragma: no cover - for a process that python -I -S starts: no coverage can be loaded there
+def main() -> None:  # pragma: no cover - runs in a process that loads no coverage
     """Run as a program of its own."""
     binary, kind = sys.argv[1:]
     os.umask(0o077)  # only this user may read what the server writes
@@ -252,5 +252,5 @@ def main() -> None:  # pragma: no cover - for a process that python -I -S starts
             shutil.rmtree(folder, ignore_errors=True)
 
 
-if __name__ == "__main__":  # pragma: no cover - true only in a process that python -I -S starts, without coverage
+if __name__ == "__main__":  # pragma: no cover - runs in a process that loads no coverage
     main()
