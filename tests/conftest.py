@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
@@ -69,6 +69,25 @@ class BlockingAsync:
         if not inspect.iscoroutinefunction(attribute):
             return attribute
         return lambda *args, **kwargs: self._loop.run_until_complete(attribute(*args, **kwargs))
+
+
+class OpenEngines(ExitStack):
+    """Engines of both kinds. At the end they are closed, and their clients."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def over(self, client: Any, *, close: Callable[[Any], Awaitable[object]] | None = None, **options: Any) -> Any:
+        """An engine over a client of either kind. ``close``: how to close an asyncio client that ``aclose`` does not."""
+        if isinstance(client, redis.Redis | redis.RedisCluster):
+            self.callback(client.close)
+            return self.enter_context(VoucherSessions(client, **options))
+        closed = close or (lambda client: client.aclose())
+        self.callback(lambda: self._loop.run_until_complete(closed(client)))
+        engine = BlockingAsync(AsyncVoucherSessions(client, **options), self._loop)
+        self.callback(engine.aclose)
+        return engine
 
 
 class Clock:
@@ -173,32 +192,27 @@ def variant(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
+def engines(loop: asyncio.AbstractEventLoop) -> Iterator[OpenEngines]:
+    with OpenEngines(loop) as engines:
+        yield engines
+
+
+@pytest.fixture
 def make_engine(
-    variant: tuple[str, bool, int, bool], backend: Backend, loop: asyncio.AbstractEventLoop
+    variant: tuple[str, bool, int, bool], backend: Backend, engines: OpenEngines
 ) -> Iterator[Callable[..., VoucherSessions]]:
     """Makes engines of one kind over the test's store; what they leave behind must know when to go."""
     kind, decode, protocol, repeats = variant
-    opened: list[Callable[[], object]] = []
 
     def make(**options: Any) -> Any:
-        if kind == "sync":
-            client = backend.client(decode_responses=decode, protocol=protocol)
-            opened.append(client.close)
-            engine = VoucherSessions(repeating(client) if repeats else client, **options)
-            opened.append(engine.close)
-            return engine
-        async_client = backend.async_client(decode_responses=decode, protocol=protocol)
-        opened.append(lambda: loop.run_until_complete(async_client.aclose()))
-        blocking = BlockingAsync(AsyncVoucherSessions(async_client, **options), loop)
-        opened.append(blocking.aclose)
-        return blocking
+        open_client = backend.client if kind == "sync" else backend.async_client
+        client: Any = open_client(decode_responses=decode, protocol=protocol)
+        return engines.over(repeating(client) if repeats else client, **options)
 
     yield make
     for key, ttl_ms in backend.keys().items():
         if key.partition(b"}")[2].startswith((b":locks", b":session:")):
             assert ttl_ms != -1, f"{key!r} stays for ever"
-    for close in reversed(opened):
-        close()
 
 
 @pytest.fixture
@@ -219,23 +233,12 @@ def execute(loop: asyncio.AbstractEventLoop) -> Callable[..., list[Any]]:
 
 
 @pytest.fixture(params=["sync", "async"])
-def engine_on(request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop) -> Iterator[Callable[..., Any]]:
+def engine_on(request: pytest.FixtureRequest, engines: OpenEngines) -> Callable[..., Any]:
     """Makes an engine of each kind over a server of the test's own; ``client``: the options of its client."""
-    opened: list[Callable[[], object]] = []
 
     def make(server: Server, client: Mapping[str, Any] = MappingProxyType({}), **options: Any) -> Any:
         if request.param == "sync":
-            direct = server.client(**client)
-            opened.append(direct.close)
-            engine = VoucherSessions(direct, **options)
-            opened.append(engine.close)
-            return engine
-        waiting = redis.asyncio.Redis(unix_socket_path=server.socket, **client)
-        opened.append(lambda: loop.run_until_complete(waiting.aclose()))
-        blocking = BlockingAsync(AsyncVoucherSessions(waiting, **options), loop)
-        opened.append(blocking.aclose)
-        return blocking
+            return engines.over(server.client(**client), **options)
+        return engines.over(redis.asyncio.Redis(unix_socket_path=server.socket, **client), **options)
 
-    yield make
-    for close in reversed(opened):
-        close()
+    return make

@@ -10,6 +10,7 @@ from typing import Any
 import fakeredis
 import pydantic
 import pytest
+from support import untyped
 
 from voucher_sessions import (
     AsyncVoucherSessions,
@@ -142,21 +143,21 @@ class AsyncUncallableClient:
 @pytest.mark.parametrize(("field", "act"), BAD_CALLS)
 def test_bad_input_names_the_field_and_sends_nothing(field: str, act: methodcaller) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        act(VoucherSessions(UncallableClient()))  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
+        act(untyped.VoucherSessions(UncallableClient()))
     assert refused.value.field == field
     assert refused.value.problem
     assert str(refused.value) == f"{field}: {refused.value.problem}"
     assert isinstance(refused.value, ValueError)
 
     with pytest.raises(InvalidRequest) as refused_async:
-        asyncio.run(act(AsyncVoucherSessions(AsyncUncallableClient())))  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
+        asyncio.run(act(untyped.AsyncVoucherSessions(AsyncUncallableClient())))
     assert str(refused_async.value) == str(refused.value)
 
 
 @pytest.mark.parametrize("text", [text for text in NOT_TEXT if isinstance(text, str) and len(text.strip()) > 1])
 def test_an_error_never_repeats_a_session_key(text: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        VoucherSessions(UncallableClient()).validate("A", session={"type": "LOCK", "key": text})  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
+        untyped.VoucherSessions(UncallableClient()).validate("A", session={"type": "LOCK", "key": text})
     assert text not in str(refused.value)
 
 
@@ -203,16 +204,16 @@ def test_a_receipt_ttl_is_a_duration(ttl: Any) -> None:
 
 def test_each_engine_refuses_the_other_kinds_client() -> None:
     with pytest.raises(InvalidRequest, match="is an asyncio client: use AsyncVoucherSessions"):
-        VoucherSessions(fakeredis.FakeAsyncRedis())  # type: ignore[arg-type]  # the mistake in question
+        untyped.VoucherSessions(fakeredis.FakeAsyncRedis())
     with pytest.raises(InvalidRequest, match="is a sync client: use VoucherSessions"):
-        AsyncVoucherSessions(fakeredis.FakeRedis())  # type: ignore[arg-type]  # the mistake in question
+        untyped.AsyncVoucherSessions(fakeredis.FakeRedis())
     with pytest.raises(InvalidRequest, match="from_url"):
-        VoucherSessions("redis://localhost")  # type: ignore[arg-type]  # the mistake in question
+        untyped.VoucherSessions("redis://localhost")
 
 
 def test_a_partition_is_a_function_to_text() -> None:
     with pytest.raises(InvalidRequest, match="partition"):
-        VoucherSessions(fakeredis.FakeRedis(), partition="A")  # type: ignore[arg-type]  # the mistake in question
+        untyped.VoucherSessions(fakeredis.FakeRedis(), partition="A")
     engine = VoucherSessions(fakeredis.FakeRedis(), partition=lambda code: "")
     with pytest.raises(InvalidRequest, match=r"partition\(code\)"):
         engine.get_voucher("A")

@@ -48,30 +48,16 @@ def info(server: Server, section: str) -> Any:
         return client.info(section)
 
 
-@pytest.fixture(params=["sync", "async"])
-def engine_on(
-    request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop
-) -> Iterator[Callable[[Server, Durability], Any]]:
-    opened: list[Callable[[], object]] = []
+@pytest.fixture
+def engine_on(engine_on: Callable[..., Any]) -> Callable[[Server, Durability], Any]:
+    """The same over a server that is emptied first."""
 
     def make(server: Server, durability: Durability) -> Any:
-        if request.param == "sync":
-            client = server.client(decode_responses=True)
-            opened.append(client.close)
-            client.flushall()
-            engine = VoucherSessions(client, durability=durability)
-            opened.append(engine.close)
-            return engine
-        waiting = redis.asyncio.Redis(unix_socket_path=server.socket)
-        opened.append(lambda: loop.run_until_complete(waiting.aclose()))
-        loop.run_until_complete(waiting.flushall())
-        blocking = BlockingAsync(AsyncVoucherSessions(waiting, durability=durability), loop)
-        opened.append(blocking.aclose)
-        return blocking
+        with server.client() as admin:
+            admin.flushall()
+        return engine_on(server, {"decode_responses": True}, durability=durability)
 
-    yield make
-    for close in reversed(opened):
-        close()
+    return make
 
 
 def test_every_verb_works_where_a_replica_confirms(

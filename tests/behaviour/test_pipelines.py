@@ -11,6 +11,7 @@ import pytest
 import redis
 import redis.exceptions
 from conftest import Backend
+from support import untyped
 
 from behaviour.test_semantics import plant_expired_locks
 from voucher_sessions import (
@@ -225,7 +226,10 @@ STATE = [b"state", -1, 0, 0, 0, 0, 0, 0, 0, 0]
 
 def on_both(queue: Callable[[Any], object], *answers: Any, **options: Any) -> list[list[Any]]:
     """The results, failures in their places, of the sync and the asyncio engine."""
-    sync, waiting = VoucherSessions(Stub(*answers), **options), AsyncVoucherSessions(AsyncStub(*answers), **options)  # type: ignore[arg-type]  # stand-ins
+    sync, waiting = (
+        untyped.VoucherSessions(Stub(*answers), **options),
+        untyped.AsyncVoucherSessions(AsyncStub(*answers), **options),
+    )
     pipe, async_pipe = sync.pipeline(), waiting.pipeline()
     queue(pipe)
     queue(async_pipe)
@@ -280,7 +284,7 @@ def test_durability_is_confirmed_once_for_a_batch() -> None:
         assert isinstance(first.result, VoucherState)
         assert isinstance(second, VoucherState), "reading waits for nobody"
     client = Stub(STATE, STATE, True, 1)
-    pipe = VoucherSessions(client, durability=durability).pipeline()  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
+    pipe = untyped.VoucherSessions(client, durability=durability).pipeline()
     queue_two(pipe)
     pipe.execute()
     assert client.batch.sent == ["EVAL", "EVAL", "SET", "WAIT", "ECHO"]
@@ -288,7 +292,7 @@ def test_durability_is_confirmed_once_for_a_batch() -> None:
 
 def test_each_script_is_sent_once() -> None:
     client = Stub(STATE, STATE, STATE)
-    pipe = VoucherSessions(client).pipeline()  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
+    pipe = untyped.VoucherSessions(client).pipeline()
     pipe.get_voucher("A").get_voucher("B").get_voucher("C").execute()
     assert client.batch.sent == ["EVAL", "EVALSHA", "EVALSHA", "ECHO"]
 
@@ -409,5 +413,5 @@ def test_on_a_cluster_each_change_is_confirmed_by_its_node(monkeypatch: pytest.M
 
 
 def test_a_call_shows_neither_keys_nor_arguments() -> None:
-    pipe = VoucherSessions(Stub()).pipeline().redeem("A", session="secret-key")  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
+    pipe = untyped.VoucherSessions(Stub()).pipeline().redeem("A", session="secret-key")
     assert repr(pipe._queued) == "[<redeem of 'A'>]"

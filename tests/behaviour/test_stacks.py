@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from conftest import Backend, Clock
+from support import untyped
 
 from behaviour.test_bad_input import NOT_AMOUNTS, NOT_TEXT, AsyncUncallableClient, UncallableClient
 from behaviour.test_semantics import figures, lock, plant_expired_locks
 from voucher_sessions import (
-    AsyncVoucherSessions,
     CorruptState,
     CrossSlotStack,
     GiftAmountExceeded,
@@ -329,10 +329,10 @@ BAD: list[tuple[str, methodcaller]] = [
 @pytest.mark.parametrize(("field", "act"), BAD)
 def test_14_bad_input_names_the_field_and_sends_nothing(field: str, act: methodcaller) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        act(VoucherSessions(UncallableClient()))  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
+        act(untyped.VoucherSessions(UncallableClient()))
     assert refused.value.field == field
     with pytest.raises(InvalidRequest) as refused_async:
-        asyncio.run(act(AsyncVoucherSessions(AsyncUncallableClient())))  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
+        asyncio.run(act(untyped.AsyncVoucherSessions(AsyncUncallableClient())))
     assert str(refused_async.value) == str(refused.value)
 
 

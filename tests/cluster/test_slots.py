@@ -5,18 +5,17 @@ Here the test makes the clients itself, with the default settings of redis-py.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis
 import redis.asyncio
-from conftest import BlockingAsync
+from conftest import OpenEngines
 
 from cluster.cluster_workers import customer
 from cluster.topology import HOST, Cluster
-from voucher_sessions import AsyncVoucherSessions, CrossSlotStack, Redeemable, Voucher, VoucherSessions
+from voucher_sessions import CrossSlotStack, Redeemable, Voucher
 
 CODES = ["ann-1", "bob-1", "ann-2"]
 STACK = [Redeemable(code=code) for code in CODES]
@@ -35,19 +34,14 @@ CALLS: list[Callable[[Any], Any]] = [
 class ClusterClient:
     """A client of one kind, and engines over it. ``deaf``: it must not be asked anything."""
 
-    def __init__(self, kind: str, port: int, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop if kind == "async" else None
-        self._close: list[Callable[[], object]] = []
+    def __init__(self, kind: str, port: int, engines: OpenEngines) -> None:
+        self._engines = engines
+        self._kind = kind
         library: Any = redis.asyncio if kind == "async" else redis
         self.client = library.RedisCluster(host=HOST, port=port)
 
     def engine(self, **options: Any) -> Any:
-        if self._loop is None:
-            engine: Any = VoucherSessions(self.client, **options)
-        else:
-            engine = BlockingAsync(AsyncVoucherSessions(self.client, **options), self._loop)
-        self._close.append(engine.close if self._loop is None else engine.aclose)
-        return engine
+        return self._engines.over(self.client, **options)
 
     def refuse_all_commands(self) -> None:
         def refuse(*words: Any, **_: Any) -> Any:
@@ -56,26 +50,14 @@ class ClusterClient:
         async def refuse_async(*words: Any, **_: Any) -> Any:
             refuse(*words)
 
-        self.client.execute_command = refuse_async if self._loop else refuse
-
-    def close(self) -> None:
-        for close in self._close:
-            close()
-        if self._loop is None:
-            self.client.close()
-        else:
-            self._loop.run_until_complete(self.client.aclose())
+        self.client.execute_command = refuse_async if self._kind == "async" else refuse
 
 
 @pytest.fixture(params=["sync", "async"])
-def cluster_client(
-    request: pytest.FixtureRequest, cluster: Cluster, loop: asyncio.AbstractEventLoop
-) -> Iterator[ClusterClient]:
+def cluster_client(request: pytest.FixtureRequest, cluster: Cluster, engines: OpenEngines) -> ClusterClient:
     with cluster.admin() as admin:
         admin.flushall()
-    cluster_client = ClusterClient(request.param, cluster.nodes[0].port, loop)
-    yield cluster_client
-    cluster_client.close()
+    return ClusterClient(request.param, cluster.nodes[0].port, engines)
 
 
 def test_vouchers_are_spread_over_the_slots_by_their_code(cluster_client: ClusterClient, cluster: Cluster) -> None:

@@ -258,7 +258,7 @@ class Admin(redis.RedisCluster):
         super().__init__(**options)
 
     def execute_command(self, *words: Any, **options: Any) -> Any:
-        return super().execute_command(*map(self._partitioned, words), **options)  # type: ignore[no-untyped-call]  # redis-py left it without annotations
+        return redis.RedisCluster.execute_command(self, *map(self._partitioned, words), **options)
 
     def _partitioned(self, word: Any) -> Any:
         if isinstance(word, bytes):

@@ -8,15 +8,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import redis.exceptions
+from support import untyped
 from support.scripted_clients import AsyncScriptedClient, ScriptedClient
 
 from voucher_sessions import (
-    AsyncVoucherSessions,
     CorruptState,
     InvalidRequest,
     ServerRefused,
     ServerUnavailable,
-    VoucherSessions,
 )
 from voucher_sessions._core import scripts
 from voucher_sessions._transport import aio, clients, sync
@@ -101,10 +100,10 @@ def engine_and_client(request: pytest.FixtureRequest, now: list[float]) -> tuple
     """A function that reads a voucher, and the client that it reads it with."""
     if request.param == "sync":
         client = PartitionServerDown()
-        engine = VoucherSessions(client, partition=str.upper)  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
+        engine = untyped.VoucherSessions(client, partition=str.upper)
         return lambda: engine.get_voucher("A"), client
     asyncio_client = AsyncPartitionServerDown()
-    waiting = AsyncVoucherSessions(asyncio_client, partition=str.upper)  # type: ignore[arg-type]  # likewise
+    waiting = untyped.AsyncVoucherSessions(asyncio_client, partition=str.upper)
     return lambda: asyncio.run(waiting.get_voucher("A")), asyncio_client
 
 
@@ -169,7 +168,7 @@ def test_without_a_cluster_no_call_goes_on_without_the_comparison(failure: Excep
     client.failure = failure
     client.times = [0.0]
     with pytest.raises((ServerRefused, ServerUnavailable)):
-        VoucherSessions(client, partition=str.upper).get_voucher("A")  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
+        untyped.VoucherSessions(client, partition=str.upper).get_voucher("A")
 
 
 def test_a_server_that_hangs_is_asked_less_often(
@@ -197,7 +196,7 @@ def test_while_a_slot_has_no_server_the_comparison_is_made_later(
 def test_only_one_caller_waits_for_a_server_that_hangs(now: list[float]) -> None:
     client = PartitionServerDown()
     client.failure, client.seconds = FAILURES[1], 5
-    engine = VoucherSessions(client, partition=str.upper)  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
+    engine = untyped.VoucherSessions(client, partition=str.upper)
     assert engine.get_voucher("A").code == "A"
     now[0] += 200
     client.meanwhile = lambda: engine.get_voucher("A")

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import redis.exceptions
 from redis._parsers import _HiredisParser
+from support import untyped
 from support.scripted_clients import AsyncScriptedClient, ScriptedClient, call_id_of
 
-from voucher_sessions import AsyncVoucherSessions, OutcomeUnknown, ServerRefused, VoucherSessions
+from voucher_sessions import OutcomeUnknown, ServerRefused
 from voucher_sessions._core import scripts
 from voucher_sessions._transport import clients
 from voucher_sessions._transport.closed_connections import is_of_interrupted_opening
@@ -64,18 +65,18 @@ def outcome_of(call: Callable[[], Any]) -> Any:
 def delete(client: OneConnection) -> Any:
     """The outcome of a call that changes something."""
     if isinstance(client, AsyncOneConnection):
-        return outcome_of(lambda: asyncio.run(AsyncVoucherSessions(client).delete_voucher("A")))  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
-    return outcome_of(lambda: VoucherSessions(client).delete_voucher("A"))  # type: ignore[arg-type]  # likewise
+        return outcome_of(lambda: asyncio.run(untyped.AsyncVoucherSessions(client).delete_voucher("A")))
+    return outcome_of(lambda: untyped.VoucherSessions(client).delete_voucher("A"))
 
 
 def delete_three(client: OneConnection) -> list[Any]:
     """The outcomes of three such calls in one batch."""
     if isinstance(client, AsyncOneConnection):
-        pipe = AsyncVoucherSessions(client).pipeline()  # type: ignore[arg-type]  # likewise
+        pipe = untyped.AsyncVoucherSessions(client).pipeline()
         pipe.delete_voucher("A").delete_voucher("B").delete_voucher("C")
-        return asyncio.run(pipe.execute(raise_on_error=False))
-    batch = VoucherSessions(client).pipeline()  # type: ignore[arg-type]  # likewise
-    return batch.delete_voucher("A").delete_voucher("B").delete_voucher("C").execute(raise_on_error=False)
+        return list(asyncio.run(pipe.execute(raise_on_error=False)))
+    batch = untyped.VoucherSessions(client).pipeline()
+    return list(batch.delete_voucher("A").delete_voucher("B").delete_voucher("C").execute(raise_on_error=False))
 
 
 UNREAD: dict[str, list[Any]] = {

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import redis
 import redis.exceptions
+from support import untyped
 from support.scripted_clients import ScriptedClient
 
 from core.both_engines import CHANGING, READING, on_both
-from voucher_sessions import CorruptState, OutcomeUnknown, ServerUnavailable, VoucherSessions
+from voucher_sessions import CorruptState, OutcomeUnknown, ServerUnavailable
 
 NONSENSE: list[Any] = [
     [],
@@ -103,14 +104,14 @@ def test_a_reply_that_arrives_after_the_expiry_has_no_time_left() -> None:
 
 def test_noscript_is_followed_by_one_eval() -> None:
     client = ScriptedClient(redis.exceptions.NoScriptError("NOSCRIPT"), [b"deleted", 1])
-    assert VoucherSessions(client).delete_voucher("A") is True  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
+    assert untyped.VoucherSessions(client).delete_voucher("A") is True
     assert [args[0] for args in client.sent] == ["EVALSHA", "EVAL", "ECHO"]
     assert client.sent[0][2:] == client.sent[1][2:]
 
 
 def test_a_reply_that_asks_for_another_call_is_followed_by_one() -> None:
     client = ScriptedClient([b"again"], [b"again"], [b"state", -1, 0, 0, 0, 0, 0, 0, 0, 0])
-    assert VoucherSessions(client).get_voucher("A").quantity.limit is None  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
+    assert untyped.VoucherSessions(client).get_voucher("A").quantity.limit is None
     assert len(client.sent) == 3
 
 
@@ -118,5 +119,5 @@ def test_every_call_is_one_command() -> None:
     replies = {"validate": [b"answered", 5, b"", 0, 0, 1, 1, 1, 0, 0, 0], "delete_voucher": [b"deleted", 0]}
     for verb, reply in replies.items():
         client = ScriptedClient(reply)
-        getattr(VoucherSessions(client), verb)("A")  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
+        getattr(untyped.VoucherSessions(client), verb)("A")
         assert len(client.sent) == 1

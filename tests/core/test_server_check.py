@@ -14,6 +14,7 @@ import redis.exceptions
 from conftest import Backend
 from redis.asyncio.cluster import ClusterNode
 from redis.crc import key_slot
+from support import untyped
 from support.scripted_clients import SCRIPTS, call_id_of
 from support.servers import BINARIES, Server, free_port, running
 from support.waiting import until
@@ -76,9 +77,9 @@ class AsyncStubServer(StubServer):
 
 def findings_for(durability: Durability | None = None, **answers: Any) -> list[Finding]:
     """What both engines find."""
-    sync = VoucherSessions(StubServer(**answers), durability=durability)  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
-    waiting = AsyncVoucherSessions(AsyncStubServer(**answers), durability=durability)  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
-    findings = sync.check_server()
+    sync = untyped.VoucherSessions(StubServer(**answers), durability=durability)
+    waiting = untyped.AsyncVoucherSessions(AsyncStubServer(**answers), durability=durability)
+    findings: list[Finding] = sync.check_server()
     assert [each.model_copy(update={"problem": ""}) for each in asyncio.run(waiting.check_server())] == [
         each.model_copy(update={"problem": ""}) for each in findings
     ], "the problem may tell a clock"
@@ -423,8 +424,8 @@ def refuses_every_code(code: str) -> str:
 def test_a_partition_that_fails_for_every_code_is_a_finding() -> None:
     """It has the same fingerprint as every other one that always fails."""
     for findings in (
-        VoucherSessions(StubServer(), partition=refuses_every_code).check_server(),  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
-        asyncio.run(AsyncVoucherSessions(AsyncStubServer(), partition=refuses_every_code).check_server()),  # type: ignore[arg-type]  # likewise
+        untyped.VoucherSessions(StubServer(), partition=refuses_every_code).check_server(),
+        asyncio.run(untyped.AsyncVoucherSessions(AsyncStubServer(), partition=refuses_every_code).check_server()),
     ):
         assert [(each.node, each.severity, each.subject) for each in findings] == [("", "warning", "partition")]
 
@@ -434,4 +435,4 @@ def test_a_partition_that_fails_for_some_codes_is_no_finding() -> None:
         customer, _, number = code.partition("-")
         return customer if int(number) else code
 
-    assert VoucherSessions(StubServer(), partition=of_customers).check_server() == []  # type: ignore[arg-type]  # a stand-in for a client: it has what engines use
+    assert untyped.VoucherSessions(StubServer(), partition=of_customers).check_server() == []

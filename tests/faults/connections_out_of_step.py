@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 import redis
@@ -186,8 +186,7 @@ def outcome_of(call: Any, engine: Any) -> Any:
         return error
 
 
-def is_connected(admin: redis.Redis, number: int) -> bool:
-    """Whether the server still has the connection of this number."""
-    with suppress(redis.ResponseError):
-        return bool(admin.client_list(client_id=[str(number)]))
-    return False
+def is_one_closed(admin: redis.Redis, *numbers: int) -> bool:
+    """Whether the server has closed at least one of these connections."""
+    connected: Any = admin.client_list()
+    return not set(numbers) <= {int(each["id"]) for each in connected}

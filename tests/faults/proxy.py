@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Literal, NamedTuple
 
+from support.listener import Listener
+
 Fault = Literal[
     "lost",  # the command does not reach the server; the connection is closed when those before it have their replies
     "late",  # the command, and those behind it, reach the server after a delay
@@ -85,7 +87,7 @@ def end_of_value(data: bytes, at: int) -> int | None:
     return at
 
 
-class Proxy:
+class Proxy(Listener):
     """Listens on loopback, in a thread of its own, for a server on a Unix socket or on (host, port).
 
     ``plan`` says what becomes of the next script calls, one after the other, whichever connection they come by; a plan
@@ -94,6 +96,7 @@ class Proxy:
     """
 
     def __init__(self, server: str | tuple[str, int], *, delay: float | None = None) -> None:
+        super().__init__()
         self._server = server
         self._delay = delay
         self._plan: Iterator[Fault | None] = iter(())
@@ -103,15 +106,10 @@ class Proxy:
         self.calls = 0  # script calls that clients sent
         self.answers = 0  # replies to them that the server gave
         self._changed = threading.Condition()
-        self._loop = asyncio.new_event_loop()
         self._mended = asyncio.Event()
         self._mended.set()
         self._let_go = asyncio.Event()
-        self._links: set[asyncio.Task[None]] = set()
-        listening = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.port: int = listening.getsockname()[1]
-        self._thread = threading.Thread(target=self._run, args=(listening,), name="proxy")
-        self._thread.start()
+        self.listen()
 
     @property
     def url(self) -> str:
@@ -119,20 +117,20 @@ class Proxy:
 
     def follow(self, plan: Plan) -> None:
         """What becomes of the script calls from now on."""
-        self._loop.call_soon_threadsafe(self._let_go.clear)
+        self.loop.call_soon_threadsafe(self._let_go.clear)
         self._plan = iter(plan)
 
     def let_go(self) -> None:
         """What is delayed comes now."""
-        self._loop.call_soon_threadsafe(self._let_go.set)
+        self.loop.call_soon_threadsafe(self._let_go.set)
 
     def cut(self) -> None:
         """Nothing passes from now on, either way; what is sent waits, as in a network that will be mended."""
-        self._loop.call_soon_threadsafe(self._mended.clear)
+        self.loop.call_soon_threadsafe(self._mended.clear)
 
     def mend(self) -> None:
         """What was held back is delivered, and all passes again."""
-        self._loop.call_soon_threadsafe(self._mended.set)
+        self.loop.call_soon_threadsafe(self._mended.set)
 
     def settle(self, calls: int) -> None:
         """Wait until that many script calls have come, and the server has answered all that reached it."""
@@ -147,39 +145,16 @@ class Proxy:
             came = self._changed.wait_for(reached, 30)
             assert came, (self.connections, self.calls, self.answers, self.injected)
 
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-
-    def __enter__(self) -> Proxy:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _run(self, listening: socket.socket) -> None:
-        server = self._loop.run_until_complete(asyncio.start_server(self._accepted, sock=listening))
-        self._loop.run_forever()
-        self._loop.run_until_complete(self._end(server))
-        self._loop.close()
-
-    async def _end(self, server: asyncio.Server) -> None:
-        server.close()
-        links = list(self._links)
-        for link in links:
-            link.cancel()
-        await asyncio.gather(*links)
-
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with self._changed:
             self.connections += 1
             self._changed.notify_all()
         task = asyncio.current_task()
         assert task is not None
-        self._links.add(task)
+        self.links.add(task)
         with suppress(asyncio.CancelledError):  # by the proxy's end
             await Link(self, reader, writer).pass_on()
-        self._links.discard(task)
+        self.links.discard(task)
 
     async def mended(self) -> None:
         await self._mended.wait()

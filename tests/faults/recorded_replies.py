@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 import fakeredis
 import redis
 from pydantic import BaseModel
+from support import untyped
 from support.scripted_clients import call_id_of
 
 from voucher_sessions import (
@@ -187,7 +188,7 @@ def right_replies(recorded_call: RecordedCall) -> list[list[Any]]:
             client.zremrangebyrank("vs:{A}:locks", 0, 0)
         recorder = _ReplyRecorder(client)
         try:
-            recorded_call.call(VoucherSessions(recorder))  # type: ignore[arg-type]  # all of a client that an engine uses
+            recorded_call.call(untyped.VoucherSessions(recorder))
         except VoucherSessionsError as error:
             assert_error(error, recorded_call)
         return recorder.replies

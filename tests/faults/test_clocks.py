@@ -226,7 +226,8 @@ def test_locks_of_one_millisecond_on_both_sides_of_a_batch(shop: Shop, try_first
     for key in keys:
         assert shop.engine.validate("V", session=lock(key, TTL_MS)).valid
     shop.clock.reach(EXPIRY)
-    execute: Any = shop.client.execute_command
+    client: Any = shop.client
+    execute = client.execute_command
 
     def then_the_clock_goes_back(*words: Any, **options: Any) -> Any:
         reply = execute(*words, **options)
@@ -234,8 +235,8 @@ def test_locks_of_one_millisecond_on_both_sides_of_a_batch(shop: Shop, try_first
             shop.clock.move(-1)
         return reply
 
-    shop.client.execute_command = then_the_clock_goes_back  # type: ignore[method-assign]
-    assert VoucherSessions(shop.client).validate("V").valid
+    client.execute_command = then_the_clock_goes_back
+    assert VoucherSessions(client).validate("V").valid
     assert shop.clock.now_ms() == EXPIRY - 1
     living = {each.key for each in shop.engine.list_sessions("V", limit=1000)} - {"x"}
     assert len(living) == 50

@@ -11,6 +11,7 @@ import pytest
 import redis.exceptions
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support import untyped
 from support.scripted_clients import AsyncScriptedClient, ScriptedClient
 
 from faults.recorded_replies import (
@@ -22,7 +23,6 @@ from faults.recorded_replies import (
 )
 from faults.test_hostile_input import QUEUED, VERBS
 from voucher_sessions import (
-    AsyncVoucherSessions,
     CorruptState,
     Durability,
     Finding,
@@ -69,8 +69,8 @@ def on_both(recorded_call: RecordedCall, *answers: Any) -> list[Any]:
 
 
 def outcomes_of(recorded_call: RecordedCall, client: ScriptedClient, asyncio_client: AsyncScriptedClient) -> list[Any]:
-    sync = VoucherSessions(client)  # type: ignore[arg-type]  # all of a client that an engine uses
-    waiting = AsyncVoucherSessions(asyncio_client)  # type: ignore[arg-type]  # likewise
+    sync = untyped.VoucherSessions(client)
+    waiting = untyped.AsyncVoucherSessions(asyncio_client)
     return [outcome(lambda: recorded_call.call(sync)), outcome(lambda: run_through(recorded_call.call(waiting)))]
 
 
@@ -279,7 +279,7 @@ def test_a_right_answer_with_one_thing_wrong_in_a_batch(recorded_call: RecordedC
     """Beside a right one, which is answered rightly."""
     beside = next(each for each in RECORDED_CALLS if each.verb == "get_voucher")
     for (answer,) in all_similar_replies(recorded_call):
-        engine = VoucherSessions(ScriptedClient(right(beside)[0], answer))  # type: ignore[arg-type]  # likewise
+        engine = untyped.VoucherSessions(ScriptedClient(right(beside)[0], answer))
         first, second = recorded_call.call(beside.call(engine.pipeline())).execute(raise_on_error=False)
         assert_sound(first, beside)
         if isinstance(second, VoucherSessionsError):
@@ -358,7 +358,7 @@ def test_replies_to_other_commands_in_a_batch_are_lost(recorded_call: RecordedCa
     """One reply too many before them: each of the two calls gets the reply to the command before it."""
     beside = next(each for each in RECORDED_CALLS if each.verb == "get_voucher")
     for foreign in (b"OK", [b"aaaaaaaaaaa", *right(beside)[0]], [], None):
-        engine = VoucherSessions(OutOfStepClient(foreign))  # type: ignore[arg-type]  # likewise
+        engine = untyped.VoucherSessions(OutOfStepClient(foreign))
         first, second = recorded_call.call(beside.call(engine.pipeline())).execute(raise_on_error=False)
         assert_unknown(beside, first)
         assert_unknown(recorded_call, second)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 from typing import Any, Final, NamedTuple
 
@@ -18,7 +19,7 @@ from faults.connections_out_of_step import (
     Command,
     SharedClient,
     facts,
-    is_connected,
+    is_one_closed,
     outcome_of,
     replies_like,
     replies_with,
@@ -220,7 +221,7 @@ def test_each_call_gets_its_own_reply_and_closes_the_connection(
         outcome = outcome_of(call, engine)
         assert (facts(outcome), state(checker)) == expected, call
         # Tasks have one connection for changes that are confirmed, and one for the others: one of them is used.
-        until(lambda numbers=numbers: not all(is_connected(admin, each) for each in numbers), seconds=5)  # type: ignore[misc]  # of these
+        until(partial(is_one_closed, admin, *numbers), seconds=5)
         assert text_of(shared.execute("GET", "farewell")) == "goodbye"
 
 
@@ -245,10 +246,10 @@ def test_clients_of_every_kind_of_pool(
         for at in range(3):
             number = shared.send_unread(*unread)
             assert engine.redeem("A", credits=1, redemption_id=f"order-{at}").id == f"order-{at}"
-            until(lambda number=number: not is_connected(admin, number), seconds=5)  # type: ignore[misc]  # of this number
+            until(partial(is_one_closed, admin, number), seconds=5)
             number = shared.send_unread(*unread, of_pool=True)
             assert executed(engine, engine.pipeline().redeem("A", credits=1, redemption_id=f"order-{at}"))[0].replayed
-            until(lambda number=number: not is_connected(admin, number), seconds=5)  # type: ignore[misc]  # of this number
+            until(partial(is_one_closed, admin, number), seconds=5)
             assert text_of(shared.execute("GET", "farewell")) == "goodbye"
 
 

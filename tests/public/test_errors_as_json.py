@@ -69,6 +69,8 @@ ERRORS: list[VoucherSessionsError] = [
     RedemptionConflict("A", "order"),
     RedemptionRolledBack("A", "order", RECEIPT),
     OutcomeUnknown("redeem", ("A",), session_key=KEY, redemption_id="order"),
+    OutcomeUnknown("validate", ("A",), session_key=KEY),
+    OutcomeUnknown("delete_voucher", ("A",)),
     OutcomeUnknown("put_voucher", ("A",)),
     ServerRefused("redeem", ("A", "B"), "OOM command not allowed", "raise maxmemory"),
     NotDurable("delete_voucher", "no replica confirmed it", True),

@@ -98,21 +98,21 @@ class ThroughClient(redis.Redis):
     """A class of an application's that stands in for ``execute_command``: an engine opens no connections of its own."""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py does not type it
+        return redis.Redis.execute_command(self, *args, **options)
 
 
 class AsyncThroughClient(redis.asyncio.Redis):
     """The same for asyncio."""
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # as above
+        return await redis.asyncio.Redis.execute_command(self, *args, **options)
 
 
 class ThroughClusterClient(redis.RedisCluster):
     """The same of a cluster."""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py does not type it
+        return redis.RedisCluster.execute_command(self, *args, **options)
 
 
 class AsyncThroughClusterClient(redis.asyncio.RedisCluster):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,14 +10,15 @@ from typing import Any
 
 import pytest
 import redis.asyncio
-from conftest import BlockingAsync
+from conftest import OpenEngines
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from support.servers import Server
 from support.waiting import until
 
 from transport.embedded_processes import User, nothing_runs, temporary_folders
-from voucher_sessions import AsyncVoucherSessions, Durability, VoucherSessions
+from voucher_sessions import Durability
 
 
 @pytest.fixture
@@ -54,22 +54,23 @@ def user(folder: Path, no_left_overs: None) -> Iterator[Callable[..., User]]:
         each.end()
 
 
+@pytest.fixture
+def server(server_of: Callable[[str], Server]) -> Server:
+    """An empty Valkey, of which other tests use other data."""
+    server = server_of("valkey")
+    with server.client() as admin:
+        admin.flushall()
+    return server
+
+
 @pytest.fixture(params=["sync", "async"])
-def engine_at(request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop) -> Iterator[Callable[..., Any]]:
+def engine_at(request: pytest.FixtureRequest, engines: OpenEngines) -> Callable[..., Any]:
     """Makes an engine of each kind over a URL, whose client repeats a failed command ``retries`` times, at once."""
-    opened: list[Callable[[], object]] = []
 
     def make(url: str, *, retries: int = 0, durability: Durability | None = None, **options: Any) -> Any:
-        if request.param == "sync":
-            direct = redis.Redis.from_url(url, **{"retry": Retry(NoBackoff(), retries), **options})
-            engine = VoucherSessions(direct, durability=durability)
-            opened.extend((direct.close, engine.close))
-            return engine
-        waiting = redis.asyncio.Redis.from_url(url, **{"retry": AsyncRetry(NoBackoff(), retries), **options})
-        blocking = BlockingAsync(AsyncVoucherSessions(waiting, durability=durability), loop)
-        opened.extend((lambda: loop.run_until_complete(waiting.aclose()), blocking.aclose))
-        return blocking
+        retry = Retry if request.param == "sync" else AsyncRetry
+        library: Any = redis if request.param == "sync" else redis.asyncio
+        client = library.Redis.from_url(url, **{"retry": retry(NoBackoff(), retries), **options})
+        return engines.over(client, durability=durability)
 
-    yield make
-    for close in reversed(opened):
-        close()
+    return make

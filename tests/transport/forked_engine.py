@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import threading
+from typing import Any
 
 import redis
 from support.waiting import until
@@ -30,8 +31,8 @@ def lock(engine: VoucherSessions) -> str | None:
 
 def connection_id(engine: VoucherSessions) -> int:
     """What the server calls the connection that the next call will use."""
-    stack = engine._transport._sender._only  # type: ignore[union-attr]  # a client of one server
-    assert stack is not None
+    sender: Any = engine._transport._sender
+    stack = sender._only
     connection = stack.take()
     (number,) = exchange(connection, (), [("CLIENT", "ID")])
     stack.put_back(connection)

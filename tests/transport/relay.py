@@ -6,14 +6,14 @@ It records what came in each read, can keep replies back, and can insert or drop
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, Self
+from typing import Final
 
-from redis._parsers.encoders import Encoder
-from redis.connection import PythonRespSerializer
+from support.listener import Listener
+
+from voucher_sessions._transport.packing import pack_in_python
 
 Command = list[bytes]
 CHANGES: Final = (b"EVAL", b"EVALSHA")
@@ -22,7 +22,7 @@ CLOSE: Final = b""  # in place of a reply
 
 def packed(*words: str | bytes) -> bytes:
     """A command as it is sent."""
-    return b"".join(PythonRespSerializer(6000, Encoder("utf-8", "strict", False).encode).pack(*words))
+    return pack_in_python(words)
 
 
 def end_of(data: bytes, at: int = 0) -> int:
@@ -74,7 +74,7 @@ class Messages:
         return []
 
 
-class Relay:
+class Relay(Listener):
     """Listens on loopback, in a thread of its own, for a server on a Unix socket.
 
     ``reads`` are the script calls of each read from a client. While replies to scripts are held, ``let_go`` passes on as
@@ -83,6 +83,7 @@ class Relay:
     """
 
     def __init__(self, server: str) -> None:
+        super().__init__()
         self._server = server
         self.reads: list[list[Command]] = []
         self.others: list[Command] = []
@@ -92,13 +93,8 @@ class Relay:
         self.alter: Callable[[int, bytes], list[bytes]] | None = None
         self._free = float("inf")  # so many replies pass
         self._changed = threading.Condition()
-        self._loop = asyncio.new_event_loop()
         self._go = asyncio.Event()
-        self._links: set[asyncio.Task[None]] = set()
-        listening = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.port: int = listening.getsockname()[1]
-        self._thread = threading.Thread(target=self._run, args=(listening,), name="relay")
-        self._thread.start()
+        self.listen()
 
     @property
     def calls(self) -> list[Command]:
@@ -117,7 +113,7 @@ class Relay:
     def let_go(self, replies: float = float("inf")) -> None:
         """Pass on so many more replies, or all from now on."""
         self._free += replies
-        self._loop.call_soon_threadsafe(self._go.set)
+        self.loop.call_soon_threadsafe(self._go.set)
 
     def wait(self, reached: Callable[[], bool]) -> None:
         """Until something has come."""
@@ -128,30 +124,10 @@ class Relay:
         """Until so many script calls have come."""
         await asyncio.to_thread(self.wait, lambda: len(self.calls) >= calls)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-
-    def _run(self, listening: socket.socket) -> None:
-        server = self._loop.run_until_complete(asyncio.start_server(self._accepted, sock=listening))
-        self._loop.run_forever()
-        self._loop.run_until_complete(self._end(server))
-        self._loop.close()
-
-    async def _end(self, server: asyncio.Server) -> None:
-        server.close()
-        links = list(self._links)
-        for link in links:
-            link.cancel()
-        await asyncio.gather(*links)
-
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._links.add(task)
+        self.links.add(task)
         self.connections += 1
         from_server, to_server = await asyncio.open_unix_connection(self._server)
         kinds: list[bool] = []  # of the commands without a reply: whether they run scripts
@@ -170,7 +146,7 @@ class Relay:
                 each.close()
                 with suppress(OSError, asyncio.CancelledError):
                     await each.wait_closed()
-            self._links.discard(task)
+            self.links.discard(task)
 
     async def _pass_commands(self, commands: Messages, server: asyncio.StreamWriter, kinds: list[bool]) -> None:
         while read := await commands.read():

@@ -21,6 +21,7 @@ import valkey.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
+from support import untyped
 from support.servers import Server
 
 from voucher_sessions import AsyncVoucherSessions, InvalidRequest, OutcomeUnknown, Redemption, Voucher, VoucherSessions
@@ -81,7 +82,7 @@ class ClosedMeanwhile(redis.asyncio.UnixDomainSocketConnection):
 
     async def check_health(self) -> None:
         await self._close_in_another_task("sending")
-        await super().check_health()  # type: ignore[no-untyped-call]  # redis-py left it without annotations
+        await redis.asyncio.UnixDomainSocketConnection.check_health(self)
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         await self._close_in_another_task("reading")
@@ -283,7 +284,7 @@ def test_an_asyncio_client_that_was_wrapped_by_a_plain_function_is_asyncio(serve
                 engine = AsyncVoucherSessions(client)
                 assert (await alone(engine, f"order-{keeps_name}")).credits == 1
                 with pytest.raises(InvalidRequest, match="use AsyncVoucherSessions"):
-                    VoucherSessions(client)  # type: ignore[arg-type]  # the mistake in question
+                    untyped.VoucherSessions(client)
 
     asyncio.run(main())
 
@@ -305,4 +306,4 @@ def test_other_objects_are_asyncio_if_their_class_or_what_they_wrap_is() -> None
         with pytest.raises(InvalidRequest, match="use AsyncVoucherSessions"):
             VoucherSessions(client)
     with pytest.raises(InvalidRequest, match=" use VoucherSessions"):
-        AsyncVoucherSessions(Direct())  # type: ignore[arg-type]  # the mistake in question
+        untyped.AsyncVoucherSessions(Direct())

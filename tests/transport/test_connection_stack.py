@@ -37,14 +37,6 @@ ONCE = Retry(NoBackoff(), 0)
 
 
 @pytest.fixture
-def server(server_of: Callable[[str], Server]) -> Server:
-    server = server_of("valkey")
-    with server.client() as admin:
-        admin.flushall()
-    return server
-
-
-@pytest.fixture
 def open_engine(server: Server) -> Iterator[Callable[..., VoucherSessions]]:
     """Makes an engine whose client retries nothing; the options are the client's."""
     with ExitStack() as opened:
@@ -239,7 +231,8 @@ class TestNeitherStarvesTheOther:
         self, open_engine: Callable[..., VoucherSessions]
     ) -> None:
         engine = open_engine(max_connections=1)
-        pool: Any = engine.client.connection_pool  # type: ignore[union-attr]  # of one server
+        client: Any = engine.client
+        pool = client.connection_pool
         connection = pool.get_connection()
         try:
             assert engine.validate("A").reason == "not_found"
@@ -511,7 +504,7 @@ class SendsAndIsInterrupted(redis.UnixDomainSocketConnection):
     """The handler of a signal raises TimeoutError, as those of job queues do, when all is sent."""
 
     def send_packed_command(self, *words: Any, **options: Any) -> None:
-        super().send_packed_command(*words, **options)  # type: ignore[no-untyped-call]  # redis-py's
+        redis.UnixDomainSocketConnection.send_packed_command(self, *words, **options)
         raise redis.TimeoutError("Timeout writing to socket")
 
 

@@ -14,7 +14,7 @@ import pytest
 import redis
 import redis.asyncio
 from cluster.topology import HOST, Node
-from conftest import BlockingAsync
+from conftest import OpenEngines
 from faults.proxy import Fault, Proxy
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
@@ -24,7 +24,6 @@ from support.waiting import until
 
 from transport.two_primaries import TwoPrimaries, calls_of, refusals_of, running_two_primaries
 from voucher_sessions import (
-    AsyncVoucherSessions,
     CorruptState,
     Durability,
     NotDurable,
@@ -58,29 +57,17 @@ def transport(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def open_engine(
-    kind: str, transport: str, cluster: TwoPrimaries, loop: asyncio.AbstractEventLoop
-) -> Iterator[Callable[..., Any]]:
+def open_engine(kind: str, transport: str, cluster: TwoPrimaries, engines: OpenEngines) -> Callable[..., Any]:
     """Makes an engine of each kind over each transport; the options are the client's."""
-    opened: list[Callable[[], object]] = []
 
     def make(durability: Durability | None = None, **options: Any) -> Any:
         options = {"host": HOST, "port": cluster.nodes[0].port, "require_full_coverage": False, **options}
-        if kind == "sync":
-            client = SYNC[transport](client_name=NAME, retry=Retry(NoBackoff(), 1), **options)
-            opened.append(client.close)
-            engine: Any = VoucherSessions(client, durability=durability)
-            opened.append(engine.close)
-            return engine
-        waiting = ASYNC[transport](client_name=NAME, retry=AsyncRetry(NoBackoff(), 1), **options)
-        opened.append(lambda: loop.run_until_complete(closed(waiting)))
-        engine = BlockingAsync(AsyncVoucherSessions(waiting, durability=durability), loop)
-        opened.append(engine.aclose)
-        return engine
+        classes: Any = SYNC if kind == "sync" else ASYNC
+        retry = Retry if kind == "sync" else AsyncRetry
+        client = classes[transport](client_name=NAME, retry=retry(NoBackoff(), 1), **options)
+        return engines.over(client, close=closed, durability=durability)
 
-    yield make
-    for close in reversed(opened):
-        close()
+    return make
 
 
 async def closed(client: Any) -> None:

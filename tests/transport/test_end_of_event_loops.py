@@ -196,7 +196,8 @@ except KeyError:
     pass
 """,
     "KeyboardInterrupt with calls in flight": """
-import os, signal, threading
+import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may have been told to ignore it
 async def main():
     engine = new_engine()
     tasks = [asyncio.create_task(forever(engine, f"V{at}")) for at in range(10)]

@@ -14,6 +14,7 @@ import redis.exceptions
 import valkey
 import valkey.asyncio
 from core.both_engines import CHANGING, READING, outcome
+from support import untyped
 from support.scripted_clients import AsyncScriptedClient, ScriptedClient
 
 from voucher_sessions import AsyncVoucherSessions, Durability, InvalidRequest, Used, Voucher, VoucherSessions
@@ -87,7 +88,7 @@ def test_a_wrapped_class_of_asyncio_clients_is_still_one(monkeypatch: pytest.Mon
     monkeypatch.setattr(redis.asyncio.Redis, "execute_command", execute_command)
     assert AsyncVoucherSessions(redis.asyncio.Redis())
     with pytest.raises(InvalidRequest, match="is an asyncio client"):
-        VoucherSessions(redis.asyncio.Redis())  # type: ignore[arg-type]  # the mistake in question
+        untyped.VoucherSessions(redis.asyncio.Redis())
 
 
 def test_a_wrapper_that_is_no_client_of_redis_py() -> None:

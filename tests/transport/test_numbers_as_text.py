@@ -82,7 +82,7 @@ class WithItsOwnPacker(redis.UnixDomainSocketConnection):
     """A connection class that decides about the packer itself."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(command_packer=Packer(), **options)  # type: ignore[no-untyped-call]  # redis-py's
+        redis.UnixDomainSocketConnection.__init__(self, command_packer=Packer(), **options)
 
 
 def test_a_packer_of_the_connection_class_stays(server: Server) -> None:

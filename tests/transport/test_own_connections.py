@@ -20,6 +20,7 @@ from redis.connection import ConnectionPool
 from redis.credentials import CredentialProvider
 from redis.sentinel import Sentinel
 from support import tls
+from support.scripted_clients import AsyncThroughClient, ThroughClient
 from support.servers import Server, free_port, running
 from support.waiting import until
 
@@ -28,16 +29,6 @@ from voucher_sessions._transport.own_connections import are_allowed
 
 URL = "redis://127.0.0.1:1"
 ENGINE = "the-engine"  # the name of its connections
-
-
-class OwnExecute(redis.Redis):
-    def execute_command(self, *words: Any, **options: Any) -> Any:
-        return super().execute_command(*words, **options)  # type: ignore[no-untyped-call]  # redis-py's
-
-
-class OwnAsyncExecute(redis.asyncio.Redis):
-    async def execute_command(self, *words: Any, **options: Any) -> Any:
-        return await super().execute_command(*words, **options)  # type: ignore[no-untyped-call]  # redis-py's
 
 
 class OwnPipeline(redis.Redis):
@@ -57,14 +48,14 @@ class PoolOfOwnConnections(ConnectionPool):
 
 class OwnSending(redis.Connection):
     def send_packed_command(self, *words: Any, **options: Any) -> Any:
-        return super().send_packed_command(*words, **options)  # type: ignore[no-untyped-call]  # redis-py's
+        return redis.Connection.send_packed_command(self, *words, **options)
 
 
 class OwnCommand(redis.Connection):
     """``Redis`` sends by ``send_command``, the engine does not."""
 
     def send_command(self, *words: Any, **options: Any) -> Any:
-        return super().send_command(*words, **options)  # type: ignore[no-untyped-call]  # redis-py's
+        return redis.Connection.send_command(self, *words, **options)
 
 
 class OwnReading(redis.Connection):
@@ -81,7 +72,7 @@ class OwnOpening(redis.Connection):
     """What it adds happens on the engine's connections, too, and it counts as redis-py's."""
 
     def on_connect(self) -> None:
-        super().on_connect()  # type: ignore[no-untyped-call]  # redis-py's
+        redis.Connection.on_connect(self)
 
 
 class OtherMethods(redis.Redis):
@@ -117,8 +108,8 @@ ALLOWED: dict[str, Callable[[], Any]] = {
 NOT_ALLOWED: dict[str, Callable[[], Any]] = {
     "fakeredis": fakeredis.FakeRedis,
     "asyncio fakeredis": fakeredis.FakeAsyncRedis,
-    "subclass with an execute_command": OwnExecute,
-    "asyncio subclass with an execute_command": OwnAsyncExecute,
+    "subclass with an execute_command": ThroughClient,
+    "asyncio subclass with an execute_command": AsyncThroughClient,
     "subclass with a pipeline": OwnPipeline,
     "execute_command of the instance": lambda: with_replaced(redis.Redis(), "execute_command"),
     "pipeline of the instance": lambda: with_replaced(redis.Redis(), "pipeline"),

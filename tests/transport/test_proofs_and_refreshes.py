@@ -31,11 +31,6 @@ from voucher_sessions._transport.shared_connection import SharedConnection
 
 
 @pytest.fixture
-def server(server_of: Callable[[str], Server]) -> Server:
-    return server_of("valkey")
-
-
-@pytest.fixture
 def engine(server: Server, engine_at: Callable[..., Any]) -> Any:
     """An engine whose scripts the server does not have."""
     engine = engine_at(f"unix://{server.socket}")
@@ -213,9 +208,9 @@ def test_a_slot_table_that_cannot_be_read_does_not_hide_why_it_is_needed(
         error.__cause__ = NoPermissionError("CLUSTER SLOTS")
     asynchronous = isinstance(engine, AsyncVoucherSessions)
     monkeypatch.setattr(type(client.nodes_manager), "initialize", raising(error, asynchronous=asynchronous))
-    refresh: Any = engine._transport._sender._refresh_slots
+    refresh: Any = clients.refresh_slots_async if asynchronous else clients.refresh_slots
     if forbidden:
         with pytest.raises(RedisClusterException):
-            result_of(refresh())
+            result_of(refresh(client))
     else:
-        result_of(refresh())
+        result_of(refresh(client))

@@ -96,13 +96,13 @@ def test_tls(name: str, tmp_path: Path) -> None:
     port = free_port()
 
     async def main(files: tls.Files) -> None:
-        options = {
+        options: dict[str, Any] = {
             "ssl": True,
             "ssl_ca_certs": str(files.authority),
             "ssl_certfile": str(files.client_certificate),
             "ssl_keyfile": str(files.client_key),
         }
-        client = redis.asyncio.Redis(host="127.0.0.1", port=port, **options)  # type: ignore[arg-type]  # any options
+        client = redis.asyncio.Redis(host="127.0.0.1", port=port, **options)
         async with client, AsyncVoucherSessions(client) as engine:
             await asyncio.gather(*(engine.put_voucher(Voucher(code=code, credits=number_of(code))) for code in CODES))
             assert await all_credits_of(engine, CODES) == NUMBERS

@@ -16,12 +16,14 @@ from support.servers import Server
 
 from voucher_sessions import AsyncVoucherSessions, ServerRefused, ServerUnavailable, Voucher, VoucherSessions
 
+NONSENSE = "nonsense"
+
 
 class Mistaken(ThroughClient):
     """It has a mistake in its code."""
 
     def pipeline(self, *_: Any, **__: Any) -> Any:
-        return self.nonsense  # type: ignore[attr-defined]  # the mistake
+        return getattr(self, NONSENSE)
 
     def execute_command(self, *_: Any, **__: Any) -> Any:
         raise KeyError("nonsense")
@@ -31,18 +33,10 @@ class AsyncMistaken(AsyncThroughClient):
     """The same for asyncio."""
 
     def pipeline(self, *_: Any, **__: Any) -> Any:
-        return self.nonsense  # type: ignore[attr-defined]  # the mistake
+        return getattr(self, NONSENSE)
 
     async def execute_command(self, *_: Any, **__: Any) -> Any:
         raise KeyError("nonsense")
-
-
-@pytest.fixture
-def server(server_of: Callable[[str], Server]) -> Server:
-    server = server_of("valkey")
-    with server.client() as admin:
-        admin.flushall()
-    return server
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])

@@ -38,14 +38,6 @@ LOST: tuple[Fault, ...] = ("lost", "close", "reset", "torn", "swallow")
 
 
 @pytest.fixture
-def server(server_of: Callable[[str], Server]) -> Server:
-    server = server_of("valkey")
-    with server.client() as admin:
-        admin.flushall()
-    return server
-
-
-@pytest.fixture
 def proxy(server: Server) -> Iterator[Proxy]:
     with Proxy(server.socket) as proxy:
         yield proxy

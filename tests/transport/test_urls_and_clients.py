@@ -19,7 +19,7 @@ import pytest
 import redis
 import redis.asyncio
 from redis.cache import CacheConfig
-from support import tls
+from support import tls, untyped
 from support.servers import BINARIES, Server, free_ports, running
 from support.waiting import until
 
@@ -358,7 +358,7 @@ def test_options_that_no_signature_of_redis_py_names_are_accepted(url: str, opti
 def test_a_connection_class_of_the_application_may_take_options_of_its_own() -> None:
     class Connection(redis.Connection):
         def __init__(self, *, shop: str, **options: Any) -> None:
-            super().__init__(**options)  # type: ignore[no-untyped-call]  # redis-py's
+            redis.Connection.__init__(self, **options)
             self.shop = shop
 
     with VoucherSessions.from_url("redis://127.0.0.1:1", connection_class=Connection, shop="north") as engine:
@@ -402,11 +402,11 @@ class TestRefused:
     def test_a_client_that_is_none(self) -> None:
         for refused in (None, "redis://localhost", object()):
             with pytest.raises(InvalidRequest, match="from_url") as caught:
-                VoucherSessions(refused)  # type: ignore[arg-type]  # the mistake in question
+                untyped.VoucherSessions(refused)
             assert caught.value.field == "client"
 
     def test_a_client_of_the_other_kind(self) -> None:
         with pytest.raises(InvalidRequest, match="use AsyncVoucherSessions"):
-            VoucherSessions(redis.asyncio.Redis())  # type: ignore[arg-type]  # the mistake in question
+            untyped.VoucherSessions(redis.asyncio.Redis())
         with pytest.raises(InvalidRequest, match=" use VoucherSessions"):
-            AsyncVoucherSessions(redis.Redis())  # type: ignore[arg-type]  # the mistake in question
+            untyped.AsyncVoucherSessions(redis.Redis())
