@@ -24,6 +24,12 @@
 -- vs:{CODE}:locks is the index, a ZSET of '<credits> <points> <session key>' scored by expiry in ms. The key expires a
 -- day after locked_until: it must survive a clock that jumps forward and back.
 -- vs:{CODE}:session:<key> is '1 <life> <expires_at_ms> <credits> <points> <call ids>'. The key expires with the lock.
+-- vs:{CODE}:redemption:<id> is the receipt of a redemption, '1 <life> <quantity> <credits> <points> <redeemed_at_ms>
+-- <call id> <stack> <given back> <session key>'. <stack> is '-' for a single voucher, or a fingerprint of the codes of
+-- the stack; '?' if that is not known. <given back> is '-', or '<credits>,<points>,<call id>': what partial rollbacks
+-- have given back, and the call id of the rollback that gave back the rest, '-' if there was none.
+-- vs:{CODE}:rollback:<id> is the receipt of a partial rollback, '1 <credits> <points> <call id> <redemption id>'.
+-- vs:{CODE}:adjustment:<id> is the receipt of an adjustment, '1 <life> <quantity> <credits> <points> <call id>'.
 --
 -- A call id is the random token of one call. A key keeps the ids of the latest calls that changed it, the last call
 -- last, and '!' precedes the id of a call that ended the session. A client that got no reply sends the same call again
@@ -309,10 +315,27 @@ if book[QUANTITY_LOCKED] == 0 then
   book[CREDITS_LOCKED], book[POINTS_LOCKED], book[NEXT_EXPIRY], book[LOCKED_UNTIL] = 0, 0, 0, 0
 end
 
--- block: state
--- Returns limits (quantity -1: without limit), used and locked, of each quantity, credits and points.
--- Reads: book, call_id
+-- block: receipt
+-- Decodes `receipt`, the value of a redemption's key.
+-- Reads: receipt, book_key
+-- Sets: redemption, receipt_life, credits_back, points_back, rolled_back_by, receipt_session, credits_left, points_left
+local redemption, receipt_life, credits_left, points_left, given_back_text, receipt_session =
+  string.match(receipt, '^(1 (%w+) %d+ (%d+) (%d+) %d+ %w+ %S+) (%S+) (.*)$')
+local credits_back, points_back, rolled_back_by =
+  string.match(given_back_text == '-' and '0,0,-' or given_back_text or '', '^(%d+),(%d+),([%w-]+)$')
+if not rolled_back_by then
+  local value = receipt
+  -- include: refuse
+end
+credits_left, points_left = credits_left - credits_back, points_left - points_back
+
+-- block: give_back
+-- Takes what a redemption gives back out of what is used, unless that was a deleted voucher of the same code.
+-- Reads: book, book_key, receipt_life, quantity, credits, points
 -- Sets: nothing
-do
-  return {call_id, 'state', unpack(book, QUANTITY_LIMIT, POINTS_LOCKED)}
+if book and book[LIFE] == receipt_life then
+  book[QUANTITY_USED] = math.max(0, book[QUANTITY_USED] - quantity)
+  book[CREDITS_USED] = math.max(0, book[CREDITS_USED] - credits)
+  book[POINTS_USED] = math.max(0, book[POINTS_USED] - points)
+  -- include: save
 end

@@ -21,4 +21,4 @@ end
 if again then
   return {call_id, 'again'}
 end
--- include: state
+return {call_id, 'state', unpack(book, QUANTITY_LIMIT, POINTS_LOCKED)}

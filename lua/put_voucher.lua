@@ -16,7 +16,8 @@
 -- Status
 --   again            some expired locks were reclaimed, and more are left: call again
 --   exists           1: there is such a voucher, and if_exists is 'raise'
---   state            limits, used, locked (quantity, credits, points each)
+--   put              1 if this call has created the voucher, else 0; limits, used, locked (quantity, credits, points
+--                    each)
 -- include: constants
 local book_key, locks_key = KEYS[1], KEYS[2]
 local call_id, if_exists, used = ARGV[1], ARGV[2], ARGV[6]
@@ -53,4 +54,4 @@ if is_new or not repeated and if_exists == 'update' then
     end
   end
 end
--- include: state
+return {call_id, 'put', book[LIFE] == call_id and 1 or 0, unpack(book, QUANTITY_LIMIT, POINTS_LOCKED)}

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 __all__ = [
     "ActiveSession",
+    "Adjustment",
+    "AdjustmentConflict",
+    "AdjustmentRefused",
     "AmountRequired",
     "AsyncPipeline",
     "AsyncVoucherSessions",
@@ -35,6 +38,7 @@ __all__ = [
     "RedemptionRolledBack",
     "Release",
     "Rollback",
+    "RollbackExceeded",
     "ServerRefused",
     "ServerUnavailable",
     "Session",
@@ -74,6 +78,8 @@ if TYPE_CHECKING:
     from voucher_sessions.aio import AsyncVoucherSessions
     from voucher_sessions.engine import VoucherSessions
     from voucher_sessions.errors import (
+        AdjustmentConflict,
+        AdjustmentRefused,
         AmountRequired,
         CorruptState,
         CrossSlotStack,
@@ -88,6 +94,7 @@ if TYPE_CHECKING:
         RedemptionConflict,
         RedemptionNotFound,
         RedemptionRolledBack,
+        RollbackExceeded,
         ServerRefused,
         ServerUnavailable,
         SessionNotFound,
@@ -111,6 +118,7 @@ if TYPE_CHECKING:
     from voucher_sessions.pipelines import AsyncPipeline, Pipeline
     from voucher_sessions.results import (
         ActiveSession,
+        Adjustment,
         Audit,
         Available,
         Balance,

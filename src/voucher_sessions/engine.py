@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 from voucher_sessions._core import confirmation, server_check
-from voucher_sessions._core.audit import Steps
 from voucher_sessions._core.keys import Keys
+from voucher_sessions._core.loading import check_loader
 from voucher_sessions._core.verbs import Verbs
 from voucher_sessions._transport import clients, urls
+from voucher_sessions._transport.runners import Runner
 from voucher_sessions._transport.sync import SyncTransport
-from voucher_sessions.models import Durability, IfExists, IfSessionMissing, RedeemableLike, SessionLike, Used, Voucher
+from voucher_sessions.models import (
+    Durability,
+    IfExists,
+    IfSessionMissing,
+    Loader,
+    RedeemableLike,
+    SessionLike,
+    TtlUnit,
+    TtlUnitName,
+    Used,
+    Voucher,
+)
 from voucher_sessions.pipelines import Pipeline
 from voucher_sessions.results import (
     ActiveSession,
+    Adjustment,
     Audit,
     Finding,
     Redemption,
@@ -31,8 +44,6 @@ from voucher_sessions.results import (
 
 if TYPE_CHECKING:
     import redis
-
-T = TypeVar("T")
 
 
 class VoucherSessions:
@@ -61,6 +72,11 @@ class VoucherSessions:
         max_ttl: Seconds, or a timedelta: the longest time to live that a session may ask for. None: 3,650 days. Set
             it to minutes where session objects come from customers, who could otherwise keep a voucher locked for
             years.
+        loader: A function from a code to a ``Voucher``, a tuple of ``Voucher`` and ``Used``, or None. validate, redeem,
+            get_voucher, adjust and their stacks call it for a code that Redis does not know. What it returns is put,
+            unless another process has put it meanwhile, and the call goes on; None: there is no such voucher. What it
+            raises reaches the caller, and nothing has changed. A deleted voucher is not known either, so delete it from
+            the loader's source first.
 
     Every method can raise these errors:
         ``InvalidRequest``: a parameter is wrong; the call was not sent.
@@ -85,12 +101,14 @@ class VoucherSessions:
         receipt_ttl: float | timedelta | None = None,
         default_ttl: float | timedelta | None = None,
         max_ttl: float | timedelta | None = None,
+        loader: Loader | None = None,
     ) -> None:
         self._client = clients.check_client(client, asynchronous=False)
         clustered = clients.is_cluster(client)
         self._durability = confirmation.check_durability(durability, clients.reply_timeout_ms(client))
         self._verbs = Verbs(Keys(prefix, partition, clustered=clustered), receipt_ttl, default_ttl, max_ttl)
         self._transport = SyncTransport(self._client, self._durability, self._verbs.agree_on_partition())
+        self._runner = Runner(self._verbs, self._transport, loader)
         self._opened: urls.Opened | None = None
 
     @classmethod
@@ -104,6 +122,7 @@ class VoucherSessions:
         receipt_ttl: float | timedelta | None = None,
         default_ttl: float | timedelta | None = None,
         max_ttl: float | timedelta | None = None,
+        loader: Loader | None = None,
         **client_options: object,
     ) -> Self:
         """Create an engine with a client of its own. Closing the engine closes that client.
@@ -128,6 +147,7 @@ class VoucherSessions:
             default_ttl: Seconds, or a timedelta: how long a session lives that is validated without ``ttl``. None: 7
                 days, or ``max_ttl`` if that is shorter.
             max_ttl: Seconds, or a timedelta: the longest time to live that a session may ask for. None: 3,650 days.
+            loader: Brings the vouchers that Redis does not know, as for the constructor.
             **client_options: Further arguments for the client, for example ``socket_timeout``.
 
         Raises:
@@ -136,6 +156,7 @@ class VoucherSessions:
             EmbeddedServerError: The server of ``embedded://`` cannot be started.
         """
         confirmation.check_durability(durability)
+        check_loader(loader, asynchronous=False)
         Verbs(
             Keys(prefix, partition), receipt_ttl, default_ttl, max_ttl
         )  # bad input is refused before a server is started for it
@@ -148,6 +169,7 @@ class VoucherSessions:
             receipt_ttl=receipt_ttl,
             default_ttl=default_ttl,
             max_ttl=max_ttl,
+            loader=loader,
         )
         engine._opened = opened
         return engine
@@ -216,7 +238,41 @@ class VoucherSessions:
                 repeat it with ``if_exists="keep"``; otherwise the old used figures would replace what was redeemed in
                 between.
         """
-        return self._transport.run(self._verbs.put_voucher(voucher, used, if_exists))
+        return self._runner.run(self._verbs.put_voucher(voucher, used, if_exists))
+
+    def adjust(
+        self, code: str, *, quantity: int = 0, credits: int = 0, points: int = 0, adjustment_id: str | None = None
+    ) -> Adjustment:
+        """Add to the limits of a voucher, or subtract from them, once per adjustment id.
+
+        A gift card is topped up with it. Two adjustments at the same time both count, which they would not if each read the
+        limits and put them. What is used and locked stays. A limit may fall below what is used and locked: then nothing new
+        is granted, and sessions that have a lock can redeem it until the limit is used up.
+
+        A repeated call with the same id and the same changes returns ``replayed=True`` and changes nothing. The id is
+        remembered for as long as redemption ids, which is for good unless the engine has a ``receipt_ttl``.
+
+        Args:
+            code: The voucher's code.
+            quantity: What to add to the limit of the quantity; below 0 lowers it.
+            credits: What to add to the limit of the credits, in minor units (cents); below 0 lowers it.
+            points: What to add to the limit of the points; below 0 lowers it.
+            adjustment_id: Identifies the adjustment, on this voucher; any text of 1 to 256 characters that is not blank,
+                such as the id of the payment. Without one, the engine generates ``adj_`` and 32 random letters and digits.
+
+        Returns:
+            The changes, and the voucher as it is after them.
+
+        Raises:
+            InvalidRequest: A parameter is wrong, or all three changes are 0. Nothing was sent.
+            VoucherNotFound: There is no voucher with this code.
+            AdjustmentRefused: A limit would be below 0 or above 2^53 - 1, or the quantity is without limit. Nothing was
+                changed.
+            AdjustmentConflict: The id was used for other changes, or before the voucher was deleted and put again.
+            OutcomeUnknown: The reply was lost. Repeat the call with the ``adjustment_id`` that the error carries: if the
+                first one took effect, the repeat returns ``replayed=True``.
+        """
+        return self._runner.run(self._verbs.adjust(code, quantity, credits, points, adjustment_id))
 
     def get_voucher(self, code: str) -> VoucherState:
         """Return a voucher's limits, and what is used, locked and available.
@@ -228,7 +284,7 @@ class VoucherSessions:
             InvalidRequest: The code is wrong. Nothing was sent.
             VoucherNotFound: There is no voucher with this code.
         """
-        return self._transport.run(self._verbs.get_voucher(code))
+        return self._runner.run(self._verbs.get_voucher(code))
 
     def delete_voucher(self, code: str) -> bool:
         """Delete a voucher and all its sessions.
@@ -246,7 +302,7 @@ class VoucherSessions:
             InvalidRequest: The code is wrong. Nothing was sent.
             OutcomeUnknown: The reply was lost. Repeat the call: it returns False if the first one deleted the voucher.
         """
-        return self._transport.run(self._verbs.delete_voucher(code))
+        return self._runner.run(self._verbs.delete_voucher(code))
 
     def validate(
         self, code: str, *, credits: int = 0, points: int = 0, session: SessionLike | ActiveSession | None = None
@@ -285,7 +341,7 @@ class VoucherSessions:
             OutcomeUnknown: The reply was lost, so the lock may or may not exist (only with a session). Repeat the call
                 with the ``session_key`` that the error carries: validate sets the same lock again.
         """
-        return self._transport.run(self._verbs.validate(code, credits, points, session))
+        return self._runner.run(self._verbs.validate(code, credits, points, session))
 
     def redeem(
         self,
@@ -363,28 +419,90 @@ class VoucherSessions:
             OutcomeUnknown: The reply was lost. Repeat the call: the session is then not live. ``released=False`` with
             ``ended=True`` can mean that the first call released it.
         """
-        return self._transport.run(self._verbs.release(code, session_key))
+        return self._runner.run(self._verbs.release(code, session_key))
 
-    def rollback(self, code: str, redemption_id: str) -> Rollback:
-        """Undo a redemption: give back the credits, the points and the quantity that it took.
+    def get_session(self, code: str, session_key: str) -> ActiveSession:
+        """Return a live session: what it locks on this voucher, and until when.
 
-        It happens once: a repeated call returns ``replayed=True`` and changes nothing. It does not lock anything for the
-        session again. The redemption id stays used: to redeem again, use a new one.
+        Args:
+            code: The voucher's code.
+            session_key: The session's key.
+
+        Returns:
+            The session, without ``ttl`` and ``ttl_unit``.
+
+        Raises:
+            InvalidRequest: A parameter is wrong. Nothing was sent.
+            VoucherNotFound: There is no voucher with this code.
+            SessionNotFound: The session is not live on this voucher.
+        """
+        return self._runner.run(self._verbs.get_session(code, session_key))
+
+    def extend(
+        self, code: str, session_key: str, *, ttl: float | None = None, ttl_unit: TtlUnit | TtlUnitName | None = None
+    ) -> ActiveSession:
+        """Give a live session a new expiry, counted from now. Its amounts stay.
+
+        A shop calls it when a payment begins, so that the lock lasts until the payment ends. Limits are not looked at: what the
+        session has locked, it keeps. The new expiry may also be earlier than the old one.
+
+        Args:
+            code: The voucher's code.
+            session_key: The session's key.
+            ttl: How long the session lives from now on, in ``ttl_unit``; above 0, whole or fractional, rounded up to whole
+                milliseconds. Give both or neither; neither is the engine's ``default_ttl``, 7 days unless set.
+            ttl_unit: The unit of ``ttl``, such as ``"MINUTES"``.
+
+        Returns:
+            The session with its new expiry.
+
+        Raises:
+            InvalidRequest: A parameter is wrong, or ``ttl`` is above the engine's ``max_ttl``. Nothing was sent.
+            VoucherNotFound: There is no voucher with this code.
+            SessionNotFound: The session is not live on this voucher. Validate again.
+            OutcomeUnknown: The reply was lost. Repeat the call: it sets the expiry again.
+        """
+        return self._runner.run(self._verbs.extend(code, session_key, ttl, ttl_unit))
+
+    def rollback(
+        self,
+        code: str,
+        redemption_id: str,
+        *,
+        credits: int | None = None,
+        points: int | None = None,
+        rollback_id: str | None = None,
+    ) -> Rollback:
+        """Undo a redemption, or give back a part of what it took.
+
+        Without amounts it gives back all that the redemption still has of its credits, its points and its quantity. That
+        happens once: a repeated call returns ``replayed=True`` and changes nothing. With amounts it gives back that much;
+        the rest and the quantity stay spent. Each partial rollback has an id: a repeated call with the same id and amounts
+        returns ``replayed=True``. In sum no more is given back than was taken.
+
+        It does not lock anything for the session again. The redemption id stays used: to redeem again, use a new one.
 
         Args:
             code: The voucher's code.
             redemption_id: The id of the redemption, as in ``Redemption.id``.
+            credits: Gift card credits to give back, in minor units (cents). None: 0, or all if points are None too.
+            points: Loyalty points to give back. None: 0, or all if credits are None too.
+            rollback_id: Identifies a partial rollback, on this voucher; any text of 1 to 256 characters that is not blank.
+                Without one, the engine generates ``rbk_`` and 32 random letters and digits. Only with amounts.
 
         Returns:
             What was given back.
 
         Raises:
-            InvalidRequest: A parameter is wrong. Nothing was sent.
+            InvalidRequest: A parameter is wrong, the amounts are all 0, or there is a ``rollback_id`` without amounts.
+                Nothing was sent.
             RedemptionNotFound: The voucher has no redemption with this id.
-            OutcomeUnknown: The reply was lost. Repeat the call: if the first one took effect, the repeat returns
-                ``replayed=True``.
+            RollbackExceeded: The redemption has less left than is to be given back. Nothing was changed.
+            RedemptionConflict: The rollback id was used for another redemption or other amounts. Nothing was changed.
+            OutcomeUnknown: The reply was lost. Repeat the call, a partial one with the ``rollback_id`` that the error
+                carries: if the first one took effect, the repeat returns ``replayed=True``.
         """
-        return self._transport.run(self._verbs.rollback(code, redemption_id))
+        return self._runner.run(self._verbs.rollback(code, redemption_id, credits, points, rollback_id))
 
     def list_sessions(self, code: str, *, limit: int = 100) -> list[ActiveSession]:
         """List the live sessions of a voucher, the one that expires first at the beginning.
@@ -397,7 +515,25 @@ class VoucherSessions:
             InvalidRequest: A parameter is wrong. Nothing was sent.
             VoucherNotFound: There is no voucher with this code.
         """
-        return self._transport.run(self._verbs.list_sessions(code, limit))
+        return self._runner.run(self._verbs.list_sessions(code, limit))
+
+    def iter_sessions(self, code: str, *, batch: int = 1000) -> Iterator[ActiveSession]:
+        """Iterate over all live sessions of a voucher, with a bounded amount of work per call.
+
+        A session that is live from the first step to the last comes exactly once, whatever other calls do meanwhile;
+        one that begins or ends meanwhile may come or not. Only a session whose expiry is set earlier several times
+        meanwhile can be missed. The order is roughly that of expiry. The keys of the sessions that have come are kept
+        in memory.
+
+        Args:
+            code: The voucher's code.
+            batch: How many sessions one call reads, 1 to 10,000.
+
+        Raises:
+            InvalidRequest: A parameter is wrong. Raised at once, nothing was sent.
+            VoucherNotFound: There is no voucher with this code. Raised at the first step.
+        """
+        return self._runner.walk(self._verbs.iter_sessions(code, batch))
 
     def get_redemption(self, code: str, redemption_id: str) -> Redemption:
         """Return the receipt of a redemption, also of one that was rolled back.
@@ -411,7 +547,7 @@ class VoucherSessions:
             RedemptionNotFound: The voucher has no redemption with this id, or its receipt is older than
                 ``receipt_ttl``.
         """
-        return self._transport.run(self._verbs.get_redemption(code, redemption_id))
+        return self._runner.run(self._verbs.get_redemption(code, redemption_id))
 
     def validate_stack(
         self,
@@ -440,7 +576,7 @@ class VoucherSessions:
             OutcomeUnknown: The reply was lost, so the locks may or may not exist (only with a session): all of them or
                 none. Repeat the call with the ``session_key`` that the error carries.
         """
-        return self._transport.run(self._verbs.validate_stack(redeemables, session, release))
+        return self._runner.run(self._verbs.validate_stack(redeemables, session, release))
 
     def redeem_stack(
         self,
@@ -481,7 +617,7 @@ class VoucherSessions:
                 Repeat the call with the ``redemption_id`` that the error carries: if it did happen, the repeat returns
                 its result with ``replayed=True``.
         """
-        return self._transport.run(self._verbs.redeem_stack(redeemables, session, redemption_id, if_session_missing))
+        return self._runner.run(self._verbs.redeem_stack(redeemables, session, redemption_id, if_session_missing))
 
     def release_stack(self, codes: Sequence[str], session_key: str) -> list[Release]:
         """Release a session's locks on 1 to 30 vouchers in one step.
@@ -500,7 +636,35 @@ class VoucherSessions:
             OutcomeUnknown: The reply was lost. Repeat the call: the session is then not live. ``released=False`` can
                 mean that the first call released it.
         """
-        return self._transport.run(self._verbs.release_stack(codes, session_key))
+        return self._runner.run(self._verbs.release_stack(codes, session_key))
+
+    def extend_stack(
+        self,
+        codes: Sequence[str],
+        session_key: str,
+        *,
+        ttl: float | None = None,
+        ttl_unit: TtlUnit | TtlUnitName | None = None,
+    ) -> list[ActiveSession]:
+        """Give a live session a new expiry on several vouchers, or on none of them. Its amounts stay.
+
+        Args:
+            codes: The codes of 1 to 30 vouchers, none of them twice.
+            session_key: The session's key.
+            ttl: As for ``extend``.
+            ttl_unit: As for ``extend``.
+
+        Returns:
+            The session on each voucher, in the order of the codes, all with the same expiry.
+
+        Raises:
+            InvalidRequest: A parameter is wrong, or ``ttl`` is above the engine's ``max_ttl``. Nothing was sent.
+            CrossSlotStack: On a cluster, the codes belong to several hash slots.
+            VoucherNotFound: One of the vouchers does not exist; the error names all that do not.
+            SessionNotFound: The session is not live on one of the vouchers; the error names all of these.
+            OutcomeUnknown: The reply was lost. Repeat the call: it sets the expiry again.
+        """
+        return self._runner.run(self._verbs.extend_stack(codes, session_key, ttl, ttl_unit))
 
     def rollback_stack(self, codes: Sequence[str], redemption_id: str) -> list[Rollback]:
         """Undo a redemption of 1 to 30 vouchers in one step: on all of them or on none.
@@ -520,7 +684,7 @@ class VoucherSessions:
             OutcomeUnknown: The reply was lost. Repeat the call: if the first one took effect, the repeat returns
                 ``replayed=True`` for each voucher.
         """
-        return self._transport.run(self._verbs.rollback_stack(codes, redemption_id))
+        return self._runner.run(self._verbs.rollback_stack(codes, redemption_id))
 
     def pipeline(self) -> Pipeline:
         """Return a pipeline: a queue for calls that are sent together.
@@ -528,7 +692,7 @@ class VoucherSessions:
         Call the verbs on the pipeline, then ``execute``. Use it in a ``with`` block (``async with`` on the asyncio
         engine), which empties the queue at its end. Each call is atomic by itself; the batch as a whole is not.
         """
-        return Pipeline(self._verbs, self._transport)
+        return Pipeline(self._verbs, self._runner)
 
     def check_server(self) -> list[Finding]:
         """Check whether the server is set up to keep what the engine promises.
@@ -572,7 +736,7 @@ class VoucherSessions:
             InvalidRequest: The code is wrong. Nothing was sent.
             VoucherNotFound: There is no voucher with this code.
         """
-        return self._run_steps(self._verbs.audit(code))
+        return self._runner.run_steps(self._verbs.audit(code))
 
     def repair(self, code: str) -> Audit:
         """Audit a voucher and, if its totals differ from the counted locks, set them to what was counted.
@@ -592,14 +756,4 @@ class VoucherSessions:
             VoucherNotFound: There is no voucher with this code.
             OutcomeUnknown: The reply was lost. Repeat the call.
         """
-        return self._run_steps(self._verbs.repair(code))
-
-    def _run_steps(self, steps: Steps[T]) -> T:
-        """Run the calls that ``steps`` yields, each with the result of the one before, and return its result."""
-        try:
-            call = next(steps)
-            while True:
-                call = steps.send(self._transport.run(call))
-        except StopIteration as end:
-            result: T = end.value
-            return result
+        return self._runner.run_steps(self._verbs.repair(code))

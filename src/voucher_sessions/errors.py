@@ -12,6 +12,9 @@
     │   ├── QuantityExceeded
     │   ├── GiftAmountExceeded
     │   └── LoyaltyPointsExceeded
+    ├── AdjustmentRefused                a limit cannot change so: it would leave its range, or there is none
+    ├── AdjustmentConflict               the id was used for another adjustment
+    ├── RollbackExceeded                 more was to be given back than the redemption still has
     ├── RedemptionConflict               the id was used for another request
     │   └── RedemptionRolledBack         the id was used for this request, and the redemption was rolled back
     ├── ServerUnavailable (redis.exceptions.ConnectionError)
@@ -44,6 +47,8 @@ if TYPE_CHECKING:
     from voucher_sessions.results import Redemption
 
 __all__ = [
+    "AdjustmentConflict",
+    "AdjustmentRefused",
     "AmountRequired",
     "CorruptState",
     "CrossSlotStack",
@@ -58,6 +63,7 @@ __all__ = [
     "RedemptionConflict",
     "RedemptionNotFound",
     "RedemptionRolledBack",
+    "RollbackExceeded",
     "ServerRefused",
     "ServerUnavailable",
     "SessionNotFound",
@@ -307,19 +313,96 @@ class LoyaltyPointsExceeded(LimitExceeded):
     what = "points"
 
 
+class AdjustmentRefused(VoucherSessionsError):
+    """The limit cannot be changed so: it would be below 0 or above 2^53 - 1, or the quantity is without limit.
+
+    Nothing was changed, also of the other limits.
+
+    Attributes:
+        code: The voucher's code.
+        balance: Which limit: ``quantity``, ``credits`` or ``points``.
+        limit: That limit as it is; None: the quantity is without limit.
+        change: What was to be added to it.
+    """
+
+    def __init__(self, code: str, balance: str, limit: int | None, change: int) -> None:
+        super().__init__(code, balance, limit, change)
+        self.code = code
+        self.balance = balance
+        self.limit = limit
+        self.change = change
+
+    def __str__(self) -> str:
+        call = f"voucher {self.code!r}: the limit of its {self.balance} cannot change by {self.change}"
+        if self.limit is None:
+            return f"{call}, since there is none: set one with put_voucher first"
+        return f"{call}: it is {self.limit}, and must stay between 0 and 2^53 - 1"
+
+
+class AdjustmentConflict(VoucherSessionsError):
+    """The adjustment id was used before, for other changes, or for a voucher that was deleted and put again since.
+
+    Nothing was changed.
+    """
+
+    def __init__(self, code: str, adjustment_id: str) -> None:
+        super().__init__(code, adjustment_id)
+        self.code = code
+        self.adjustment_id = adjustment_id
+
+    def __str__(self) -> str:
+        return (
+            f"adjustment id {self.adjustment_id!r} of voucher {self.code!r} was used for other changes, or before the "
+            "voucher was deleted and put again. Repeat that adjustment unchanged, or use a new id"
+        )
+
+
+class RollbackExceeded(VoucherSessionsError):
+    """More was to be given back than the redemption still has of what it took. Nothing was changed.
+
+    Attributes:
+        code: The voucher's code.
+        redemption_id: The id of the redemption.
+        balance: Of what: ``credits`` or ``points``.
+        requested: How much of it was to be given back.
+        available: How much of it the redemption still has.
+    """
+
+    def __init__(self, code: str, redemption_id: str, balance: str, requested: int, available: int) -> None:
+        super().__init__(code, redemption_id, balance, requested, available)
+        self.code = code
+        self.redemption_id = redemption_id
+        self.balance = balance
+        self.requested = requested
+        self.available = available
+
+    def __str__(self) -> str:
+        return (
+            f"redemption {self.redemption_id!r} of voucher {self.code!r} still has {self.available} {self.balance}, so "
+            f"{self.requested} cannot be given back: ask for less, or roll back the rest by naming no amounts"
+        )
+
+
 class RedemptionConflict(VoucherSessionsError):
     """The redemption id was used before, for another request on this voucher.
 
     Another session, other amounts or another set of vouchers make another request. Nothing was changed.
-    ``get_redemption`` returns what was redeemed under the id.
+    ``get_redemption`` returns what was redeemed under the id. For a partial rollback, ``rollback_id`` is the id that
+    was used before, for another redemption or other amounts; otherwise it is None.
     """
 
-    def __init__(self, code: str, redemption_id: str) -> None:
-        super().__init__(code, redemption_id)
+    def __init__(self, code: str, redemption_id: str, rollback_id: str | None = None) -> None:
+        super().__init__(code, redemption_id, rollback_id)
         self.code = code
         self.redemption_id = redemption_id
+        self.rollback_id = rollback_id
 
     def __str__(self) -> str:
+        if self.rollback_id is not None:
+            return (
+                f"rollback id {self.rollback_id!r} of voucher {self.code!r} was used for another redemption or other "
+                "amounts. Repeat that rollback unchanged, or use a new id"
+            )
         return (
             f"redemption id {self.redemption_id!r} of voucher {self.code!r} was used for another request, with another "
             "session key, other amounts or other vouchers. Repeat that request unchanged, or use a new id"
@@ -329,8 +412,9 @@ class RedemptionConflict(VoucherSessionsError):
 class RedemptionRolledBack(RedemptionConflict):
     """The redemption id was used for this very request, and its redemption was rolled back since.
 
-    Nothing was changed: the voucher does not pay for this order. An order that is paid again needs a new id.
-    ``redemption`` is the receipt, with ``rolled_back=True``.
+    Partial rollbacks that gave back all its credits and points count as well. Nothing was changed: the voucher does not
+    pay for this order. An order that is paid again needs a new id. ``redemption`` is the receipt, which says what was
+    given back.
     """
 
     def __init__(self, code: str, redemption_id: str, redemption: Redemption | Mapping[str, Any]) -> None:
@@ -373,30 +457,44 @@ class ServerUnavailable(VoucherSessionsError, redis.exceptions.ConnectionError):
 class OutcomeUnknown(VoucherSessionsError, redis.exceptions.ConnectionError):
     """The connection failed before the reply came: the call may or may not have taken effect.
 
-    Repeat the call with the ``session_key`` or ``redemption_id`` of this error, or look up what happened with
-    ``get_redemption``, ``list_sessions`` or ``get_voucher``. Repeating is safe, except for ``put_voucher`` with
-    ``used``, which would replace what was redeemed in between. A redemption or rollback that took effect returns
-    ``replayed=True``, and validate sets the same lock again.
+    Repeat the call with the key or the ids of this error, or look up what happened with ``get_redemption``,
+    ``get_session`` or ``get_voucher``. Repeating is safe, except for ``put_voucher`` with ``used``, which would replace
+    what was redeemed in between. A redemption, rollback or adjustment that took effect returns ``replayed=True``, and
+    validate sets the same lock again.
 
     Attributes:
         verb: The method that was called.
         codes: The vouchers of the call.
         session_key: The session key of the call, given or generated; None if it had none.
         redemption_id: The redemption id of the call, given or generated; None if it had none.
+        rollback_id: The rollback id of a partial rollback, given or generated; None for other calls.
+        adjustment_id: The adjustment id of the call, given or generated; None if it had none.
     """
 
     def __init__(
-        self, verb: str, codes: Sequence[str], session_key: str | None = None, redemption_id: str | None = None
+        self,
+        verb: str,
+        codes: Sequence[str],
+        session_key: str | None = None,
+        redemption_id: str | None = None,
+        rollback_id: str | None = None,
+        adjustment_id: str | None = None,
     ) -> None:
-        super().__init__(verb, list(codes), session_key, redemption_id)
+        super().__init__(verb, list(codes), session_key, redemption_id, rollback_id, adjustment_id)
         self.verb = verb
         self.codes = tuple(codes)
         self.session_key = session_key
         self.redemption_id = redemption_id
+        self.rollback_id = rollback_id
+        self.adjustment_id = adjustment_id
 
     def __str__(self) -> str:
         if self.verb == "put_voucher":
             repeat = "Repeat the call; if it sets used=, with if_exists='keep', so that it does not set it again"
+        elif self.adjustment_id is not None:
+            repeat = "Repeat the call with the adjustment_id of this error"
+        elif self.rollback_id is not None:
+            repeat = "Repeat the call, with the rollback_id of this error"
         elif self.redemption_id is not None:
             repeat = "Repeat the call with the redemption_id of this error"
         elif self.session_key is not None:

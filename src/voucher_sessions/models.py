@@ -8,14 +8,17 @@ integers from 0 to 2^53 - 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
 from enum import StrEnum
 from fractions import Fraction
 from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol, Required, TypeGuard, TypeVar
 
 from pydantic import (
+    AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
@@ -274,7 +277,7 @@ def _checked_ttl(ttl: object, info: ValidationInfo) -> int | float | None:
 
 
 _TypeName = Literal["LOCK"]
-_UnitName = Literal["DAYS", "HOURS", "MINUTES", "SECONDS", "MILLISECONDS", "MICROSECONDS", "NANOSECONDS"]
+TtlUnitName = Literal["DAYS", "HOURS", "MINUTES", "SECONDS", "MILLISECONDS", "MICROSECONDS", "NANOSECONDS"]
 # The JSON schema is written out, because pydantic cannot derive it from a function.
 _Ttl = Annotated[
     int | float | None,
@@ -310,7 +313,7 @@ class Session(Request):
             type: SessionType | _TypeName | None = None,
             key: str | None = None,
             ttl: float | None = None,
-            ttl_unit: TtlUnit | _UnitName | None = None,
+            ttl_unit: TtlUnit | TtlUnitName | None = None,
         ) -> None: ...
 
 
@@ -320,7 +323,7 @@ class SessionFields(TypedDict, total=False):
     type: SessionType | _TypeName | None
     key: str | None
     ttl: float | None
-    ttl_unit: TtlUnit | _UnitName | None
+    ttl_unit: TtlUnit | TtlUnitName | None
 
 
 class _FieldIsNotOneOfSessionFields:
@@ -374,6 +377,52 @@ class RedeemableFields(TypedDict, total=False):
 
 
 RedeemableLike = Redeemable | RedeemableFields | _DictOfAnything | str
+
+
+def _aware(value: object) -> object:
+    """A number would be taken for seconds or milliseconds, depending on its size."""
+    if not is_a(value, datetime) and not is_a(value, str):
+        raise ValueError("must be a datetime, or text in ISO format")
+    return value
+
+
+_RedeemedAt = Annotated[AwareDatetime, BeforeValidator(_aware), Field(ge=datetime(1970, 1, 1, tzinfo=UTC))]
+
+
+class RedemptionRow(Request):
+    """A redemption as the shop or another system has recorded it: a row of the bulk tools.
+
+    Attributes:
+        code: The voucher's code.
+        id: The redemption id, such as the number of the order.
+        credits: The gift card credits redeemed, in minor units (cents).
+        points: The loyalty points redeemed.
+        quantity: The quantity redeemed, always 1.
+        redeemed_at: When it was redeemed, with a time zone. None: not known; an import takes the time of the server.
+        session_key: The session key of the redemption. None: not known, or none.
+        rolled_back: Whether it was rolled back. None: not known.
+        credits_rolled_back: How many of the credits were given back. None: not known.
+        points_rolled_back: How many of the points were given back. None: not known.
+    """
+
+    code: Text
+    id: Text
+    credits: Amount = 0
+    points: Amount = 0
+    quantity: Literal[1] = 1
+    redeemed_at: _RedeemedAt | None = None
+    session_key: Text | None = None
+    rolled_back: Annotated[bool, Field(strict=True)] | None = None
+    credits_rolled_back: Amount | None = None
+    points_rolled_back: Amount | None = None
+
+
+Loaded = Voucher | tuple[Voucher, Used] | None
+"""What a loader returns: the voucher, perhaps with what was used of it before, or None if there is none."""
+Loader = Callable[[str], Loaded]
+"""Returns the voucher of a code that Redis does not know."""
+AsyncLoader = Callable[[str], Loaded | Awaitable[Loaded]]
+"""The same for an asyncio engine: a plain function, or a coroutine function."""
 
 
 class Durability(Request):

@@ -8,9 +8,17 @@ from typing import Any, Self
 
 from voucher_sessions._core.call import Call
 from voucher_sessions._core.verbs import Verbs
-from voucher_sessions._transport.aio import AsyncTransport
-from voucher_sessions._transport.sync import SyncTransport
-from voucher_sessions.models import IfExists, IfSessionMissing, RedeemableLike, SessionLike, Used, Voucher
+from voucher_sessions._transport.runners import AsyncRunner, Runner
+from voucher_sessions.models import (
+    IfExists,
+    IfSessionMissing,
+    RedeemableLike,
+    SessionLike,
+    TtlUnit,
+    TtlUnitName,
+    Used,
+    Voucher,
+)
 from voucher_sessions.results import ActiveSession
 
 
@@ -62,6 +70,43 @@ class _Queue:
                 between.
         """
         return self._queue(self._verbs.put_voucher(voucher, used, if_exists))
+
+    def adjust(
+        self, code: str, *, quantity: int = 0, credits: int = 0, points: int = 0, adjustment_id: str | None = None
+    ) -> Self:
+        """Add to the limits of a voucher, or subtract from them, once per adjustment id.
+
+        This method only queues the call, and returns the pipeline. ``execute`` sends it: the result and the errors
+        below are those of ``execute``, except ``InvalidRequest``, which is raised at once.
+
+        A gift card is topped up with it. Two adjustments at the same time both count, which they would not if each read the
+        limits and put them. What is used and locked stays. A limit may fall below what is used and locked: then nothing new
+        is granted, and sessions that have a lock can redeem it until the limit is used up.
+
+        A repeated call with the same id and the same changes returns ``replayed=True`` and changes nothing. The id is
+        remembered for as long as redemption ids, which is for good unless the engine has a ``receipt_ttl``.
+
+        Args:
+            code: The voucher's code.
+            quantity: What to add to the limit of the quantity; below 0 lowers it.
+            credits: What to add to the limit of the credits, in minor units (cents); below 0 lowers it.
+            points: What to add to the limit of the points; below 0 lowers it.
+            adjustment_id: Identifies the adjustment, on this voucher; any text of 1 to 256 characters that is not blank,
+                such as the id of the payment. Without one, the engine generates ``adj_`` and 32 random letters and digits.
+
+        Result of ``execute``:
+            The changes, and the voucher as it is after them.
+
+        Raises:
+            InvalidRequest: A parameter is wrong, or all three changes are 0. Nothing was sent.
+            VoucherNotFound: There is no voucher with this code.
+            AdjustmentRefused: A limit would be below 0 or above 2^53 - 1, or the quantity is without limit. Nothing was
+                changed.
+            AdjustmentConflict: The id was used for other changes, or before the voucher was deleted and put again.
+            OutcomeUnknown: The reply was lost. Repeat the call with the ``adjustment_id`` that the error carries: if the
+                first one took effect, the repeat returns ``replayed=True``.
+        """
+        return self._queue(self._verbs.adjust(code, quantity, credits, points, adjustment_id))
 
     def get_voucher(self, code: str) -> Self:
         """Return a voucher's limits, and what is used, locked and available.
@@ -223,29 +268,97 @@ class _Queue:
         """
         return self._queue(self._verbs.release(code, session_key))
 
-    def rollback(self, code: str, redemption_id: str) -> Self:
-        """Undo a redemption: give back the credits, the points and the quantity that it took.
+    def get_session(self, code: str, session_key: str) -> Self:
+        """Return a live session: what it locks on this voucher, and until when.
 
         This method only queues the call, and returns the pipeline. ``execute`` sends it: the result and the errors
         below are those of ``execute``, except ``InvalidRequest``, which is raised at once.
 
-        It happens once: a repeated call returns ``replayed=True`` and changes nothing. It does not lock anything for the
-        session again. The redemption id stays used: to redeem again, use a new one.
+        Args:
+            code: The voucher's code.
+            session_key: The session's key.
+
+        Result of ``execute``:
+            The session, without ``ttl`` and ``ttl_unit``.
+
+        Raises:
+            InvalidRequest: A parameter is wrong. Nothing was sent.
+            VoucherNotFound: There is no voucher with this code.
+            SessionNotFound: The session is not live on this voucher.
+        """
+        return self._queue(self._verbs.get_session(code, session_key))
+
+    def extend(
+        self, code: str, session_key: str, *, ttl: float | None = None, ttl_unit: TtlUnit | TtlUnitName | None = None
+    ) -> Self:
+        """Give a live session a new expiry, counted from now. Its amounts stay.
+
+        This method only queues the call, and returns the pipeline. ``execute`` sends it: the result and the errors
+        below are those of ``execute``, except ``InvalidRequest``, which is raised at once.
+
+        A shop calls it when a payment begins, so that the lock lasts until the payment ends. Limits are not looked at: what the
+        session has locked, it keeps. The new expiry may also be earlier than the old one.
+
+        Args:
+            code: The voucher's code.
+            session_key: The session's key.
+            ttl: How long the session lives from now on, in ``ttl_unit``; above 0, whole or fractional, rounded up to whole
+                milliseconds. Give both or neither; neither is the engine's ``default_ttl``, 7 days unless set.
+            ttl_unit: The unit of ``ttl``, such as ``"MINUTES"``.
+
+        Result of ``execute``:
+            The session with its new expiry.
+
+        Raises:
+            InvalidRequest: A parameter is wrong, or ``ttl`` is above the engine's ``max_ttl``. Nothing was sent.
+            VoucherNotFound: There is no voucher with this code.
+            SessionNotFound: The session is not live on this voucher. Validate again.
+            OutcomeUnknown: The reply was lost. Repeat the call: it sets the expiry again.
+        """
+        return self._queue(self._verbs.extend(code, session_key, ttl, ttl_unit))
+
+    def rollback(
+        self,
+        code: str,
+        redemption_id: str,
+        *,
+        credits: int | None = None,
+        points: int | None = None,
+        rollback_id: str | None = None,
+    ) -> Self:
+        """Undo a redemption, or give back a part of what it took.
+
+        This method only queues the call, and returns the pipeline. ``execute`` sends it: the result and the errors
+        below are those of ``execute``, except ``InvalidRequest``, which is raised at once.
+
+        Without amounts it gives back all that the redemption still has of its credits, its points and its quantity. That
+        happens once: a repeated call returns ``replayed=True`` and changes nothing. With amounts it gives back that much;
+        the rest and the quantity stay spent. Each partial rollback has an id: a repeated call with the same id and amounts
+        returns ``replayed=True``. In sum no more is given back than was taken.
+
+        It does not lock anything for the session again. The redemption id stays used: to redeem again, use a new one.
 
         Args:
             code: The voucher's code.
             redemption_id: The id of the redemption, as in ``Redemption.id``.
+            credits: Gift card credits to give back, in minor units (cents). None: 0, or all if points are None too.
+            points: Loyalty points to give back. None: 0, or all if credits are None too.
+            rollback_id: Identifies a partial rollback, on this voucher; any text of 1 to 256 characters that is not blank.
+                Without one, the engine generates ``rbk_`` and 32 random letters and digits. Only with amounts.
 
         Result of ``execute``:
             What was given back.
 
         Raises:
-            InvalidRequest: A parameter is wrong. Nothing was sent.
+            InvalidRequest: A parameter is wrong, the amounts are all 0, or there is a ``rollback_id`` without amounts.
+                Nothing was sent.
             RedemptionNotFound: The voucher has no redemption with this id.
-            OutcomeUnknown: The reply was lost. Repeat the call: if the first one took effect, the repeat returns
-                ``replayed=True``.
+            RollbackExceeded: The redemption has less left than is to be given back. Nothing was changed.
+            RedemptionConflict: The rollback id was used for another redemption or other amounts. Nothing was changed.
+            OutcomeUnknown: The reply was lost. Repeat the call, a partial one with the ``rollback_id`` that the error
+                carries: if the first one took effect, the repeat returns ``replayed=True``.
         """
-        return self._queue(self._verbs.rollback(code, redemption_id))
+        return self._queue(self._verbs.rollback(code, redemption_id, credits, points, rollback_id))
 
     def list_sessions(self, code: str, *, limit: int = 100) -> Self:
         """List the live sessions of a voucher, the one that expires first at the beginning.
@@ -378,6 +491,37 @@ class _Queue:
         """
         return self._queue(self._verbs.release_stack(codes, session_key))
 
+    def extend_stack(
+        self,
+        codes: Sequence[str],
+        session_key: str,
+        *,
+        ttl: float | None = None,
+        ttl_unit: TtlUnit | TtlUnitName | None = None,
+    ) -> Self:
+        """Give a live session a new expiry on several vouchers, or on none of them. Its amounts stay.
+
+        This method only queues the call, and returns the pipeline. ``execute`` sends it: the result and the errors
+        below are those of ``execute``, except ``InvalidRequest``, which is raised at once.
+
+        Args:
+            codes: The codes of 1 to 30 vouchers, none of them twice.
+            session_key: The session's key.
+            ttl: As for ``extend``.
+            ttl_unit: As for ``extend``.
+
+        Result of ``execute``:
+            The session on each voucher, in the order of the codes, all with the same expiry.
+
+        Raises:
+            InvalidRequest: A parameter is wrong, or ``ttl`` is above the engine's ``max_ttl``. Nothing was sent.
+            CrossSlotStack: On a cluster, the codes belong to several hash slots.
+            VoucherNotFound: One of the vouchers does not exist; the error names all that do not.
+            SessionNotFound: The session is not live on one of the vouchers; the error names all of these.
+            OutcomeUnknown: The reply was lost. Repeat the call: it sets the expiry again.
+        """
+        return self._queue(self._verbs.extend_stack(codes, session_key, ttl, ttl_unit))
+
     def rollback_stack(self, codes: Sequence[str], redemption_id: str) -> Self:
         """Undo a redemption of 1 to 30 vouchers in one step: on all of them or on none.
 
@@ -424,9 +568,9 @@ class Pipeline(_Queue):
     As a context manager it empties the queue at the end of the block.
     """
 
-    def __init__(self, verbs: Verbs, transport: SyncTransport) -> None:
+    def __init__(self, verbs: Verbs, runner: Runner) -> None:
         super().__init__(verbs)
-        self._transport = transport
+        self._runner = runner
 
     def __enter__(self) -> Self:
         return self
@@ -448,7 +592,7 @@ class Pipeline(_Queue):
                 something has its own ``OutcomeUnknown``, with the key or id to repeat it with, and each that only reads
                 has ``ServerUnavailable``. If nothing was sent, each call has ``ServerUnavailable``.
         """
-        return _raised_or_returned(self._transport.run_all(self._taken()), raise_on_error=raise_on_error)
+        return _raised_or_returned(self._runner.run_all(self._taken()), raise_on_error=raise_on_error)
 
 
 class AsyncPipeline(_Queue):
@@ -465,9 +609,9 @@ class AsyncPipeline(_Queue):
     As an async context manager it empties the queue at the end of the block.
     """
 
-    def __init__(self, verbs: Verbs, transport: AsyncTransport) -> None:
+    def __init__(self, verbs: Verbs, runner: AsyncRunner) -> None:
         super().__init__(verbs)
-        self._transport = transport
+        self._runner = runner
 
     async def __aenter__(self) -> Self:
         return self
@@ -489,7 +633,7 @@ class AsyncPipeline(_Queue):
                 something has its own ``OutcomeUnknown``, with the key or id to repeat it with, and each that only reads
                 has ``ServerUnavailable``. If nothing was sent, each call has ``ServerUnavailable``.
         """
-        return _raised_or_returned(await self._transport.run_all(self._taken()), raise_on_error=raise_on_error)
+        return _raised_or_returned(await self._runner.run_all(self._taken()), raise_on_error=raise_on_error)
 
 
 def _raised_or_returned(outcomes: list[Any], *, raise_on_error: bool) -> list[object]:

@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from voucher_sessions.models import MAX_NUMBER, Model, SessionType, TtlUnit
+from voucher_sessions.models import MAX_NUMBER, Model, RedemptionRow, SessionType, TtlUnit
 
 Figure = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
+Change = Annotated[int, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
 Reason = Literal["quantity_exceeded", "gift_amount_exceeded", "loyalty_card_points_exceeded", "not_found"]
+DifferenceKind = Literal["no_receipt", "no_row", "amounts", "rolled_back"]
 Severity = Literal["error", "warning", "info"]
 
 
@@ -71,7 +73,7 @@ class ActiveSession(Model):
         points: The loyalty points that it locks.
         expires_at: When it expires, in UTC, by the server's clock.
         remaining_ms: Milliseconds from the call until then.
-        ttl: As given to ``validate``. Only the ``validate`` call that set it returns it.
+        ttl: As given to ``validate`` or ``extend``. Only the call that set it returns it.
         ttl_unit: The unit of ``ttl``, returned with it.
     """
 
@@ -120,7 +122,9 @@ class Redemption(Model):
         credits: The gift card credits redeemed, in minor units (cents).
         points: The loyalty points redeemed.
         redeemed_at: When it was redeemed, in UTC, by the server's clock.
-        rolled_back: True if the redemption was rolled back since.
+        rolled_back: True if the redemption was rolled back since. A partial rollback does not make it True.
+        credits_rolled_back: How many of the credits were given back since, by partial rollbacks or by that of the rest.
+        points_rolled_back: How many of the points were given back since.
         replayed: True if an earlier call with this id made the redemption, and this call changed nothing.
     """
 
@@ -132,6 +136,8 @@ class Redemption(Model):
     points: Figure
     redeemed_at: datetime
     rolled_back: bool
+    credits_rolled_back: Figure
+    points_rolled_back: Figure
     replayed: bool
 
 
@@ -158,7 +164,8 @@ class Rollback(Model):
     Attributes:
         code: The voucher's code.
         redemption_id: The id of the redemption that was rolled back.
-        quantity: The quantity given back, always 1.
+        id: The rollback id of a partial rollback, given or generated; None if the rest was given back.
+        quantity: The quantity given back: 1; 0 for a partial rollback.
         credits: The gift card credits given back, in minor units (cents).
         points: The loyalty points given back.
         replayed: True if an earlier call rolled it back, and this call changed nothing.
@@ -166,9 +173,32 @@ class Rollback(Model):
 
     code: str
     redemption_id: str
+    id: str | None
     quantity: Figure
     credits: Figure
     points: Figure
+    replayed: bool
+
+
+class Adjustment(Model):
+    """The result of ``adjust``: what was added to the limits of a voucher.
+
+    Attributes:
+        id: The adjustment id, given or generated.
+        code: The voucher's code.
+        quantity: What was added to the limit of the quantity; below 0 if it was lowered.
+        credits: What was added to the limit of the credits, in minor units (cents).
+        points: What was added to the limit of the points.
+        voucher: The voucher as it is now; None if it was deleted since.
+        replayed: True if an earlier call with this id made the adjustment, and this call changed nothing.
+    """
+
+    id: str
+    code: str
+    quantity: Change
+    credits: Change
+    points: Change
+    voucher: VoucherState | None
     replayed: bool
 
 
@@ -252,3 +282,51 @@ class Audit(Model):
     expiries_agree: bool
     differs: bool
     exact: bool
+
+
+class RowProblem(Model):
+    """A row of an import that was not written.
+
+    Attributes:
+        position: The position of the row, from 0.
+        problem: What is wrong with it, or what Redis has instead.
+    """
+
+    position: int
+    problem: str
+
+
+class BulkReport(Model):
+    """The result of an import.
+
+    Attributes:
+        new: How many rows were written.
+        known: How many rows were there already, as the row says. With ``if_exists="update"``, also those that were
+            updated.
+        conflicting: The rows for which Redis has something else, which stayed.
+        bad: The rows that are wrong.
+    """
+
+    new: Figure
+    known: Figure
+    conflicting: list[RowProblem]
+    bad: list[RowProblem]
+
+
+class Difference(Model):
+    """A difference between a redemption that the shop has recorded and its receipt in Redis.
+
+    Attributes:
+        code: The voucher's code.
+        id: The redemption id.
+        kind: ``no_receipt``: Redis has no receipt for the row. ``no_row``: the shop has no row for the receipt.
+            ``amounts``: they name other credits or points. ``rolled_back``: they differ in what was given back.
+        row: What the shop has recorded; None if it has no such row.
+        receipt: What Redis has; None if it has no receipt.
+    """
+
+    code: str
+    id: str
+    kind: DifferenceKind
+    row: RedemptionRow | None
+    receipt: Redemption | None

@@ -8,18 +8,14 @@ starts again.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from typing import Final, NamedTuple, Self
 
 from voucher_sessions._core import scripts
 from voucher_sessions._core.call import Call
 from voucher_sessions._core.keys import Keys
 from voucher_sessions._core.replies import Reply, as_bool, as_bytes, without_status
+from voucher_sessions._core.steps import Steps
 from voucher_sessions.results import Audit, Locked
-
-T = TypeVar("T")
-# Yields calls, receives the result of each, and returns the result of the whole.
-Steps = Generator[Call[Any], Any, T]
 
 _LOCKS_PER_CALL: Final = 250  # the same limit as for reclaiming: it limits how long one script blocks the server
 _TRIES: Final = 20

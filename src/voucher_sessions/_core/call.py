@@ -117,6 +117,8 @@ class Call(Generic[T]):
     changes: bool = True
     session_key: str | None = None
     redemption_id: str | None = None
+    rollback_id: str | None = None
+    adjustment_id: str | None = None
     changed_keys: Sequence[bytes] = ()
     id: str = field(default_factory=new_call_id)
     may_have_run: bool = False
@@ -213,7 +215,12 @@ class Call(Generic[T]):
         without_answer = client_errors.is_without_answer(error)
         if self.changes and self.may_have_run and (without_answer or client_errors.is_refused_before_it_ran(error)):
             raised = OutcomeUnknown(
-                self.verb, self.codes, session_key=self.session_key, redemption_id=self.redemption_id
+                self.verb,
+                self.codes,
+                session_key=self.session_key,
+                redemption_id=self.redemption_id,
+                rollback_id=self.rollback_id,
+                adjustment_id=self.adjustment_id,
             )
         elif without_answer:
             raised = ServerUnavailable(self.verb, self.codes, str(error))

@@ -5,6 +5,8 @@
                                              amounts and session key, by expiry in ms
     prefix:{CODE}:session:<key>      STRING  the lock of one session                            expires with the lock
     prefix:{CODE}:redemption:<id>    STRING  the receipt of one redemption                      no TTL, or receipt_ttl
+    prefix:{CODE}:rollback:<id>      STRING  the receipt of one partial rollback            as long as its redemption's
+    prefix:{CODE}:adjustment:<id>    STRING  the receipt of one adjustment                  no TTL, or receipt_ttl
     prefix:{CODE}:fence              STRING  the write that WAIT waits for, with durability=    1 second
     prefix:partition                 STRING  the fingerprint of the partition function          no TTL
     prefix:probe{TAG}                        the key that check_server tries commands on        never exists
@@ -18,6 +20,7 @@ after it can be anything: no code, session key or redemption id can form a key o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Final
@@ -37,8 +40,21 @@ _SAMPLE_CODES: Final = (
 )
 
 
+# A key without its prefix.
+_KEY: Final = re.compile(rb"(?:\{[^{}]*\})?\{(?P<code>[^{}]*)\}(?P<rest>[^{].*|)", re.DOTALL)
+
+
 def _escaped(text: str) -> bytes:
     return text.replace("%", "%25").replace("{", "%7B").replace("}", "%7D").encode()
+
+
+def _unescaped(text: str) -> str:
+    return text.replace("%7D", "}").replace("%7B", "{").replace("%25", "%")
+
+
+def _literal(text: bytes) -> bytes:
+    """A pattern of SCAN that matches only this text."""
+    return re.sub(rb"([\\*?\[\]^-])", rb"\\\1", text)
 
 
 class Keys:
@@ -119,6 +135,36 @@ class Keys:
     def redemption(self, code: str, redemption_id: str) -> bytes:
         """The receipt of one redemption."""
         return self._book(code) + b":redemption:" + redemption_id.encode()
+
+    def partial_rollback(self, code: str, redemption_id: str, rollback_id: str) -> list[bytes]:
+        """The book, the receipt of the redemption, the receipt of the rollback."""
+        book = self._book(code)
+        return [book, book + b":redemption:" + redemption_id.encode(), book + b":rollback:" + rollback_id.encode()]
+
+    def adjustment(self, code: str, adjustment_id: str) -> list[bytes]:
+        """The book, the index of locks, the receipt of the adjustment."""
+        return [*self.voucher(code), self._book(code) + b":adjustment:" + adjustment_id.encode()]
+
+    def books_pattern(self) -> bytes:
+        """Of SCAN: it matches every book, and other keys that end with a brace."""
+        return _literal(self._prefix) + b"{*}"
+
+    def redemptions_pattern(self, code: str | None) -> bytes:
+        """Of SCAN: it matches every receipt of a redemption, of one voucher if a code is given, and perhaps other keys."""
+        return (_literal(self._prefix) + b"{*}" if code is None else _literal(self._book(code))) + b":redemption:*"
+
+    def code_of(self, key: bytes) -> tuple[str, bytes] | None:
+        """The code of the voucher to which a key belongs, and what follows its book's key; None for any other key."""
+        match = _KEY.fullmatch(key, len(self._prefix))
+        if match is None:
+            return None
+        try:
+            code = _unescaped(match["code"].decode())
+        except UnicodeDecodeError:
+            return None
+        if self._fails_for(code):  # an engine with another partition function has written it
+            return None
+        return (code, match["rest"]) if key == self._book(code) + match["rest"] else None
 
     def _books(self, codes: tuple[str, ...]) -> list[bytes]:
         books = [self._book(code) for code in codes]

@@ -4,13 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
-from voucher_sessions._core.replies import Item, Reply, as_bytes, datetime_of, groups, limit_exceeded, without_status
+from voucher_sessions._core.replies import (
+    Item,
+    Reply,
+    as_amount,
+    as_bytes,
+    datetime_of,
+    groups,
+    limit_exceeded,
+    voucher_of,
+    without_status,
+)
 from voucher_sessions._core.requests import VoucherRequest
-from voucher_sessions.errors import FORMAT, RedemptionConflict, RedemptionRolledBack, UnknownFormat
+from voucher_sessions.errors import (
+    FORMAT,
+    AdjustmentConflict,
+    AdjustmentRefused,
+    InvalidRequest,
+    RedemptionConflict,
+    RedemptionRolledBack,
+    RollbackExceeded,
+    UnknownFormat,
+)
 from voucher_sessions.models import model_of
-from voucher_sessions.results import Redemption, Rollback, StackRedemption
+from voucher_sessions.results import Adjustment, Redemption, Rollback, StackRedemption
+
+_BALANCES: Final = {1: "quantity", 2: "credits", 3: "points"}
+_UNKNOWN: Final = "?"  # the stack of an imported redemption
 
 
 def stack_fingerprint(codes: Sequence[str]) -> str:
@@ -18,6 +40,14 @@ def stack_fingerprint(codes: Sequence[str]) -> str:
     if len(codes) == 1:
         return "-"
     return sha256(b"".join(b"%d:%b" % (len(code), code) for code in sorted(map(str.encode, codes)))).hexdigest()[:16]
+
+
+def fields_of(kind: str, item: Item) -> str:
+    """The fields of a receipt, without its format at the beginning."""
+    format_, fields = as_bytes(item).decode().split(" ", 1)
+    if int(format_) > FORMAT:
+        raise UnknownFormat(kind, int(format_))
+    return fields
 
 
 class RedemptionRequest(NamedTuple):
@@ -32,8 +62,10 @@ class RedemptionRequest(NamedTuple):
 class Receipt(NamedTuple):
     """The record of one redemption. redeem.lua writes it as fields with spaces between them.
 
-    ``call_id`` and ``rolled_back_by`` are the call ids of the redeem and of the rollback. An engine uses them to
-    distinguish a client library's automatic retry after a lost reply from a call that the caller repeats.
+    ``call_id`` and ``rolled_back_by`` are the call ids of the redeem and of the rollback of the rest. An engine uses
+    them to distinguish a client library's automatic retry after a lost reply from a call that the caller repeats.
+    ``credits_back`` and ``points_back`` are what partial rollbacks have given back. ``stack`` is '?' for a redemption
+    that was imported: then its stack is not known, nor, if there is no session key, its session.
     """
 
     quantity: int
@@ -42,16 +74,17 @@ class Receipt(NamedTuple):
     redeemed_at_ms: int
     call_id: str
     stack: str
+    credits_back: int
+    points_back: int
     rolled_back_by: str | None
     session_key: str | None
 
     @classmethod
     def read(cls, item: Item) -> Self:
         # The session key is the last field, because it may contain spaces.
-        format_, fields = as_bytes(item).decode().split(" ", 1)
-        if int(format_) > FORMAT:
-            raise UnknownFormat("a receipt", int(format_))
-        _life, quantity, credits, points, at, call_id, stack, rolled_back_by, key = fields.split(" ", 8)
+        fields = fields_of("a receipt", item)
+        _life, quantity, credits, points, at, call_id, stack, given_back, key = fields.split(" ", 8)
+        credits_back, points_back, rolled_back_by = ("0,0,-" if given_back == "-" else given_back).split(",")
         return cls(
             quantity=int(quantity),
             credits=int(credits),
@@ -59,9 +92,22 @@ class Receipt(NamedTuple):
             redeemed_at_ms=int(at),
             call_id=call_id,
             stack=stack,
+            credits_back=int(credits_back),
+            points_back=int(points_back),
             rolled_back_by=None if rolled_back_by == "-" else rolled_back_by,
             session_key=key or None,
         )
+
+    @property
+    def rolled_back(self) -> bool:
+        """Whether a rollback has given back the rest."""
+        return self.rolled_back_by is not None
+
+    @property
+    def has_nothing_left(self) -> bool:
+        """Whether all was given back: the rest, or by partial rollbacks all credits and points, if it took any."""
+        taken = self.credits, self.points
+        return self.rolled_back or (taken != (0, 0) and taken == (self.credits_back, self.points_back))
 
     def redemption(self, code: str, redemption_id: str, *, replayed: bool) -> Redemption:
         return model_of(
@@ -74,7 +120,9 @@ class Receipt(NamedTuple):
                 "credits": self.credits,
                 "points": self.points,
                 "redeemed_at": datetime_of(self.redeemed_at_ms),
-                "rolled_back": self.rolled_back_by is not None,
+                "rolled_back": self.rolled_back,
+                "credits_rolled_back": self.credits if self.rolled_back else self.credits_back,
+                "points_rolled_back": self.points if self.rolled_back else self.points_back,
                 "replayed": replayed,
             },
         )
@@ -83,17 +131,19 @@ class Receipt(NamedTuple):
         return Rollback(
             code=code,
             redemption_id=redemption_id,
+            id=None,
             quantity=self.quantity,
-            credits=self.credits,
-            points=self.points,
+            credits=self.credits - self.credits_back,
+            points=self.points - self.points_back,
             replayed=replayed,
         )
 
     def matches(self, redemption: RedemptionRequest, voucher: VoucherRequest) -> bool:
         """Whether a request repeats this redemption: the same vouchers and session, and the amounts that it names."""
+        is_imported = self.stack == _UNKNOWN
         return (
-            redemption.session_key == self.session_key
-            and redemption.stack == self.stack
+            (redemption.session_key == self.session_key or (is_imported and self.session_key is None))
+            and (redemption.stack == self.stack or is_imported)
             and voucher.credits in (None, self.credits)
             and voucher.points in (None, self.points)
         )
@@ -119,9 +169,9 @@ def redemptions(requested: Sequence[VoucherRequest], asked: RedemptionRequest, r
         receipt.redemption(request.code, asked.redemption_id, replayed=receipt.call_id != asked.call_id)
         for request, receipt in found
     ]
-    for redemption in redeemed:
+    for (_, receipt), redemption in zip(found, redeemed, strict=True):
         # A retry of the client, with the same call id, gets its first result all the same.
-        if redemption.rolled_back and redemption.replayed:
+        if receipt.has_nothing_left and redemption.replayed:
             raise RedemptionRolledBack(redemption.code, asked.redemption_id, redemption)
     return redeemed
 
@@ -137,9 +187,64 @@ def only_redemption(code: str, redemption_id: str, reply: Reply) -> Redemption:
     return receipt.redemption(code, redemption_id, replayed=False)
 
 
+def imported(code: str, redemption_id: str, call_id: str, reply: Reply) -> tuple[bool, Redemption]:
+    """The reply 'receipts' or 'too_much' to an import: whether this call has written the receipt, and the receipt."""
+    if reply[0] == b"too_much":
+        raise InvalidRequest("credits", "would raise what is used of the voucher above 2^53 - 1")
+    (receipt,) = receipts(reply)
+    created = receipt.call_id == call_id
+    return created, receipt.redemption(code, redemption_id, replayed=not created)
+
+
 def rollbacks(codes: tuple[str, ...], redemption_id: str, call_id: str, reply: Reply) -> list[Rollback]:
     """The reply 'receipts' to rollback. ``call_id`` is the id of this call: another id means a replay."""
     return [
         receipt.rollback(code, redemption_id, replayed=receipt.rolled_back_by != call_id)
         for code, receipt in zip(codes, receipts(reply), strict=True)
     ]
+
+
+def partial_rollback(
+    code: str, redemption_id: str, rollback_id: str, credits: int, points: int, call_id: str, reply: Reply
+) -> Rollback:
+    """The reply 'rollback' or 'exceeded'. ``call_id`` is the id of this call: another id means a replay."""
+    if reply[0] == b"exceeded":
+        balance, requested = {1: ("credits", credits), 2: ("points", points)}[int(reply[1])]
+        raise RollbackExceeded(code, redemption_id, balance, requested, as_amount(reply[2]))
+    (item,) = without_status(reply, b"rollback")
+    text = fields_of("a rollback", item)
+    rolled_credits, rolled_points, rolled_by, rolled_redemption = text.split(" ", 3)
+    if (int(rolled_credits), int(rolled_points), rolled_redemption) != (credits, points, redemption_id):
+        raise RedemptionConflict(code, redemption_id, rollback_id)
+    return Rollback(
+        code=code,
+        redemption_id=redemption_id,
+        id=rollback_id,
+        quantity=0,
+        credits=credits,
+        points=points,
+        replayed=rolled_by != call_id,
+    )
+
+
+def adjustment(code: str, adjustment_id: str, changes: tuple[int, int, int], call_id: str, reply: Reply) -> Adjustment:
+    """The reply 'adjusted' or 'adjustment_refused'. ``call_id`` is the id of this call: another id means a replay."""
+    if reply[0] == b"adjustment_refused":
+        at, limit = int(reply[1]), int(reply[2])
+        raise AdjustmentRefused(code, _BALANCES[at], None if limit < 0 else limit, changes[at - 1])
+    item, *voucher = without_status(reply, b"adjusted")
+    life, *adjusted, adjusted_by = fields_of("an adjustment", item).split(" ")
+    replayed = adjusted_by != call_id
+    is_another = bool(voucher) and as_bytes(voucher[0]).decode() != life  # put again after a deletion
+    if tuple(map(int, adjusted)) != changes or (is_another and replayed):
+        raise AdjustmentConflict(code, adjustment_id)
+    quantity, credits, points = changes
+    return Adjustment(
+        id=adjustment_id,
+        code=code,
+        quantity=quantity,
+        credits=credits,
+        points=points,
+        voucher=voucher_of(code, voucher[1:]) if voucher and not is_another else None,
+        replayed=replayed,
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from voucher_sessions._core.requests import SessionRequest
 from voucher_sessions.errors import (
@@ -46,6 +46,11 @@ _LIMIT_ERRORS: Final[dict[Reason, tuple[type[LimitExceeded], str]]] = {
     "gift_amount_exceeded": (GiftAmountExceeded, "credits"),
     "loyalty_card_points_exceeded": (LoyaltyPointsExceeded, "points"),
 }
+
+
+def ms_of(time: datetime) -> int:
+    """A datetime as ms since 1970, rounded down."""
+    return (time - _EPOCH) // timedelta(milliseconds=1)
 
 
 def datetime_of(ms: int) -> datetime:
@@ -87,7 +92,18 @@ def as_amount(item: Item) -> int:
 
 def voucher_state(code: str, reply: Reply) -> VoucherState:
     """The reply 'state'."""
-    limit, used, locked = groups(without_status(reply, b"state"), 3)
+    return voucher_of(code, without_status(reply, b"state"))
+
+
+def voucher_put(code: str, reply: Reply) -> tuple[bool, VoucherState]:
+    """The reply 'put': whether this call has created the voucher, and the voucher."""
+    created, *figures = without_status(reply, b"put")
+    return as_bool(created), voucher_of(code, figures)
+
+
+def voucher_of(code: str, figures: Reply) -> VoucherState:
+    """A voucher from its limits, and what is used and locked."""
+    limit, used, locked = groups(figures, 3)
     quantity, credits, points = map(_balance, limit, used, locked)
     return VoucherState(code=code, quantity=quantity, credits=credits, points=points)
 
@@ -199,15 +215,40 @@ def limit_exceeded(code: str, row: Reply) -> LimitExceeded | None:
     )
 
 
-def active_sessions(reply: Reply) -> list[ActiveSession]:
+class ListedSession(NamedTuple):
+    """A session as the index has it: where a walk over the index is to go on, and the session."""
+
+    expires_at_ms: int
+    member: bytes
+    session: ActiveSession
+
+
+def listed_sessions(reply: Reply) -> list[ListedSession]:
     """The reply 'sessions'."""
     now_ms, *items = without_status(reply, b"sessions")
-    sessions: list[ActiveSession] = []
-    for member, expires_at_ms in groups(items, 2):
-        credits, points, key = as_bytes(member).split(b" ", 2)
-        fields = _active_session(key.decode(), int(now_ms), int(float(expires_at_ms)), int(credits), int(points))
-        sessions.append(model_of(ActiveSession, fields))
-    return sessions
+    listed: list[ListedSession] = []
+    for item, expires_item in groups(items, 2):
+        member, expires_at_ms = as_bytes(item), int(float(expires_item))
+        credits, points, key = member.split(b" ", 2)
+        fields = _active_session(key.decode(), int(now_ms), expires_at_ms, int(credits), int(points))
+        listed.append(ListedSession(expires_at_ms, member, model_of(ActiveSession, fields)))
+    return listed
+
+
+def active_sessions(reply: Reply) -> list[ActiveSession]:
+    """The reply 'sessions' without where to go on."""
+    return [each.session for each in listed_sessions(reply)]
+
+
+def live_sessions(
+    codes: tuple[str, ...], session_key: str, request: SessionRequest | None, reply: Reply
+) -> list[ActiveSession]:
+    """The reply 'live', one per voucher. ``request`` is given if this call has set the expiry; it knows the ``ttl``."""
+    now_ms, *items = without_status(reply, b"live")
+    return [
+        model_of(ActiveSession, _active_session(session_key, int(now_ms), int(expires_at_ms), credits, points, request))
+        for _, (expires_at_ms, credits, points) in zip(codes, groups(items, 3), strict=True)
+    ]
 
 
 # What became of a session: it was not live, it was released, it had ended before.

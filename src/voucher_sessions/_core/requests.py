@@ -15,6 +15,7 @@ from pydantic import Field
 
 from voucher_sessions.errors import InvalidRequest
 from voucher_sessions.models import (
+    MAX_NUMBER,
     MAX_TTL_MS,
     Amount,
     Checker,
@@ -27,6 +28,7 @@ from voucher_sessions.models import (
     SessionType,
     Text,
     TtlUnit,
+    TtlUnitName,
     checked_model,
     is_a,
     ttl_in_ms,
@@ -36,6 +38,7 @@ from voucher_sessions.results import ActiveSession
 check_text = Checker(Text)
 check_amount = Checker(Amount)
 check_optional_amount = Checker(Amount | None)
+check_change = Checker(Annotated[int, Field(strict=True, ge=-MAX_NUMBER, le=MAX_NUMBER)])
 check_if_session_missing = Checker(IfSessionMissing)
 check_if_exists = Checker(IfExists)
 check_list_limit = Checker(Annotated[int, Field(strict=True, ge=1, le=10_000)])
@@ -101,7 +104,9 @@ def _redeemable(field: str, given: object) -> Redeemable:
     if is_a(given, Redeemable):
         return checked_model(field, Redeemable, given)
     fields: dict[str, Any] = (
-        {"code": given} if is_a(given, str) else _fields(field, given, "Redeemable, a mapping of its fields, or a code")
+        {"code": given}
+        if is_a(given, str)
+        else mapping_fields(field, given, "Redeemable, a mapping of its fields, or a code")
     )
     try:
         return Redeemable(**fields)
@@ -196,12 +201,26 @@ def session_request(session: SessionLike | ActiveSession, policy: TtlPolicy) -> 
     return _request(checked.key, _time_to_live(checked.type, checked.ttl, checked.ttl_unit), policy)
 
 
+def extension(
+    session_key: str, ttl: int | float | None, ttl_unit: TtlUnit | TtlUnitName | None, policy: TtlPolicy
+) -> SessionRequest:
+    """The session to extend, and its new time to live; if none is given, the engine's default."""
+    key = check_text("session_key", session_key)
+    plain = _PLAIN_TYPES.issuperset((type(ttl), type(ttl_unit)))
+    time_to_live = (_cached_time_to_live if plain else _uncached_time_to_live)(SessionType.LOCK, ttl, ttl_unit)
+    return _request(key, time_to_live, policy, field="ttl")
+
+
 def _request(
-    key: str | None, time_to_live: tuple[int | float, TtlUnit, int] | None, policy: TtlPolicy
+    key: str | None,
+    time_to_live: tuple[int | float, TtlUnit, int] | None,
+    policy: TtlPolicy,
+    *,
+    field: str = "session.ttl",
 ) -> SessionRequest:
     ttl, unit, ms = time_to_live or policy.default
     if ms > policy.max_ms:
-        raise InvalidRequest("session.ttl", f"must be at most {_in_words(policy.max_ms)}, the max_ttl of the engine")
+        raise InvalidRequest(field, f"must be at most {_in_words(policy.max_ms)}, the max_ttl of the engine")
     return SessionRequest(key or "ssn_" + random_text(32), ttl, unit, ms)
 
 
@@ -225,10 +244,12 @@ def _request_from_plain_values(session: object, policy: TtlPolicy) -> SessionReq
         return None
 
 
-@lru_cache(maxsize=1024, typed=True)
-def _cached_time_to_live(type_: Any, ttl: Any, ttl_unit: Any) -> tuple[int | float, TtlUnit, int] | None:
+def _uncached_time_to_live(type_: Any, ttl: Any, ttl_unit: Any) -> tuple[int | float, TtlUnit, int] | None:
     checked = Session(type=type_, ttl=ttl, ttl_unit=ttl_unit)
     return _time_to_live(checked.type, checked.ttl, checked.ttl_unit)
+
+
+_cached_time_to_live = lru_cache(maxsize=1024, typed=True)(_uncached_time_to_live)
 
 
 def _time_to_live(
@@ -247,7 +268,9 @@ def session_key(session: SessionLike | ActiveSession | str) -> str:
     if is_a(session, Session) or is_a(session, ActiveSession):
         key = session.__dict__.get("key")
     else:
-        fields = _fields("session", session, "Session, an ActiveSession, a mapping of its fields, or a session key")
+        fields = mapping_fields(
+            "session", session, "Session, an ActiveSession, a mapping of its fields, or a session key"
+        )
         if unknown := [name for name in fields if name not in _ACTIVE_SESSION_FIELDS]:
             name = unknown[0].encode(errors="backslashreplace").decode()  # a lone surrogate could not be logged
             raise InvalidRequest(f"session.{name}", "is no field of a session: give key, or the session key alone")
@@ -265,7 +288,7 @@ def _session(session: object) -> Session:
     if is_a(session, ActiveSession):
         fields = dict(session.__dict__)
     else:
-        fields = _fields("session", session, "Session, an ActiveSession or a mapping of its fields")
+        fields = mapping_fields("session", session, "Session, an ActiveSession or a mapping of its fields")
     if not _ACTIVE_ONLY_FIELDS.isdisjoint(fields):
         if fields.get("ttl") is None:
             raise InvalidRequest(
@@ -278,7 +301,7 @@ def _session(session: object) -> Session:
         raise InvalidRequest(f"session.{error.field}", error.problem) from None
 
 
-def _fields(field: str, given: object, kinds: str) -> dict[str, Any]:
+def mapping_fields(field: str, given: object, kinds: str) -> dict[str, Any]:
     """The names and values of a mapping. It is iterated only once, and not beyond the first 30: it may be endless."""
     try:
         if isinstance(given, Mapping):

@@ -61,6 +61,12 @@ RELEASE: Final = _script("release")
 ROLLBACK: Final = _script("rollback")
 LIST_SESSIONS: Final = _script("list_sessions")
 GET_REDEMPTION: Final = _script("get_redemption")
+ADJUST: Final = _script("adjust")
+GET_SESSION: Final = _script("get_session")
+EXTEND: Final = _script("extend")
+PARTIAL_ROLLBACK: Final = _script("partial_rollback")
+IMPORT_REDEMPTION: Final = _script("import_redemption")
+SCAN: Final = _script("scan")
 AUDIT: Final = _script("audit")
 REPAIR: Final = _script("repair")
 AGREE_ON_PARTITION: Final = _script("agree_on_partition")
@@ -76,6 +82,12 @@ ALL: Final = (
     ROLLBACK,
     LIST_SESSIONS,
     GET_REDEMPTION,
+    ADJUST,
+    GET_SESSION,
+    EXTEND,
+    PARTIAL_ROLLBACK,
+    IMPORT_REDEMPTION,
+    SCAN,
     AUDIT,
     REPAIR,
     AGREE_ON_PARTITION,

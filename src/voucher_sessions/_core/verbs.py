@@ -51,8 +51,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TypeVar
 
-from voucher_sessions._core import audit, receipts, replies, requests, scripts, server_check
-from voucher_sessions._core.audit import Steps
+from voucher_sessions._core import audit, receipts, replies, requests, scripts, server_check, walks
 from voucher_sessions._core.call import Arg, Call
 from voucher_sessions._core.keys import Keys
 from voucher_sessions._core.replies import Reply
@@ -64,18 +63,23 @@ from voucher_sessions._core.requests import (
     new_call_id,
     random_text,
 )
+from voucher_sessions._core.steps import Steps, Walk
 from voucher_sessions.errors import InvalidRequest
 from voucher_sessions.models import (
     IfExists,
     IfSessionMissing,
     RedeemableLike,
+    RedemptionRow,
     SessionLike,
+    TtlUnit,
+    TtlUnitName,
     Used,
     Voucher,
     checked_model,
 )
 from voucher_sessions.results import (
     ActiveSession,
+    Adjustment,
     Audit,
     Finding,
     Redemption,
@@ -88,6 +92,11 @@ from voucher_sessions.results import (
 )
 
 T = TypeVar("T")
+
+
+def _id(prefix: str, field: str, given: str | None) -> str:
+    """The checked id of the caller, or a generated one."""
+    return prefix + random_text(32) if given is None else check_text(field, given)
 
 
 class Verbs:
@@ -103,7 +112,7 @@ class Verbs:
         default_ttl: float | timedelta | None = None,
         max_ttl: float | timedelta | None = None,
     ) -> None:
-        self._keys = keys
+        self.keys = keys
         self._receipt_ttl_ms = requests.receipt_ttl_in_ms(receipt_ttl)
         self._ttl_policy = requests.ttl_policy(default_ttl, max_ttl)
 
@@ -112,7 +121,7 @@ class Verbs:
 
         None if there is nothing to check.
         """
-        partition = self._keys.partition()
+        partition = self.keys.partition()
         if partition is None:
             return None
         key, fingerprint = partition
@@ -128,7 +137,7 @@ class Verbs:
 
     def check_partition(self) -> list[Finding]:
         """The findings of ``check_server`` about the engine's own ``partition``."""
-        return server_check.partition_findings(always_fails=self._keys.partition_always_fails())
+        return server_check.partition_findings(always_fails=self.keys.partition_always_fails())
 
     def check_permissions(self, tag: str) -> Call[dict[str, str]]:
         """For each of ``scripts.COMMANDS`` the error with which the server refuses it, or ''."""
@@ -136,19 +145,30 @@ class Verbs:
             verb="check_permissions",
             codes=(),
             script=scripts.CHECK_PERMISSIONS,
-            keys=[self._keys.probe(tag)],
+            keys=[self.keys.probe(tag)],
             args=[server_check.TRIAL_COMMANDS],
             read=partial(replies.refusals, scripts.COMMANDS),
             changes=False,
         )
 
     def put_voucher(self, voucher: Voucher, used: Used | None, if_exists: IfExists = "update") -> Call[VoucherState]:
+        return self._put_voucher(voucher, used, if_exists, lambda *reply: replies.voucher_put(*reply)[1])
+
+    def import_voucher(
+        self, voucher: Voucher, used: Used | None, if_exists: IfExists
+    ) -> Call[tuple[bool, VoucherState]]:
+        """``put_voucher`` that tells whether this call has created the voucher."""
+        return self._put_voucher(voucher, used, if_exists, replies.voucher_put)
+
+    def _put_voucher(
+        self, voucher: Voucher, used: Used | None, if_exists: IfExists, read: Callable[[str, Reply], T]
+    ) -> Call[T]:
         voucher = checked_model("voucher", Voucher, voucher)
         used = None if used is None else checked_model("used", Used, used)
         if_exists = requests.check_if_exists("if_exists", if_exists)
         quantity = -1 if voucher.quantity is None else voucher.quantity
         figures = used or Used()
-        keys = self._keys.voucher(voucher.code)
+        keys = self.keys.voucher(voucher.code)
         return Call(
             verb="put_voucher",
             codes=(voucher.code,),
@@ -158,8 +178,34 @@ class Verbs:
                 *(if_exists, str(quantity), str(voucher.credits), str(voucher.points)),
                 *("keep" if used is None else "set", str(figures.quantity), str(figures.credits), str(figures.points)),
             ],
-            read=partial(replies.voucher_state, voucher.code),
+            read=partial(read, voucher.code),
             changed_keys=keys[:1],
+        )
+
+    def adjust(
+        self, code: str, quantity: int, credits: int, points: int, adjustment_id: str | None
+    ) -> Call[Adjustment]:
+        code = check_text("code", code)
+        changes = (
+            requests.check_change("quantity", quantity),
+            requests.check_change("credits", credits),
+            requests.check_change("points", points),
+        )
+        if changes == (0, 0, 0):
+            raise InvalidRequest("quantity", "must not be 0 if credits and points are: name what is to change")
+        id_ = _id("adj_", "adjustment_id", adjustment_id)
+        call_id = new_call_id()
+        keys = self.keys.adjustment(code, id_)
+        return Call(
+            verb="adjust",
+            codes=(code,),
+            script=scripts.ADJUST,
+            keys=keys,
+            args=[*map(str, changes), self._receipt_ttl()],
+            read=partial(receipts.adjustment, code, id_, changes, call_id),
+            adjustment_id=id_,
+            changed_keys=[keys[0], keys[2]],
+            id=call_id,
         )
 
     def get_voucher(self, code: str) -> Call[VoucherState]:
@@ -168,7 +214,7 @@ class Verbs:
             verb="get_voucher",
             codes=(code,),
             script=scripts.GET_VOUCHER,
-            keys=self._keys.voucher(code),
+            keys=self.keys.voucher(code),
             args=[],
             read=partial(replies.voucher_state, code),
             changes=False,
@@ -176,7 +222,7 @@ class Verbs:
 
     def delete_voucher(self, code: str) -> Call[bool]:
         code = check_text("code", code)
-        keys = self._keys.voucher(code)
+        keys = self.keys.voucher(code)
         return Call(
             verb="delete_voucher",
             codes=(code,),
@@ -221,7 +267,7 @@ class Verbs:
         args: list[Arg] = [key.encode(), str(to_lock.ttl_ms) if to_lock else "0"]
         for request in requested:
             args += str(request.credits or 0), str(request.points or 0)
-        keys = self._keys.sessions(codes + released, key)
+        keys = self.keys.sessions(codes + released, key)
         return Call(
             verb="validate",
             codes=codes + released,
@@ -266,18 +312,17 @@ class Verbs:
     ) -> Call[T]:
         if_session_missing = requests.check_if_session_missing("if_session_missing", if_session_missing)
         key = None if session is None else requests.session_key(session)
-        id_ = "rdm_" + random_text(32) if redemption_id is None else check_text("redemption_id", redemption_id)
+        id_ = _id("rdm_", "redemption_id", redemption_id)
         codes = tuple(request.code for request in requested)
         call_id = new_call_id()
-        receipt_ttl_ms = "" if self._receipt_ttl_ms is None else str(self._receipt_ttl_ms)
         stack = receipts.stack_fingerprint(codes)
-        args: list[Arg] = [(key or "").encode(), if_session_missing, receipt_ttl_ms, stack]
+        args: list[Arg] = [(key or "").encode(), if_session_missing, self._receipt_ttl(), stack]
         for request in requested:
             args += (
                 "-" if request.credits is None else str(request.credits),
                 "-" if request.points is None else str(request.points),
             )
-        keys = self._keys.sessions_and_redemptions(codes, key or "", id_)
+        keys = self.keys.sessions_and_redemptions(codes, key or "", id_)
         asked = receipts.RedemptionRequest(id_, key, stack, call_id)
         return Call(
             verb="redeem",
@@ -302,7 +347,7 @@ class Verbs:
         self, codes: tuple[str, ...], session_key: str, read: Callable[[tuple[str, ...], str, Reply], T]
     ) -> Call[T]:
         session_key = check_text("session_key", session_key)
-        keys = self._keys.sessions(codes, session_key)
+        keys = self.keys.sessions(codes, session_key)
         return Call(
             verb="release",
             codes=codes,
@@ -314,8 +359,90 @@ class Verbs:
             changed_keys=keys[1::3],
         )
 
-    def rollback(self, code: str, redemption_id: str) -> Call[Rollback]:
-        return self._rollback((check_text("code", code),), redemption_id, lambda *reply: receipts.rollbacks(*reply)[0])
+    def _receipt_ttl(self) -> str:
+        """The argument of a script: '' if receipts do not expire."""
+        return "" if self._receipt_ttl_ms is None else str(self._receipt_ttl_ms)
+
+    def get_session(self, code: str, session_key: str) -> Call[ActiveSession]:
+        code, session_key = check_text("code", code), check_text("session_key", session_key)
+        return Call(
+            verb="get_session",
+            codes=(code,),
+            script=scripts.GET_SESSION,
+            keys=self.keys.sessions((code,), session_key),
+            args=[session_key.encode()],
+            read=lambda reply: replies.live_sessions((code,), session_key, None, reply)[0],
+            changes=False,
+            session_key=session_key,
+        )
+
+    def extend(
+        self, code: str, session_key: str, ttl: float | None, ttl_unit: TtlUnit | TtlUnitName | None
+    ) -> Call[ActiveSession]:
+        codes = (check_text("code", code),)
+        return self._extend(codes, session_key, ttl, ttl_unit, lambda *reply: replies.live_sessions(*reply)[0])
+
+    def extend_stack(
+        self, codes: Sequence[str], session_key: str, ttl: float | None, ttl_unit: TtlUnit | TtlUnitName | None
+    ) -> Call[list[ActiveSession]]:
+        return self._extend(check_codes("codes", codes), session_key, ttl, ttl_unit, replies.live_sessions)
+
+    def _extend(
+        self,
+        codes: tuple[str, ...],
+        session_key: str,
+        ttl: float | None,
+        ttl_unit: TtlUnit | TtlUnitName | None,
+        read: Callable[[tuple[str, ...], str, SessionRequest | None, Reply], T],
+    ) -> Call[T]:
+        request = requests.extension(session_key, ttl, ttl_unit, self._ttl_policy)
+        keys = self.keys.sessions(codes, request.key)
+        return Call(
+            verb="extend",
+            codes=codes,
+            script=scripts.EXTEND,
+            keys=keys,
+            args=[request.key.encode(), str(request.ttl_ms)],
+            read=partial(read, codes, request.key, request),
+            session_key=request.key,
+            changed_keys=keys[1::3],
+        )
+
+    def rollback(
+        self, code: str, redemption_id: str, credits: int | None, points: int | None, rollback_id: str | None
+    ) -> Call[Rollback]:
+        code = check_text("code", code)
+        credits = requests.check_optional_amount("credits", credits)
+        points = requests.check_optional_amount("points", points)
+        if credits is not None or points is not None:
+            return self._partial_rollback(code, redemption_id, credits or 0, points or 0, rollback_id)
+        if rollback_id is not None:
+            raise InvalidRequest(
+                "rollback_id", "is only for a partial rollback: name credits or points, or leave it out"
+            )
+        return self._rollback((code,), redemption_id, lambda *reply: receipts.rollbacks(*reply)[0])
+
+    def _partial_rollback(
+        self, code: str, redemption_id: str, credits: int, points: int, rollback_id: str | None
+    ) -> Call[Rollback]:
+        redemption_id = check_text("redemption_id", redemption_id)
+        if not credits and not points:
+            raise InvalidRequest("credits", "must not be 0 if points are: to give back the rest, name no amounts")
+        id_ = _id("rbk_", "rollback_id", rollback_id)
+        call_id = new_call_id()
+        keys = self.keys.partial_rollback(code, redemption_id, id_)
+        return Call(
+            verb="rollback",
+            codes=(code,),
+            script=scripts.PARTIAL_ROLLBACK,
+            keys=keys,
+            args=[redemption_id.encode(), str(credits), str(points)],
+            read=partial(receipts.partial_rollback, code, redemption_id, id_, credits, points, call_id),
+            redemption_id=redemption_id,
+            rollback_id=id_,
+            changed_keys=keys[1:],
+            id=call_id,
+        )
 
     def rollback_stack(self, codes: Sequence[str], redemption_id: str) -> Call[list[Rollback]]:
         return self._rollback(check_codes("codes", codes), redemption_id, receipts.rollbacks)
@@ -325,7 +452,7 @@ class Verbs:
     ) -> Call[T]:
         redemption_id = check_text("redemption_id", redemption_id)
         call_id = new_call_id()
-        keys = self._keys.redemptions(codes, redemption_id)
+        keys = self.keys.redemptions(codes, redemption_id)
         return Call(
             verb="rollback",
             codes=codes,
@@ -344,11 +471,15 @@ class Verbs:
             verb="list_sessions",
             codes=(code,),
             script=scripts.LIST_SESSIONS,
-            keys=self._keys.voucher(code),
-            args=[str(requests.check_list_limit("limit", limit))],
+            keys=self.keys.voucher(code),
+            args=[str(requests.check_list_limit("limit", limit)), "0", ""],
             read=replies.active_sessions,
             changes=False,
         )
+
+    def iter_sessions(self, code: str, batch: int) -> Walk[ActiveSession]:
+        """The walk over all live sessions."""
+        return walks.sessions(self.keys, check_text("code", code), requests.check_list_limit("batch", batch))
 
     def get_redemption(self, code: str, redemption_id: str) -> Call[Redemption]:
         code = check_text("code", code)
@@ -357,15 +488,46 @@ class Verbs:
             verb="get_redemption",
             codes=(code,),
             script=scripts.GET_REDEMPTION,
-            keys=[self._keys.redemption(code, redemption_id)],
+            keys=[self.keys.redemption(code, redemption_id)],
             args=[],
             read=partial(receipts.only_redemption, code, redemption_id),
             changes=False,
             redemption_id=redemption_id,
         )
 
+    def import_redemption(self, row: RedemptionRow, *, count: bool) -> Call[tuple[bool, Redemption]]:
+        """The call that writes the receipt of a redemption which another system has made, or a lost server had."""
+        call_id = new_call_id()
+        keys = self.keys.sessions_and_redemptions((row.code,), row.session_key or "", row.id)
+        rolled_back = bool(row.rolled_back)
+        back = (0, 0) if rolled_back else (row.credits_rolled_back or 0, row.points_rolled_back or 0)
+        return Call(
+            verb="import_redemption",
+            codes=(row.code,),
+            script=scripts.IMPORT_REDEMPTION,
+            keys=keys,
+            args=[
+                *((row.session_key or "").encode(), str(int(count))),
+                "" if row.redeemed_at is None else str(replies.ms_of(row.redeemed_at)),
+                *map(str, (row.credits, row.points, *back, int(rolled_back))),
+                self._receipt_ttl(),
+            ],
+            read=partial(receipts.imported, row.code, row.id, call_id),
+            redemption_id=row.id,
+            changed_keys=[*(keys[1:2] if row.session_key else ()), keys[3]],
+            id=call_id,
+        )
+
+    def scanned_vouchers(self, place: bytes, batch: int) -> Walk[bytes]:
+        """The walk over the keys of books, of the server that has the key ``place``."""
+        return walks.scanned_keys("scan_vouchers", place, self.keys.books_pattern(), batch)
+
+    def scanned_redemptions(self, place: bytes, code: str | None, batch: int) -> Walk[bytes]:
+        """The walk over the keys of receipts, of the server that has the key ``place``."""
+        return walks.scanned_keys("scan_redemptions", place, self.keys.redemptions_pattern(code), batch)
+
     def audit(self, code: str) -> Steps[Audit]:
-        return audit.audit(self._keys, check_text("code", code))
+        return audit.audit(self.keys, check_text("code", code))
 
     def repair(self, code: str) -> Steps[Audit]:
-        return audit.repair(self._keys, check_text("code", code))
+        return audit.repair(self.keys, check_text("code", code))

@@ -101,6 +101,14 @@ def refresh_slots(client: Any) -> None:
                 raise
 
 
+def read_slot_owners(client: Any) -> dict[int, str]:
+    """The primary of each slot of a cluster, from a slot table that was read just now; of one server, nothing."""
+    if not is_cluster(client):
+        return {}
+    refresh_slots(client)
+    return {slot: nodes[0].name for slot, nodes in client.nodes_manager.slots_cache.items()}
+
+
 async def refresh_slots_async(client: Any) -> None:
     """``refresh_slots`` for a client of ``redis.asyncio``."""
     if is_cluster(client):

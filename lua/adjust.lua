@@ -1,0 +1,54 @@
+-- Adds to the limits of a voucher, or subtracts from them. If the adjustment id has a receipt already, nothing changes.
+-- KEYS
+--   vs:{CODE}                  STRING  the book
+--   vs:{CODE}:locks            ZSET    its live locks
+--   vs:{CODE}:adjustment:<id>  STRING  the receipt
+-- ARGV
+--   call_id                    the call id: begins the reply; stored in the receipt, shows on a retry that this call
+--                              has written it
+--   quantity                   the change
+--   credits                    the change
+--   points                     the change
+--   receipt_ttl_ms             '': receipts do not expire
+-- Status
+--   again                      some expired locks were reclaimed, and more are left: call again
+--   voucher_missing            1: there is no such voucher
+--   adjustment_refused         1 quantity, 2 credits, 3 points: the limit that cannot change so; that limit, of quantity
+--                              -1: without limit
+--   adjusted                   the receipt, the life of the voucher, limits, used, locked (quantity, credits, points
+--                              each); only the receipt if there is no voucher
+-- include: constants
+local book_key, locks_key, call_id, receipt_ttl_ms = KEYS[1], KEYS[2], ARGV[1], ARGV[5]
+local again = false
+
+local receipt = redis.call('GET', KEYS[3])
+local text = redis.call('GET', book_key)
+-- include: open
+if not book then
+  return receipt and {call_id, 'adjusted', receipt} or {call_id, 'voucher_missing', 1}
+end
+-- include: clock
+-- include: reclaim
+if again then
+  return {call_id, 'again'}
+end
+
+if not receipt then
+  local changed = {}
+  for i = 1, 3 do
+    local limit, change = book[QUANTITY_LIMIT + i - 1], ARGV[i + 1] + 0
+    changed[i] = limit + change
+    if change ~= 0 and (limit < 0 or changed[i] < 0 or changed[i] > MAX_NUMBER) then
+      return {call_id, 'adjustment_refused', i, limit}
+    end
+  end
+  book[QUANTITY_LIMIT], book[CREDITS_LIMIT], book[POINTS_LIMIT] = unpack(changed)
+  receipt = string.format('1 %s %s %s %s %s', book[LIFE], ARGV[2], ARGV[3], ARGV[4], call_id)
+  if receipt_ttl_ms == '' then
+    redis.call('SET', KEYS[3], receipt)
+  else
+    redis.call('SET', KEYS[3], receipt, 'PX', receipt_ttl_ms)
+  end
+  -- include: save
+end
+return {call_id, 'adjusted', receipt, book[LIFE], unpack(book, QUANTITY_LIMIT, POINTS_LOCKED)}

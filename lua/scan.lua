@@ -1,0 +1,16 @@
+-- Walks over the keys of one server, a batch per call.
+-- KEYS
+--   vs:probe{TAG}  NONE  never created; the tag decides the slot, and so the server
+-- ARGV
+--   call_id        the call id: every reply begins with it
+--   cursor         '0': from the beginning; then as returned
+--   pattern        which keys
+--   count          about how many keys to look at
+-- Status
+--   keys           the next cursor, '0': no more; the keys, perhaps none
+local scanned = redis.call('SCAN', ARGV[2], 'MATCH', ARGV[3], 'COUNT', ARGV[4])
+local reply = {ARGV[1], 'keys', scanned[1]}
+for _, key in ipairs(scanned[2]) do
+  reply[#reply + 1] = key
+end
+return reply

@@ -1,0 +1,138 @@
+"""Vouchers that the application's loader brings when Redis does not know them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from inspect import iscoroutinefunction
+from typing import Any, Final, TypeVar
+
+from voucher_sessions._core.call import Call
+from voucher_sessions._core.steps import Ask, Steps
+from voucher_sessions._core.verbs import Verbs
+from voucher_sessions.errors import InvalidRequest, NotDurable, OutcomeUnknown, ServerUnavailable, VoucherNotFound
+from voucher_sessions.models import Used, Voucher, checked_model, is_a
+from voucher_sessions.results import StackValidation, Validation
+
+T = TypeVar("T")
+
+# The verbs that ask the loader, as ``Call.verb`` has them; those of stacks have the same.
+_ASKING: Final = frozenset(("validate", "redeem", "get_voucher", "adjust"))
+
+
+def is_asking(call: Call[Any]) -> bool:
+    """Whether it is a call of a verb that asks the loader."""
+    return call.verb in _ASKING
+
+
+def check_loader(loader: Any, *, asynchronous: bool) -> Any:
+    """The loader of an engine, or None."""
+    if loader is not None and not callable(loader):
+        raise InvalidRequest("loader", "must be a function of a code, or None")
+    if loader is not None and not asynchronous and iscoroutinefunction(loader):
+        raise InvalidRequest("loader", "is a coroutine function: use AsyncVoucherSessions, or give a plain function")
+    return loader
+
+
+class _PutFailed(Exception):
+    """The voucher that the loader brought could not be put: what that means for a call depends on the call."""
+
+    def __init__(self, error: OutcomeUnknown | ServerUnavailable) -> None:
+        super().__init__()
+        self.error = error
+
+
+def loading(verbs: Verbs, call: Call[T]) -> Steps[T]:
+    """The result of a call; if it names vouchers that Redis does not know, once the loader has brought them."""
+    outcome: Any
+    try:
+        outcome = yield call
+    except VoucherNotFound as error:
+        outcome = error
+    loads = yield from _load_all(verbs, _missing(call, outcome))
+    if (failed := _failure(call, loads, loads)) is not None:
+        raise failed
+    if any(loads.values()):
+        outcome = yield call
+    if isinstance(outcome, VoucherNotFound):
+        raise outcome
+    result: T = outcome
+    return result
+
+
+def loading_all(verbs: Verbs, calls: Sequence[Call[Any]]) -> Steps[list[Any]]:
+    """The outcomes of calls that are sent together. Those that the loader has brought a voucher for are sent again."""
+    outcomes: list[Any] = yield list(calls)
+    missing = [_missing(call, outcome) for call, outcome in zip(calls, outcomes, strict=True)]
+    loads = yield from _load_all(verbs, [code for codes in missing for code in codes])
+    again: list[int] = []
+    for at, codes in enumerate(missing):
+        failed = _failure(calls[at], codes, loads)
+        if failed is not None:
+            outcomes[at] = failed
+        elif any(loads[code] for code in codes):
+            again.append(at)
+    if again:
+        for at, outcome in zip(again, (yield [calls[at] for at in again]), strict=True):
+            outcomes[at] = outcome
+    return outcomes
+
+
+def _missing(call: Call[Any], outcome: object) -> Sequence[str]:
+    """The codes of vouchers that Redis does not know, of a call that asks the loader."""
+    if not is_asking(call):
+        return ()
+    if isinstance(outcome, VoucherNotFound):
+        return outcome.codes
+    validations = (
+        [outcome]
+        if isinstance(outcome, Validation)
+        else outcome.validations
+        if isinstance(outcome, StackValidation)
+        else []
+    )
+    return [each.code for each in validations if each.reason == "not_found"]
+
+
+def _load_all(verbs: Verbs, codes: Iterable[str]) -> Steps[dict[str, bool | Exception]]:
+    """For each code whether it was loaded, or the error of the loader or of the put."""
+    loads: dict[str, bool | Exception] = {}
+    for code in dict.fromkeys(codes):
+        try:
+            loads[code] = yield from _load(verbs, code)
+        except Exception as error:  # the loader can raise any
+            loads[code] = error
+    return loads
+
+
+def _load(verbs: Verbs, code: str) -> Steps[bool]:
+    """Ask for a voucher and put it, unless another has put it meanwhile. False if the loader does not know it either."""
+    given = yield Ask(code)
+    if given is None:
+        return False
+    put = verbs.put_voucher(*_loaded(code, given), "keep")
+    try:
+        yield put
+    except (OutcomeUnknown, ServerUnavailable) as error:
+        raise _PutFailed(error) from None
+    except NotDurable:  # the voucher is there; whether the call itself is durable is asked of the call
+        pass
+    return True
+
+
+def _loaded(code: str, given: object) -> tuple[Voucher, Used | None]:
+    voucher, used = given if is_a(given, tuple) and len(given) == 2 else (given, None)
+    if not is_a(voucher, Voucher) or not (used is None or is_a(used, Used)):
+        raise InvalidRequest("loader", f"must return a Voucher, a tuple of Voucher and Used, or None, for {code!r}")
+    voucher = checked_model("loader", Voucher, voucher)
+    if voucher.code != code:
+        raise InvalidRequest("loader", f"was asked for {code!r} and returned the voucher {voucher.code!r}")
+    return voucher, None if used is None else checked_model("loader", Used, used)
+
+
+def _failure(call: Call[Any], codes: Iterable[str], loads: Mapping[str, bool | Exception]) -> Exception | None:
+    """The first error of loading one of the codes. A lost reply of the put is one of the call that needs the voucher."""
+    failed = next((load for load in map(loads.__getitem__, codes) if isinstance(load, Exception)), None)
+    if not isinstance(failed, _PutFailed):
+        return failed
+    call.may_have_run = call.changes and isinstance(failed.error, OutcomeUnknown)
+    return call.error_for(failed.error)

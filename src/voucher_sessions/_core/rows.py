@@ -1,0 +1,84 @@
+"""The rows of the bulk tools: how they are checked, and how they differ from what Redis has."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from voucher_sessions._core.requests import mapping_fields
+from voucher_sessions.errors import InvalidRequest
+from voucher_sessions.models import RedemptionRow, Used, Voucher, checked_model, is_a
+from voucher_sessions.results import Difference, Redemption, VoucherState
+
+
+class VoucherRow(NamedTuple):
+    """A checked row of ``put_vouchers``."""
+
+    voucher: Voucher
+    used: Used | None
+
+    def conflict(self, state: VoucherState) -> str | None:
+        """What the voucher in Redis has otherwise; None if it is as the row says."""
+        differs = [
+            name
+            for name in ("quantity", "credits", "points")
+            if getattr(state, name).limit != getattr(self.voucher, name)
+            or (self.used is not None and getattr(state, name).used != getattr(self.used, name))
+        ]
+        return f"the voucher {self.voucher.code!r} exists with another {' and '.join(differs)}" if differs else None
+
+
+def voucher_row(row: object) -> VoucherRow:
+    """The checked row."""
+    voucher, used = row if is_a(row, tuple) and len(row) == 2 else (row, None)
+    return VoucherRow(
+        checked_model("voucher", Voucher, voucher), None if used is None else checked_model("used", Used, used)
+    )
+
+
+def redemption_row(row: object) -> RedemptionRow:
+    """The checked row: a mapping, or a ``Redemption`` as the engine returns it."""
+    fields = (
+        dict(row.__dict__)
+        if is_a(row, Redemption) or is_a(row, RedemptionRow)
+        else mapping_fields("row", row, "Redemption or a mapping of its fields")
+    )
+    fields.pop("replayed", None)
+    checked = RedemptionRow(**fields)
+    for name in ("credits", "points"):
+        if (getattr(checked, f"{name}_rolled_back") or 0) > getattr(checked, name):
+            raise InvalidRequest(f"{name}_rolled_back", f"must be at most the {name} of the redemption")
+    return checked
+
+
+def conflict(row: RedemptionRow, receipt: Redemption) -> str | None:
+    """What the receipt says otherwise, of what the row knows; None if they agree."""
+    known = {
+        name: value
+        for name in ("credits", "points", "session_key", "rolled_back", "credits_rolled_back", "points_rolled_back")
+        if (value := getattr(row, name)) is not None
+    }
+    if receipt.session_key is None or (row.session_key == receipt.session_key):
+        known.pop("session_key", None)
+    if row.rolled_back:  # then all has gone back, however it was divided
+        known.pop("credits_rolled_back", None)
+        known.pop("points_rolled_back", None)
+    differs = [name for name, value in known.items() if getattr(receipt, name) != value]
+    return f"the receipt {row.id!r} of voucher {row.code!r} has another {' and '.join(differs)}" if differs else None
+
+
+def difference(row: RedemptionRow, receipt: Redemption | None) -> Difference | None:
+    """How the row differs from its receipt. What the row does not say of rollbacks counts as none."""
+    if receipt is None:
+        return Difference(code=row.code, id=row.id, kind="no_receipt", row=row, receipt=None)
+    if (row.credits, row.points) != (receipt.credits, receipt.points):
+        return Difference(code=row.code, id=row.id, kind="amounts", row=row, receipt=receipt)
+    by_row = _rolled_back(row)
+    if by_row != (receipt.rolled_back, receipt.credits_rolled_back, receipt.points_rolled_back):
+        return Difference(code=row.code, id=row.id, kind="rolled_back", row=row, receipt=receipt)
+    return None
+
+
+def _rolled_back(row: RedemptionRow) -> tuple[bool, int, int]:
+    if row.rolled_back:
+        return True, row.credits, row.points
+    return False, row.credits_rolled_back or 0, row.points_rolled_back or 0

@@ -1,0 +1,135 @@
+"""Carry out the calls of an engine and its pipelines, and what takes more than one call.
+
+If the engine has a loader, they ask it for vouchers that Redis does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from inspect import isawaitable, iscoroutine
+from typing import Any, TypeVar
+
+from voucher_sessions._core.call import Call
+from voucher_sessions._core.loading import check_loader, is_asking, loading, loading_all
+from voucher_sessions._core.steps import Ask, Step, Steps, Walk, advance
+from voucher_sessions._core.verbs import Verbs
+from voucher_sessions._transport.aio import AsyncTransport
+from voucher_sessions._transport.sync import SyncTransport
+from voucher_sessions.models import AsyncLoader, Loader
+
+T = TypeVar("T")
+
+
+class Runner:
+    """Of a sync engine."""
+
+    def __init__(self, verbs: Verbs, transport: SyncTransport, loader: Loader | None) -> None:
+        self._verbs = verbs
+        self._transport = transport
+        self._loader: Any = check_loader(loader, asynchronous=False)
+
+    def run(self, call: Call[T]) -> T:
+        """The result of a call; raises the error of its refusal or failure."""
+        if self._loader is None or not is_asking(call):
+            return self._transport.run(call)
+        return self.run_steps(loading(self._verbs, call))
+
+    def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        """The results of calls that are sent together; for a call that failed, its exception."""
+        if self._loader is None:
+            return self._transport.run_all(calls)
+        return self.run_steps(loading_all(self._verbs, calls))
+
+    def run_steps(self, steps: Steps[T]) -> T:
+        """The result of the whole."""
+        outcome: Any = None
+        try:
+            while True:
+                outcome = self._outcome(advance(steps, outcome))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def walk(self, walk: Walk[T]) -> Iterator[T]:
+        """The items that the walk finds."""
+        outcome: Any = None
+        while True:
+            try:
+                step = advance(walk, outcome)
+            except StopIteration:
+                return
+            if isinstance(step, Call):
+                outcome = self._outcome(step)
+            else:
+                outcome = None
+                yield from step
+
+    def _outcome(self, step: Step) -> Any:
+        """What the step resulted in, or the error that it raised."""
+        try:
+            if isinstance(step, Ask):
+                found = self._loader(step.code)
+                if iscoroutine(found):
+                    found.close()  # so that Python does not warn that it was never awaited; it is refused as any value
+                return found
+            return self._transport.run(step) if isinstance(step, Call) else self._transport.run_all(step)
+        except Exception as error:  # the generator raises it again, unless it knows what to do
+            return error
+
+
+class AsyncRunner:
+    """Of an asyncio engine."""
+
+    def __init__(self, verbs: Verbs, transport: AsyncTransport, loader: AsyncLoader | None) -> None:
+        self._verbs = verbs
+        self._transport = transport
+        self._loader: Any = check_loader(loader, asynchronous=True)
+
+    async def run(self, call: Call[T]) -> T:
+        """The result of a call; raises the error of its refusal or failure."""
+        if self._loader is None or not is_asking(call):
+            return await self._transport.run(call)
+        return await self.run_steps(loading(self._verbs, call))
+
+    async def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        """The results of calls that are sent together; for a call that failed, its exception."""
+        if self._loader is None:
+            return await self._transport.run_all(calls)
+        return await self.run_steps(loading_all(self._verbs, calls))
+
+    async def run_steps(self, steps: Steps[T]) -> T:
+        """The result of the whole."""
+        outcome: Any = None
+        try:
+            while True:
+                outcome = await self._outcome(advance(steps, outcome))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    async def walk(self, walk: Walk[T]) -> AsyncIterator[T]:
+        """The items that the walk finds."""
+        outcome: Any = None
+        while True:
+            try:
+                step = advance(walk, outcome)
+            except StopIteration:
+                return
+            if isinstance(step, Call):
+                outcome = await self._outcome(step)
+            else:
+                outcome = None
+                for item in step:
+                    yield item
+
+    async def _outcome(self, step: Step) -> Any:
+        """What the step resulted in, or the error that it raised."""
+        try:
+            if isinstance(step, Ask):
+                found = self._loader(step.code)
+                return await found if isawaitable(found) else found
+            if isinstance(step, Call):
+                return await self._transport.run(step)
+            return await self._transport.run_all(step)
+        except Exception as error:  # the generator raises it again, unless it knows what to do
+            return error

@@ -1,0 +1,325 @@
+"""Bulk tools for operators, over a sync engine: import vouchers and redemptions, compare, and list everything.
+
+All of them are safe to run again: what has been written before is recognised, and counted as known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, Final, Literal, TypeVar
+
+from voucher_sessions._core import rows as row_checks
+from voucher_sessions._core.requests import check_if_exists, check_list_limit, check_text
+from voucher_sessions._core.steps import Walk
+from voucher_sessions._transport import clients
+from voucher_sessions.engine import VoucherSessions
+from voucher_sessions.errors import InvalidRequest, RedemptionNotFound, VoucherExists, VoucherNotFound
+from voucher_sessions.models import Checker, IfExists, RedemptionRow, Used, Voucher, is_a
+from voucher_sessions.results import BulkReport, Difference, Redemption, RowProblem, VoucherState
+
+__all__ = [
+    "BulkReport",
+    "Difference",
+    "RedemptionRow",
+    "RowProblem",
+    "import_redemptions",
+    "put_vouchers",
+    "reconcile",
+    "scan_redemptions",
+    "scan_vouchers",
+]
+
+T = TypeVar("T")
+R = TypeVar("R")
+OnBadRow = Literal["raise", "collect"]
+VoucherRow = Voucher | tuple[Voucher, Used]
+
+# How many calls are sent together. More would be hardly faster, and delay the calls of others.
+_CHUNK: Final = 200
+
+
+def put_vouchers(
+    engine: VoucherSessions,
+    rows: Iterable[VoucherRow],
+    *,
+    if_exists: IfExists = "keep",
+    on_progress: Callable[[int], object] | None = None,
+    on_bad_row: OnBadRow = "raise",
+) -> BulkReport:
+    """Put many vouchers, such as a catalogue. The rows may come from a generator; memory stays constant.
+
+    Args:
+        engine: The engine.
+        rows: The vouchers, or tuples of a voucher and what was used of it.
+        if_exists: What to do with a voucher that exists: ``"keep"`` leaves it as it is, ``"update"`` sets its limits,
+            and used if given, ``"raise"`` counts it as a bad row.
+        on_progress: Called with the number of rows that are done, after every few hundred.
+        on_bad_row: What to do with a row that is wrong: ``"raise"`` stops, ``"collect"`` goes on and reports it.
+
+    Returns:
+        How many vouchers are new, and how many were known; and the positions, from 0, of rows that were wrong, and
+        with ``if_exists="keep"`` of those whose voucher has other limits, or another used if the row names it.
+
+    Raises:
+        InvalidRequest: A parameter is wrong, or with ``on_bad_row="raise"`` a row, which is named as ``rows.<position>``.
+            The rows before it may have been put.
+        VoucherExists: A voucher exists, with ``if_exists="raise"`` and ``on_bad_row="raise"``.
+        OutcomeUnknown, ServerUnavailable, ServerRefused, NotDurable: As from ``put_voucher``. Run it again.
+    """
+    if_exists = check_if_exists("if_exists", if_exists)
+    tally = _Tally(engine, on_progress, on_bad_row)
+    for chunk in tally.chunks(rows, row_checks.voucher_row):
+        calls = [engine._verbs.import_voucher(row.voucher, row.used, if_exists) for _, row in chunk]
+        for (at, row), outcome in zip(chunk, engine._runner.run_all(calls), strict=True):
+            if isinstance(outcome, VoucherExists):
+                tally.add_bad(at, outcome)
+                continue
+            created, state = _result(outcome)
+            if created:
+                tally.new += 1
+            elif if_exists == "keep" and (problem := row.conflict(state)):
+                tally.conflicting.append(RowProblem(position=at, problem=problem))
+            else:
+                tally.known += 1
+    return tally.report()
+
+
+def import_redemptions(
+    engine: VoucherSessions,
+    rows: Iterable[Redemption | Mapping[str, Any]],
+    *,
+    count: bool,
+    on_progress: Callable[[int], object] | None = None,
+    on_bad_row: OnBadRow = "raise",
+) -> BulkReport:
+    """Write receipts of redemptions that another system has made, or that a lost server had, with their own time.
+
+    A repetition of such a redemption under its id is then recognised, and it can be rolled back. Put the vouchers first.
+    A receipt that exists stays as it is.
+
+    Args:
+        engine: The engine. Its ``receipt_ttl`` applies, from now on.
+        rows: ``Redemption`` models, or mappings of ``code``, ``id``, ``credits``, ``points`` and, where they are known,
+            ``redeemed_at`` (a datetime with a time zone), ``session_key``, ``rolled_back``, ``credits_rolled_back`` and
+            ``points_rolled_back``. A new row with a ``session_key`` also ends that session's lock, which a backup may
+            have brought back.
+        count: True adds what a new row took, and has not given back, to what is used. False: it is in there already.
+        on_progress: Called with the number of rows that are done, after every few hundred.
+        on_bad_row: What to do with a row that is wrong or whose voucher does not exist: ``"raise"`` stops,
+            ``"collect"`` goes on and reports it.
+
+    Returns:
+        How many receipts are new, and how many were known; and the positions, from 0, of rows that were wrong, and of
+        those whose receipt says something else.
+
+    Raises:
+        InvalidRequest: A parameter is wrong, or with ``on_bad_row="raise"`` a row, which is named as ``rows.<position>``.
+            The rows before it may have been imported.
+        VoucherNotFound: There is no such voucher, with ``on_bad_row="raise"``.
+        OutcomeUnknown, ServerUnavailable, ServerRefused, NotDurable: As from ``redeem``. Run it again.
+    """
+    if not is_a(count, bool):
+        raise InvalidRequest("count", "must be True or False")
+    tally = _Tally(engine, on_progress, on_bad_row)
+    for chunk in tally.chunks(rows, row_checks.redemption_row):
+        calls = [engine._verbs.import_redemption(row, count=count) for _, row in chunk]
+        for (at, row), outcome in zip(chunk, engine._runner.run_all(calls), strict=True):
+            if isinstance(outcome, VoucherNotFound | InvalidRequest):
+                tally.add_bad(at, outcome)
+                continue
+            created, receipt = _result(outcome)
+            if created:
+                tally.new += 1
+            elif problem := row_checks.conflict(row, receipt):
+                tally.conflicting.append(RowProblem(position=at, problem=problem))
+            else:
+                tally.known += 1
+    return tally.report()
+
+
+def reconcile(engine: VoucherSessions, rows: Iterable[Redemption | Mapping[str, Any]]) -> Iterator[Difference]:
+    """Compare the redemptions that the shop has recorded with the receipts in Redis, and yield each difference.
+
+    Redemptions that are made or rolled back meanwhile can be reported, too: run it again for those. The codes and ids
+    of all rows are kept in memory, to find the receipts that no row has; for these, all keys of the server are walked
+    over.
+
+    Args:
+        engine: The engine.
+        rows: As for ``import_redemptions``.
+
+    Raises:
+        InvalidRequest: A row is wrong; it is named as ``rows.<position>``. Or a parameter, which is raised at once.
+    """
+    tally = _Tally(engine, None, "raise")
+    tally.check_iterable(rows)
+    return _differences(engine, tally, rows)
+
+
+def _differences(
+    engine: VoucherSessions, tally: _Tally, rows: Iterable[Redemption | Mapping[str, Any]]
+) -> Iterator[Difference]:
+    recorded: set[tuple[str, str]] = set()
+    for chunk in tally.chunks(rows, row_checks.redemption_row):
+        recorded.update((row.code, row.id) for _, row in chunk)
+        calls = [engine._verbs.get_redemption(row.code, row.id) for _, row in chunk]
+        for (_, row), outcome in zip(chunk, engine._runner.run_all(calls), strict=True):
+            receipt = None if isinstance(outcome, RedemptionNotFound) else _result(outcome)
+            difference = row_checks.difference(row, receipt)
+            if difference is not None:
+                yield difference
+    for receipt in scan_redemptions(engine):
+        if (receipt.code, receipt.id) not in recorded:
+            yield Difference(code=receipt.code, id=receipt.id, kind="no_row", row=None, receipt=receipt)
+
+
+def scan_vouchers(engine: VoucherSessions, *, batch: int = 1000) -> Iterator[VoucherState]:
+    """All vouchers under the engine's prefix, in no particular order.
+
+    For exports and people, not for requests of customers: it walks over all keys of the server, on a cluster of every
+    primary. A voucher that exists from beginning to end comes exactly once; the codes are kept in memory for that.
+
+    Args:
+        engine: The engine.
+        batch: About how many keys one call looks at, 1 to 10,000.
+
+    Raises:
+        InvalidRequest: A parameter is wrong. Raised at once, nothing was sent.
+    """
+    _check_engine(engine)
+    batch = check_list_limit("batch", batch)
+    return _scanned_vouchers(engine, batch)
+
+
+def _scanned_vouchers(engine: VoucherSessions, batch: int) -> Iterator[VoucherState]:
+    def walk(place: bytes) -> Walk[bytes]:
+        return engine._verbs.scanned_vouchers(place, batch)
+
+    for names in _scanned(engine, walk, None, b""):
+        calls = [engine._verbs.get_voucher(code) for code, _ in names]
+        for outcome in engine._transport.run_all(calls):  # not of the runner: the loader is not asked
+            if not isinstance(outcome, VoucherNotFound):  # deleted
+                yield _result(outcome)
+
+
+def scan_redemptions(engine: VoucherSessions, code: str | None = None, *, batch: int = 1000) -> Iterator[Redemption]:
+    """All redemptions under the engine's prefix, or those of one voucher, in no particular order.
+
+    For exports and people, not for requests of customers: it walks over all keys of the server, also for one voucher;
+    on a cluster, of every primary. A receipt that exists from beginning to end comes exactly once; the codes and ids
+    are kept in memory for that.
+
+    Args:
+        engine: The engine.
+        code: The code of a voucher. None: all.
+        batch: About how many keys one call looks at, 1 to 10,000.
+
+    Raises:
+        InvalidRequest: A parameter is wrong. Raised at once, nothing was sent.
+    """
+    _check_engine(engine)
+    code = None if code is None else check_text("code", code)
+    batch = check_list_limit("batch", batch)
+    return _scanned_redemptions(engine, code, batch)
+
+
+def _scanned_redemptions(engine: VoucherSessions, code: str | None, batch: int) -> Iterator[Redemption]:
+    def walk(place: bytes) -> Walk[bytes]:
+        return engine._verbs.scanned_redemptions(place, code, batch)
+
+    for names in _scanned(engine, walk, code, b":redemption:"):
+        calls = [engine._verbs.get_redemption(code, id_) for code, id_ in names]
+        for outcome in engine._transport.run_all(calls):
+            if not isinstance(outcome, RedemptionNotFound):  # expired
+                yield _result(outcome)
+
+
+def _scanned(
+    engine: VoucherSessions, walk: Callable[[bytes], Walk[bytes]], code: str | None, kind: bytes
+) -> Iterator[list[tuple[str, str]]]:
+    """The codes, and the ids behind ``kind``, of the keys of a walk over each server; none of them twice."""
+    keys, told = engine._verbs.keys, set[tuple[str, str]]()
+    view: object = None
+    while view != (view := clients.read_slot_owners(engine.client)):  # keys in slots that moved are looked for again
+        nodes = [keys.probe(node.tag) for node in clients.primaries(engine.client)]
+        for place in nodes if code is None else [keys.voucher(code)[0]]:
+            for found in _in_chunks(engine._runner.walk(walk(place)), _CHUNK):
+                names = dict.fromkeys(name for key in found if (name := _name(keys.code_of(key), kind)))
+                fresh = [name for name in names if name not in told]
+                told.update(fresh)
+                yield fresh
+
+
+def _name(found: tuple[str, bytes] | None, kind: bytes) -> tuple[str, str] | None:
+    """The code and the id of a key of this kind; None for any other key."""
+    if found is None or not found[1].startswith(kind) or (not kind and found[1]):
+        return None
+    try:
+        return found[0], found[1].removeprefix(kind).decode()
+    except UnicodeDecodeError:
+        return None
+
+
+class _Tally:
+    """Counts the rows of one import."""
+
+    def __init__(self, engine: VoucherSessions, on_progress: Callable[[int], object] | None, on_bad_row: Any) -> None:
+        _check_engine(engine)
+        if on_progress is not None and not callable(on_progress):
+            raise InvalidRequest("on_progress", "must be a function of the number of rows that are done, or None")
+        self._on_progress = on_progress
+        self._collects = Checker(OnBadRow)("on_bad_row", on_bad_row) == "collect"
+        self.new = self.known = 0
+        self.conflicting: list[RowProblem] = []
+        self._bad: list[RowProblem] = []
+
+    @staticmethod
+    def check_iterable(rows: object) -> None:
+        if not isinstance(rows, Iterable) or isinstance(rows, str | bytes | Mapping):
+            raise InvalidRequest("rows", "must be an iterable of rows")
+
+    def chunks(self, rows: Iterable[T], check: Callable[[T], R]) -> Iterator[list[tuple[int, R]]]:
+        """The checked rows with their positions, in chunks."""
+        self.check_iterable(rows)
+        done = 0
+        for chunk in _in_chunks(enumerate(rows), _CHUNK):
+            checked: list[tuple[int, R]] = []
+            for at, row in chunk:
+                try:
+                    checked.append((at, check(row)))
+                except InvalidRequest as error:
+                    self.add_bad(at, error)
+            yield checked
+            done += len(chunk)
+            if self._on_progress is not None:
+                self._on_progress(done)
+
+    def add_bad(self, at: int, error: Exception) -> None:
+        """A row that is wrong: raise its error, or keep it for the report."""
+        if not self._collects:
+            if isinstance(error, InvalidRequest):
+                raise InvalidRequest(f"rows.{at}.{error.field}", error.problem)
+            raise error
+        self._bad.append(RowProblem(position=at, problem=str(error)))
+
+    def report(self) -> BulkReport:
+        bad = sorted(self._bad, key=lambda each: each.position)
+        return BulkReport(new=self.new, known=self.known, conflicting=self.conflicting, bad=bad)
+
+
+def _check_engine(engine: object) -> None:
+    if not is_a(engine, VoucherSessions):
+        raise InvalidRequest("engine", "must be a VoucherSessions: the bulk tools are not for asyncio")
+
+
+def _in_chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def _result(outcome: Any) -> Any:
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
