@@ -292,7 +292,7 @@ def _session(session: object) -> Session:
     if not _ACTIVE_ONLY_FIELDS.isdisjoint(fields):
         if fields.get("ttl") is None:
             raise InvalidRequest(
-                "session.ttl", "is missing: only the validate call that set the lock returns it; give ttl and ttl_unit"
+                "session.ttl", "is missing: only the call that set it returns it; give ttl and ttl_unit, or use extend"
             )
         fields = {name: value for name, value in fields.items() if name not in _ACTIVE_ONLY_FIELDS}
     try:
