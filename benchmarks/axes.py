@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from benchmarks import (
     asyncio_tasks,
     batches,
+    bulk_import,
     durable,
     expired_locks,
     import_time,
@@ -36,6 +37,7 @@ AXES: Final[Mapping[str, Axis]] = {
     batches.AXIS: Axis(batches.run, batches.NO_OP),
     load.AXIS: Axis(load.run, NO_OP),
     asyncio_tasks.AXIS: Axis(asyncio_tasks.run, NO_OP),
+    bulk_import.AXIS: Axis(bulk_import.run, bulk_import.ONE_EACH),
     durable.AXIS: Axis(durable.run, durable.ONE_EACH),
     web.AXIS: Axis(web.run, web.ONE_GET),
     reply_parsers.AXIS: Axis(reply_parsers.run, NO_OP),

@@ -9,13 +9,16 @@ from benchmarks.benchmark_run import BenchmarkRun
 from benchmarks.contenders import Verb, this_library
 from benchmarks.measure import BYTES, Subject, progress
 from benchmarks.verbs import key
+from voucher_sessions import VoucherSessions
 
 AXIS = "memory"
-VOUCHER, OWN, SHARED, RECEIPT = (
+VOUCHER, OWN, SHARED, RECEIPT, ROLLBACK, ADJUSTMENT = (
     "a voucher",
     "a live lock on a voucher of its own, above the voucher",
     "a live lock on a shared voucher",
     "a receipt",
+    "a receipt of a partial rollback",
+    "a receipt of an adjustment",
 )
 USED, USAGE, TABLES = "used_memory", "MEMORY USAGE", "MEMORY USAGE and the tables of keys"
 
@@ -53,12 +56,18 @@ def run(bench: BenchmarkRun) -> None:
         OWN: lambda number: lock(codes[number], key(number)),
         SHARED: lambda number: lock("SHARED", key(number)),
         RECEIPT: lambda number: redeem("SHARED", ""),
+        ROLLBACK: lambda number: engine.rollback("SHARED", "order", credits=1, rollback_id=f"refund-{number:07}"),
+        ADJUSTMENT: lambda number: engine.adjust("SHARED", credits=1, adjustment_id=f"top-up-{number:07}"),
     }
     contender.put(["SHARED"])
+    engine = VoucherSessions(client)
+    engine.adjust("SHARED", credits=count)
+    engine.redeem("SHARED", credits=count, redemption_id="order")
     for each in progress(AXIS, steps):
         before = {way: size(bench.admin) for way, size in WAYS.items()}
         for number in range(count):
             steps[each](number)
         for way, size in WAYS.items():
             bench.samples.add(Subject(AXIS, each, way, BYTES), (size(bench.admin) - before[way]) / count)
+    engine.close()
     client.close()
