@@ -144,10 +144,11 @@ def test_in_sum_never_more_than_was_taken(
 
 
 def test_a_whole_rollback_afterwards_gives_the_rest(order: VoucherSessions, backend: Backend) -> None:
+    order.redeem("GIFT", credits=40, points=4, redemption_id="other")
     order.rollback("GIFT", "order", credits=20, points=1, rollback_id="refund")
     rest = order.rollback("GIFT", "order")
     assert (rest.id, rest.quantity, rest.credits, rest.points, rest.replayed) == (None, 1, 40, 5, False)
-    assert (used(order), given_back(order)) == ((0, 0, 0), (60, 6, True))
+    assert (used(order), given_back(order)) == ((1, 40, 4), (60, 6, True))
     before = backend.contents()
     assert order.rollback("GIFT", "order") == rest.model_copy(update={"replayed": True})
     assert order.rollback("GIFT", "order", credits=20, points=1, rollback_id="refund").replayed
@@ -205,7 +206,7 @@ STACK = [Redeemable(code="A", credits=30), Redeemable(code="B", credits=20), Red
 @pytest.fixture
 def stack(engine: VoucherSessions) -> VoucherSessions:
     for code in ("A", "B", "C"):
-        engine.put_voucher(Voucher(code=code, quantity=5, credits=50))
+        engine.put_voucher(Voucher(code=code, quantity=5, credits=70), used=Used(credits=40))
     engine.redeem_stack([*STACK[:2], Redeemable(code="C", credits=0)], redemption_id="order")
     return engine
 
@@ -223,7 +224,7 @@ def test_a_stack_after_a_partial_rollback_of_one_voucher(stack: VoucherSessions,
         (1, 15, False),
         (1, 0, False),
     ]
-    assert [used(stack, code) for code in "ABC"] == [(0, 0, 0)] * 3
+    assert [used(stack, code) for code in "ABC"] == [(0, 40, 0)] * 3
     again = stack.rollback_stack(["A", "B", "C"], "order")
     assert again == [each.model_copy(update={"replayed": True}) for each in rest]
 
@@ -233,7 +234,7 @@ def test_one_voucher_of_a_stack_that_got_all_back_is_enough(stack: VoucherSessio
     with pytest.raises(RedemptionRolledBack) as refused:
         stack.redeem_stack(STACK, redemption_id="order")
     assert refused.value.code == "B"
-    assert used(stack, "A") == (1, 30, 0)
+    assert used(stack, "A") == (1, 70, 0)
 
 
 def test_a_stack_of_which_one_voucher_was_rolled_back_wholly(stack: VoucherSessions) -> None:
@@ -242,7 +243,7 @@ def test_a_stack_of_which_one_voucher_was_rolled_back_wholly(stack: VoucherSessi
     stack.rollback("B", "order", credits=10)
     rest = stack.rollback_stack(["A", "B", "C"], "order")
     assert [(each.credits, each.replayed) for each in rest] == [(20, True), (10, False), (0, False)]
-    assert [used(stack, code) for code in "ABC"] == [(0, 0, 0)] * 3
+    assert [used(stack, code) for code in "ABC"] == [(0, 40, 0)] * 3
 
 
 def test_what_a_deleted_voucher_took_is_not_taken_from_its_successor(order: VoucherSessions) -> None:
