@@ -310,7 +310,8 @@ def test_a_call_that_a_client_sends_again_has_one_effect(backend: Backend) -> No
         engine.delete_voucher("GIFT")
         assert run(backend, call).voucher is None
         engine.put_voucher(Voucher(code="GIFT", credits=7))
-        assert run(backend, call).replayed is False
+        again = run(backend, call)
+        assert (again.voucher, again.replayed) == (None, False), "its own first answer, and nothing of the new voucher"
         assert limits(engine) == (None, 7, 0)
 
 
