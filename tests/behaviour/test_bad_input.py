@@ -139,8 +139,9 @@ for name in ("credits", "points"):
         bad(name, "rollback", "A", "id", **{name: amount})
 for zero in ({}, {"quantity": 0}, {"quantity": 0, "credits": 0, "points": 0}):
     bad("quantity", "adjust", "A", **zero)
-for zero in ({"credits": 0}, {"points": 0}, {"credits": 0, "points": 0}, {"credits": 0, "rollback_id": "id"}):
+for zero in ({"credits": 0}, {"points": 0}, {"credits": 0, "points": 0}):
     bad("credits", "rollback", "A", "id", **zero)
+    bad("credits", "rollback", "A", "id", **zero, rollback_id="id")
 bad("rollback_id", "rollback", "A", "id", rollback_id="id")
 
 
