@@ -22,6 +22,10 @@ local book_key, locks_key, call_id, receipt_ttl_ms = KEYS[1], KEYS[2], ARGV[1], 
 local again = false
 
 local receipt = redis.call('GET', KEYS[3])
+if receipt and not string.find(receipt, '^1 %w+ %-?%d+ %-?%d+ %-?%d+ %w+$') then
+  local value = receipt
+  -- include: refuse
+end
 local text = redis.call('GET', book_key)
 -- include: open
 if not book then

@@ -124,6 +124,25 @@ for voucher in ("A", {"code": "A"}, None):
     bad("voucher", "put_voucher", voucher)
 bad("used", "put_voucher", Voucher(code="A"), used={"quantity": 1})
 bad("used", "put_voucher", Voucher(code="A"), used=5)
+for text in NOT_TEXT:
+    bad("code", "adjust", text, credits=5)
+    bad("code", "rollback", text, "id", credits=5)
+    bad("redemption_id", "rollback", "A", text, credits=5)
+    if text is not None:
+        bad("adjustment_id", "adjust", "A", credits=5, adjustment_id=text)
+        bad("rollback_id", "rollback", "A", "id", credits=5, rollback_id=text)
+for name in ("quantity", "credits", "points"):
+    for change in (*NOT_AMOUNTS[1:], -(2**53), -(10**6000), -1.0, None):
+        bad(name, "adjust", "A", **{name: change})
+for name in ("credits", "points"):
+    for amount in NOT_AMOUNTS:
+        bad(name, "rollback", "A", "id", **{name: amount})
+for zero in ({}, {"quantity": 0}, {"quantity": 0, "credits": 0, "points": 0}):
+    bad("quantity", "adjust", "A", **zero)
+for zero in ({"credits": 0}, {"points": 0}, {"credits": 0, "points": 0}):
+    bad("credits", "rollback", "A", "id", **zero)
+    bad("credits", "rollback", "A", "id", **zero, rollback_id="id")
+bad("rollback_id", "rollback", "A", "id", rollback_id="id")
 
 
 class UncallableClient:

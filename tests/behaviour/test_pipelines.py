@@ -44,16 +44,21 @@ def call_every_verb(target: Any) -> list[Any]:
     return [
         target.put_voucher(Voucher(code="GIFT", quantity=9, credits=100)),
         target.put_voucher(Voucher(code="CARD", points=50)),
+        target.adjust("CARD", points=-10, adjustment_id="correction"),
         target.validate("GIFT", credits=500),
         target.validate("GIFT", credits=30, session=LOCK),
+        target.get_session("GIFT", "cart"),
+        target.extend("GIFT", "cart", ttl=2, ttl_unit="DAYS"),
         target.list_sessions("GIFT", limit=5),
         target.redeem("GIFT", session="cart", redemption_id="order"),
         target.redeem("GIFT", session="cart", redemption_id="order"),
         target.get_redemption("GIFT", "order"),
+        target.rollback("GIFT", "order", credits=10, rollback_id="refund"),
         target.rollback("GIFT", "order"),
         target.validate_stack(stack, session=LOCK),
         target.release("CARD", "cart"),
         target.validate_stack(stack, session=LOCK),
+        target.extend_stack(["GIFT", "CARD"], "cart"),
         target.redeem_stack(stack, session="cart", redemption_id="both"),
         target.rollback_stack(["GIFT", "CARD"], "both"),
         target.release_stack(["GIFT", "CARD"], "cart"),
@@ -85,17 +90,17 @@ def test_a_pipeline_returns_the_same_results_as_single_calls(
     backend.admin.flushall()
     backend.admin.script_flush()
     pipe = engine.pipeline()
-    assert call_every_verb(pipe) == [pipe] * 17
-    assert len(pipe) == 17
+    assert call_every_verb(pipe) == [pipe] * 22
+    assert len(pipe) == 22
     assert comparable(execute(pipe)) == one_by_one
     assert len(pipe) == 0
     assert execute(pipe) == []
 
 
 def test_every_verb_can_be_queued_with_the_same_parameters() -> None:
-    apart = {"client", "close", "from_url", "pipeline", "check_server", "ping", "audit", "repair"}
+    apart = {"client", "close", "from_url", "pipeline", "check_server", "ping", "audit", "repair", "iter_sessions"}
     verbs = {name for name in vars(VoucherSessions) if not name.startswith("_")} - apart
-    assert len(verbs) == 13
+    assert len(verbs) == 17
     for verb in verbs:
         queued, called = getattr(pipelines.Pipeline, verb), getattr(VoucherSessions, verb)
         assert inspect.signature(queued).parameters == inspect.signature(called).parameters

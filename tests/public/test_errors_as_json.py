@@ -12,7 +12,11 @@ import pytest
 
 import voucher_sessions
 from voucher_sessions import (
+    Adjustment,
+    AdjustmentConflict,
+    AdjustmentRefused,
     AmountRequired,
+    Balance,
     CorruptState,
     CrossSlotStack,
     EmbeddedServerError,
@@ -27,6 +31,8 @@ from voucher_sessions import (
     RedemptionConflict,
     RedemptionNotFound,
     RedemptionRolledBack,
+    Rollback,
+    RollbackExceeded,
     ServerRefused,
     ServerUnavailable,
     SessionNotFound,
@@ -36,6 +42,7 @@ from voucher_sessions import (
     VoucherNotFound,
     VoucherSessions,
     VoucherSessionsError,
+    VoucherState,
 )
 
 KEY = "ssn_yQGMTeKBSw8OOuFPwlBEjzGy8d8VA9Ts"
@@ -48,8 +55,23 @@ RECEIPT = Redemption(
     points=0,
     redeemed_at=datetime(2026, 11, 21, 12, 30, 15, 123_000, UTC),
     rolled_back=True,
+    credits_rolled_back=5,
+    points_rolled_back=0,
     replayed=True,
 )
+ZERO = Balance(limit=0, used=0, locked=0, available=0)
+TOP_UP = Adjustment(
+    id="topup",
+    code="A",
+    quantity=0,
+    credits=50,
+    points=-2,
+    voucher=VoucherState(
+        code="A", quantity=Balance(limit=None, used=1, locked=0, available=None), credits=ZERO, points=ZERO
+    ),
+    replayed=False,
+)
+REFUND = Rollback(code="A", redemption_id="order", id="refund", quantity=0, credits=5, points=0, replayed=False)
 QUANTITY = QuantityExceeded("A", "quantity_exceeded", 1, 0, False, None)
 POINTS = LoyaltyPointsExceeded("B", "loyalty_card_points_exceeded", 7, 3, True, 1500)
 ERRORS: list[VoucherSessionsError] = [
@@ -66,15 +88,24 @@ ERRORS: list[VoucherSessionsError] = [
     QUANTITY,
     GiftAmountExceeded("A", "gift_amount_exceeded", 5, 2, True, 40, others=[POINTS, QUANTITY]),
     POINTS,
+    AdjustmentRefused("A", "credits", 100, -101),
+    AdjustmentRefused("A", "quantity", None, 1),
+    AdjustmentConflict("A", "topup"),
+    RollbackExceeded("A", "order", "points", 7, 3),
     RedemptionConflict("A", "order"),
+    RedemptionConflict("A", "order", "refund"),
     RedemptionRolledBack("A", "order", RECEIPT),
     OutcomeUnknown("redeem", ("A",), session_key=KEY, redemption_id="order"),
     OutcomeUnknown("validate", ("A",), session_key=KEY),
+    OutcomeUnknown("rollback", ("A",), redemption_id="order", rollback_id="refund"),
+    OutcomeUnknown("adjust", ("A",), adjustment_id="topup"),
     OutcomeUnknown("delete_voucher", ("A",)),
     OutcomeUnknown("put_voucher", ("A",)),
     ServerRefused("redeem", ("A", "B"), "OOM command not allowed", "raise maxmemory"),
     NotDurable("delete_voucher", "no replica confirmed it", True),
     NotDurable("redeem", "no replica confirmed it", RECEIPT),
+    NotDurable("adjust", "no replica confirmed it", TOP_UP),
+    NotDurable("rollback", "no replica confirmed it", REFUND),
     NotDurable("release_stack", "no replica confirmed it", [RECEIPT, RECEIPT]),
     CorruptState("nonsense"),
     UnknownFormat("redeem of 'A'", 2),
@@ -125,8 +156,15 @@ def test_those_that_an_engine_raises() -> None:
         engine.put_voucher(Voucher(code="A", quantity=1, credits=5))
         engine.put_voucher(Voucher(code="B", quantity=0))
         engine.redeem("A", credits=3, redemption_id="order")
+        engine.rollback("A", "order", credits=1, rollback_id="refund")
         engine.rollback("A", "order")
+        engine.adjust("A", credits=1, adjustment_id="topup")
         calls = (
+            lambda: engine.adjust("A", credits=2, adjustment_id="topup"),
+            lambda: engine.adjust("A", credits=-7),
+            lambda: engine.put_voucher(Voucher(code="C")) and engine.adjust("C", quantity=1),
+            lambda: engine.rollback("A", "order", credits=1),
+            lambda: engine.rollback("A", "order", credits=2, rollback_id="refund"),
             lambda: engine.redeem("A", credits=3, redemption_id="order"),
             lambda: engine.redeem_stack([{"code": "A", "credits": 9}, "B"]),
             lambda: engine.redeem("A"),
@@ -137,3 +175,20 @@ def test_those_that_an_engine_raises() -> None:
                 call()
             test_as_json(raised.value)
             test_as_pickle(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (OutcomeUnknown("rollback", ("A",), redemption_id="order", rollback_id="refund"), "rollback_id of this error"),
+        (OutcomeUnknown("rollback", ("A",), redemption_id="order"), "redemption_id of this error"),
+        (OutcomeUnknown("adjust", ("A",), adjustment_id="topup"), "adjustment_id of this error"),
+        (AdjustmentRefused("A", "quantity", None, 1), "set one with put_voucher"),
+        (AdjustmentRefused("A", "credits", 100, -101), "it is 100, and must stay between 0"),
+        (RollbackExceeded("A", "order", "points", 7, 3), "still has 3 points, so 7 cannot be given back"),
+        (RedemptionConflict("A", "order", "refund"), "rollback id 'refund'"),
+        (RedemptionConflict("A", "order"), "redemption id 'order'"),
+    ],
+)
+def test_a_text_says_what_to_do(error: VoucherSessionsError, advice: str) -> None:
+    assert advice in str(error)
