@@ -24,8 +24,10 @@ local again = false
 local receipt = redis.call('GET', KEYS[3])
 local text = redis.call('GET', book_key)
 -- include: open
-if not book then
-  return receipt and {call_id, 'adjusted', receipt} or {call_id, 'voucher_missing', 1}
+if not book and receipt then
+  return {call_id, 'adjusted', receipt}
+elseif not book then
+  return {call_id, 'voucher_missing', 1}
 end
 -- include: clock
 -- include: reclaim

@@ -17,7 +17,8 @@ local call_id, session_key, ttl_ms = ARGV[1], ARGV[2], ARGV[3]
 
 local texts = redis.call('MGET', unpack(KEYS, 1, #KEYS - 1)) -- not the last: an index
 local reply, books, repeated = {call_id, 'live', now}, {}, false
-local missing, not_live = {call_id, 'voucher_missing'}, {call_id, 'session_missing'}
+local missing = {call_id, 'voucher_missing'}
+local not_live = {call_id, 'session_missing'}
 for i = 1, #KEYS / 3 do
   local book_key, locks_key, text = KEYS[3 * i - 2], KEYS[3 * i], texts[3 * i - 2]
   -- MGET returns nil for a key of another type, as for an absent one; GET raises an error for it.

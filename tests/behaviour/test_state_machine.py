@@ -333,9 +333,7 @@ class Machine(RuleBasedStateMachine):
     @rule(code=CODES, key=KEYS)
     def get_session(self, code: str, key: str) -> None:
         now = self.now()
-        both = self.outcome(
-            lambda: self.engine.get_session(code, key), lambda: self.books.live_locks([code], key, now)
-        )
+        both = self.outcome(lambda: self.engine.get_session(code, key), lambda: self.books.live_locks([code], key, now))
         if both:
             self.agree_on_session(key, both[0], both[1][0], None)
 
@@ -630,9 +628,7 @@ class Machine(RuleBasedStateMachine):
         self, code: str, redemption_id: str, credits: int | None, points: int | None, rollback_id: str
     ) -> None:
         def call() -> Any:
-            return self.engine.rollback(
-                code, redemption_id, credits=credits, points=points, rollback_id=rollback_id
-            )
+            return self.engine.rollback(code, redemption_id, credits=credits, points=points, rollback_id=rollback_id)
 
         if not credits and not points:
             with pytest.raises(InvalidRequest):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from support.model import REASONS, UNLIMITED, Amounts, Book, Books, Lock, Refused
+from support.model import REASONS, UNLIMITED, Amounts, Book, Books, Lock, Receipt, Refused
 
 from faults.history import Op
 
@@ -12,7 +12,7 @@ FOREVER = 2**62  # later than everything in a history
 
 
 # The verbs that change no receipt.
-WITHOUT_RECEIPTS = {"validate", "release", "get_voucher", "list_sessions", "get_redemption"}
+WITHOUT_RECEIPTS = {"validate", "release", "extend", "get_session", "get_voucher", "list_sessions", "get_redemption"}
 
 
 def agrees(op: Op, expected: Any, seen: Any) -> bool:
@@ -39,10 +39,12 @@ def idle(op: Op) -> bool:
     if isinstance(op.seen, dict) and "error" in op.seen:
         return True
     match op.verb:
-        case "put_voucher":
+        case "put_voucher" | "extend":
             return False
         case "delete_voucher":
             return not op.seen
+        case "adjust":
+            return bool(op.seen[-1])
         case "validate":
             # With not_found, an earlier try of the call may have locked the voucher.
             return op.args["key"] is None or any(each["reason"] not in (None, "not_found") for each in op.seen)
@@ -63,6 +65,10 @@ def essence(op: Op, seen: Any) -> Any:
         return seen
     if op.verb == "put_voucher":
         return None
+    if op.verb == "adjust" and not seen[-1]:
+        return [*seen[:3], seen[-1]]
+    if op.verb == "extend":  # another call may have changed the amounts
+        return len(seen)
     if op.verb == "validate" and locks(op, seen):
         return _without(seen, "available")
     if op.verb == "redeem":  # somebody may have rolled back what it has redeemed
@@ -96,6 +102,15 @@ def _answer(books: Books, op: Op, now: int) -> Any:
             return _state(books.read(args["codes"][0], now), now)
         case "delete_voucher":
             return books.delete(args["codes"][0])
+        case "adjust":
+            (code,), (quantity, credits, points) = args["codes"], args["changes"]
+            replayed = books.adjust(code, (quantity, credits, points), args["adjustment_id"], now)
+            book = books.vouchers.get(code)
+            return [quantity, credits, points, _state(book, now) if book else None, replayed]
+        case "extend":
+            return [_locked(lock) for lock in books.extend_stack(args["codes"], args["key"], FOREVER, now)]
+        case "get_session":
+            return [_locked(lock) for lock in books.live_locks(args["codes"], args["key"], now)]
         case "validate":
             session = None if args["key"] is None else (args["key"], FOREVER)
             answers = books.validate_stack(args["needs"], session, args["release"], now)
@@ -103,17 +118,30 @@ def _answer(books: Books, op: Op, now: int) -> Any:
             return [_validation(books.vouchers.get(code), *each) for code, each in zip(codes, answers, strict=True)]
         case "redeem":
             done = books.redeem_stack(args["needs"], args["key"], args["id"], args["if_missing"], now)
-            return [[*each.taken, each.session_key, each.rolled_back, replayed] for each, replayed in done]
+            return [[*_taken(each), replayed] for each, replayed in done]
         case "release":
             return [books.release(code, args["key"], now) for code in args["codes"]]
+        case "rollback" if "part" in args:
+            (code,), (credits, points) = args["codes"], args["part"]
+            return [
+                [0, credits, points, books.partial_rollback(code, args["id"], credits, points, args["rollback_id"])]
+            ]
         case "rollback":
-            return [[*each.taken, replayed] for each, replayed in books.rollback_stack(args["codes"], args["id"])]
+            return [[*each.left, replayed] for each, replayed in books.rollback_stack(args["codes"], args["id"])]
         case "list_sessions":
             live = books.book(args["codes"][0]).live(now)
-            return {key: [lock.amounts.credits, lock.amounts.points] for key, lock in live.items()}
+            return {key: _locked(lock) for key, lock in live.items()}
         case _:
             receipt = books.receipt(args["codes"][0], args["id"])
-            return [*receipt.taken, receipt.session_key, receipt.rolled_back]
+            return _taken(receipt)
+
+
+def _locked(lock: Lock) -> list[int]:
+    return [*lock.amounts[1:]]
+
+
+def _taken(receipt: Receipt) -> list[Any]:
+    return [*receipt.taken, receipt.session_key, receipt.rolled_back, *receipt.given_back[1:]]
 
 
 def _state(book: Book, now: int) -> list[list[int | None]]:
@@ -129,7 +157,7 @@ def _validation(book: Book | None, verdict: Any, lock: Lock | None) -> dict[str,
         "reason": None if verdict.short is None else REASONS[verdict.short][0],
         "held": verdict.held,
         "available": [None if book.without_limit else quantity, credits, points],
-        "lock": [*lock.amounts[1:]] if lock else None,
+        "lock": _locked(lock) if lock else None,
     }
 
 
@@ -163,8 +191,11 @@ def state(books: Books, now: int, receipts: frozenset[Any] | None = None) -> Sta
                 receipt.session_key,
                 receipt.taken,
                 receipt.stack,
+                receipt.back,
                 receipt.rolled_back,
             )
             for name, receipt in books.receipts.items()
         )
+        receipts |= {(name, done.life == lives.get(name[0]), done.changes) for name, done in books.adjustments.items()}
+        receipts |= set(books.rollbacks.items())
     return State(frozenset(vouchers), receipts, frozenset(expiries))

@@ -98,6 +98,18 @@ RECORDED_CALLS: Final[list[RecordedCall]] = [
     _recorded_call("rollback", "A", "order", id="order"),
     _recorded_call("rollback", "A", "gone", id="gone"),
     _recorded_call("rollback_stack", ["A", "B"], "order", codes="AB", id="order"),
+    _recorded_call("rollback", "A", "order", credits=2, rollback_id="new", id="order"),
+    _recorded_call("rollback", "A", "rolled back", credits=1, rollback_id="new", id="rolled back"),  # nothing is left
+    _recorded_call("rollback", "A", "order", credits=9, rollback_id="part", id="order"),  # a conflict
+    _recorded_call("adjust", "A", quantity=1, credits=5, points=-2, adjustment_id="new"),
+    _recorded_call("adjust", "A", credits=-51, adjustment_id="new"),  # refused
+    _recorded_call("adjust", "A", credits=6, adjustment_id="topped up"),  # a conflict
+    _recorded_call("adjust", "C", credits=1, adjustment_id="new", codes="C"),
+    _recorded_call("extend", "A", KEY, ttl=3, ttl_unit="HOURS", key=KEY),
+    _recorded_call("extend", "A", "gone", key="gone"),
+    _recorded_call("extend_stack", ["A", "B"], KEY, codes="AB", key=KEY),
+    _recorded_call("get_session", "A", KEY, key=KEY),
+    _recorded_call("get_session", "A", "gone", key="gone"),
     _recorded_call("list_sessions", "A"),
     _recorded_call("get_redemption", "A", "order", id="order"),
     _recorded_call("get_redemption", "A", "gone", id="gone"),
@@ -159,6 +171,9 @@ def create_vouchers(client: redis.Redis) -> None:
     engine.redeem("A", credits=0, redemption_id="of A")
     engine.redeem("A", credits=1, redemption_id="rolled back")
     engine.rollback("A", "rolled back")
+    engine.redeem("A", credits=4, redemption_id="in parts")
+    engine.rollback("A", "in parts", credits=1, rollback_id="part")
+    engine.adjust("A", credits=5, adjustment_id="topped up")
 
 
 def books(engine: VoucherSessions, *codes: str) -> list[Any]:

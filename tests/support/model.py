@@ -489,9 +489,7 @@ class Books:
         done, wanted = self.rollbacks.get((code, rollback_id)), RollbackReceipt(redemption_id, credits, points)
         if done is not None:
             if done != wanted:
-                raise Refused(
-                    "RedemptionConflict", code=code, redemption_id=redemption_id, rollback_id=rollback_id
-                )
+                raise Refused("RedemptionConflict", code=code, redemption_id=redemption_id, rollback_id=rollback_id)
             return True
         receipt, amounts = self.receipt(code, redemption_id), Amounts(0, credits, points)
         left = Amounts() if receipt.rolled_back else receipt.left
