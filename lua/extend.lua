@@ -31,12 +31,14 @@ for i = 1, #KEYS / 3 do
   else
     -- include: open
     books[i] = book or false
+    -- 0 is returned only to a retry: on this voucher the session has ended since, and nothing is left of its amounts.
+    reply[3 * i + 1], reply[3 * i + 2], reply[3 * i + 3] = now + ttl_ms, 0, 0
     if book then
       -- include: session
       if own_quantity == 0 then
         not_live[#not_live + 1] = i
       end
-      reply[3 * i + 1], reply[3 * i + 2], reply[3 * i + 3] = now + ttl_ms, own_credits, own_points
+      reply[3 * i + 2], reply[3 * i + 3] = own_credits, own_points
     else
       missing[#missing + 1] = i
     end

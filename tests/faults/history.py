@@ -11,10 +11,10 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -224,28 +224,7 @@ def observed(verb: str, outcome: Any) -> Any:
         return {"error": type(outcome).__name__, **{name: fact for name, fact in facts.items() if _is_plain(fact)}}
     if isinstance(outcome, Exception):
         return {"error": type(outcome).__name__, "text": str(outcome)}
-    match verb:
-        case "put_voucher" | "get_voucher":
-            return _state(outcome)
-        case "adjust":
-            state = None if outcome.voucher is None else _state(outcome.voucher)
-            return [outcome.quantity, outcome.credits, outcome.points, state, outcome.replayed]
-        case "delete_voucher":
-            return outcome
-        case "validate":
-            return [_validation(each) for each in getattr(outcome, "validations", [outcome])]
-        case "redeem":
-            return [[*_taken(each), each.replayed] for each in getattr(outcome, "redemptions", [outcome])]
-        case "release":
-            return [each.released for each in _many(outcome)]
-        case "rollback":
-            return [[each.quantity, each.credits, each.points, each.replayed] for each in _many(outcome)]
-        case "extend" | "get_session":
-            return [[each.credits, each.points] for each in _many(outcome)]
-        case "list_sessions":
-            return {each.key: [each.credits, each.points] for each in outcome}
-        case _:
-            return _taken(outcome)
+    return _RESULTS[verb](outcome)
 
 
 def _many(outcome: Any) -> list[Any]:
@@ -275,3 +254,32 @@ def _taken(redemption: Any) -> list[Any]:
 
 def _is_plain(fact: object) -> bool:
     return fact is None or isinstance(fact, str | int | list)
+
+
+def _adjustment(outcome: Any) -> list[Any]:
+    state = None if outcome.voucher is None else _state(outcome.voucher)
+    return [outcome.quantity, outcome.credits, outcome.points, state, outcome.replayed]
+
+
+def _rollback(outcome: Any) -> list[Any]:
+    return [outcome.quantity, outcome.credits, outcome.points, outcome.replayed]
+
+
+def _locked(session: Any) -> list[int]:
+    return [session.credits, session.points]
+
+
+_RESULTS: Final[dict[str, Callable[[Any], Any]]] = {
+    "put_voucher": _state,
+    "get_voucher": _state,
+    "adjust": _adjustment,
+    "delete_voucher": lambda outcome: outcome,
+    "validate": lambda outcome: [_validation(each) for each in getattr(outcome, "validations", [outcome])],
+    "redeem": lambda outcome: [[*_taken(each), each.replayed] for each in getattr(outcome, "redemptions", [outcome])],
+    "release": lambda outcome: [each.released for each in _many(outcome)],
+    "rollback": lambda outcome: [_rollback(each) for each in _many(outcome)],
+    "extend": lambda outcome: [_locked(each) for each in _many(outcome)],
+    "get_session": lambda outcome: [_locked(outcome)],
+    "list_sessions": lambda outcome: {each.key: _locked(each) for each in outcome},
+    "get_redemption": _taken,
+}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
 from support.model import REASONS, UNLIMITED, Amounts, Book, Books, Lock, Receipt, Refused
 
@@ -83,57 +84,69 @@ def _without(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 def answer(books: Books, op: Op, now: int) -> Any:
     """What the books answer, in the form of ``history.observed``; they are changed by it."""
     try:
-        return _answer(books, op, now)
+        return _ANSWERS[op.verb](books, op.args, now)
     except Refused as refused:
         facts = {name: list(fact) if isinstance(fact, tuple) else fact for name, fact in refused.facts.items()}
         facts.pop("retry_after_ms", None)
         return {"error": refused.name, **facts}
 
 
-def _answer(books: Books, op: Op, now: int) -> Any:
-    args = op.args
-    match op.verb:
-        case "put_voucher":
-            (code,), (quantity, credits, points), used = args["codes"], args["limit"], args["used"]
-            limit = Amounts(UNLIMITED if quantity is None else quantity, credits, points)
-            books.put(code, limit, quantity is None, Amounts(*used) if used else None, now, args["if_exists"])
-            return _state(books.book(code), now)
-        case "get_voucher":
-            return _state(books.read(args["codes"][0], now), now)
-        case "delete_voucher":
-            return books.delete(args["codes"][0])
-        case "adjust":
-            (code,), (quantity, credits, points) = args["codes"], args["changes"]
-            replayed = books.adjust(code, (quantity, credits, points), args["adjustment_id"], now)
-            book = books.vouchers.get(code)
-            return [quantity, credits, points, _state(book, now) if book else None, replayed]
-        case "extend":
-            return [_locked(lock) for lock in books.extend_stack(args["codes"], args["key"], FOREVER, now)]
-        case "get_session":
-            return [_locked(lock) for lock in books.live_locks(args["codes"], args["key"], now)]
-        case "validate":
-            session = None if args["key"] is None else (args["key"], FOREVER)
-            answers = books.validate_stack(args["needs"], session, args["release"], now)
-            codes = [code for code, _, _ in args["needs"]]
-            return [_validation(books.vouchers.get(code), *each) for code, each in zip(codes, answers, strict=True)]
-        case "redeem":
-            done = books.redeem_stack(args["needs"], args["key"], args["id"], args["if_missing"], now)
-            return [[*_taken(each), replayed] for each, replayed in done]
-        case "release":
-            return [books.release(code, args["key"], now) for code in args["codes"]]
-        case "rollback" if "part" in args:
-            (code,), (credits, points) = args["codes"], args["part"]
-            return [
-                [0, credits, points, books.partial_rollback(code, args["id"], credits, points, args["rollback_id"])]
-            ]
-        case "rollback":
-            return [[*each.left, replayed] for each, replayed in books.rollback_stack(args["codes"], args["id"])]
-        case "list_sessions":
-            live = books.book(args["codes"][0]).live(now)
-            return {key: _locked(lock) for key, lock in live.items()}
-        case _:
-            receipt = books.receipt(args["codes"][0], args["id"])
-            return _taken(receipt)
+def _put(books: Books, args: dict[str, Any], now: int) -> Any:
+    (code,), (quantity, credits, points), used = args["codes"], args["limit"], args["used"]
+    limit = Amounts(UNLIMITED if quantity is None else quantity, credits, points)
+    books.put(code, limit, quantity is None, Amounts(*used) if used else None, now, args["if_exists"])
+    return _state(books.book(code), now)
+
+
+def _adjust(books: Books, args: dict[str, Any], now: int) -> Any:
+    (code,), (quantity, credits, points) = args["codes"], args["changes"]
+    replayed = books.adjust(code, (quantity, credits, points), args["adjustment_id"], now)
+    book = books.vouchers.get(code)
+    return [quantity, credits, points, _state(book, now) if book else None, replayed]
+
+
+def _validate(books: Books, args: dict[str, Any], now: int) -> Any:
+    session = None if args["key"] is None else (args["key"], FOREVER)
+    answers = books.validate_stack(args["needs"], session, args["release"], now)
+    codes = [code for code, _, _ in args["needs"]]
+    return [_validation(books.vouchers.get(code), *each) for code, each in zip(codes, answers, strict=True)]
+
+
+def _redeem(books: Books, args: dict[str, Any], now: int) -> Any:
+    done = books.redeem_stack(args["needs"], args["key"], args["id"], args["if_missing"], now)
+    return [[*_taken(each), replayed] for each, replayed in done]
+
+
+def _rollback(books: Books, args: dict[str, Any], now: int) -> Any:
+    if "part" in args:
+        (code,), (credits, points) = args["codes"], args["part"]
+        return [[0, credits, points, books.partial_rollback(code, args["id"], credits, points, args["rollback_id"])]]
+    return [[*each.left, replayed] for each, replayed in books.rollback_stack(args["codes"], args["id"])]
+
+
+def _list_sessions(books: Books, args: dict[str, Any], now: int) -> Any:
+    return {key: _locked(lock) for key, lock in books.book(args["codes"][0]).live(now).items()}
+
+
+# By verb; each gets the books, the arguments and the time.
+_ANSWERS: Final[dict[str, Callable[[Books, dict[str, Any], int], Any]]] = {
+    "put_voucher": _put,
+    "adjust": _adjust,
+    "get_voucher": lambda books, args, now: _state(books.read(args["codes"][0], now), now),
+    "delete_voucher": lambda books, args, now: books.delete(args["codes"][0]),
+    "validate": _validate,
+    "redeem": _redeem,
+    "release": lambda books, args, now: [books.release(code, args["key"], now) for code in args["codes"]],
+    "extend": lambda books, args, now: [
+        _locked(lock) for lock in books.extend_stack(args["codes"], args["key"], FOREVER, now)
+    ],
+    "get_session": lambda books, args, now: [
+        _locked(lock) for lock in books.live_locks(args["codes"], args["key"], now)
+    ],
+    "rollback": _rollback,
+    "list_sessions": _list_sessions,
+    "get_redemption": lambda books, args, now: _taken(books.receipt(args["codes"][0], args["id"])),
+}
 
 
 def _locked(lock: Lock) -> list[int]:

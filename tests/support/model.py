@@ -115,7 +115,7 @@ class Receipt:
     taken: Amounts
     at: int
     stack: frozenset[str]  # the codes that were redeemed together
-    back: Amounts = Amounts()  # what partial rollbacks have given back
+    back: Amounts = field(default_factory=Amounts)  # what partial rollbacks have given back
     rolled_back: bool = False  # the rest, too
 
     @property
