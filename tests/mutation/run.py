@@ -49,7 +49,10 @@ FILES: Final = [
             *("audit", "batch", "loading", "walks", "rows", "steps"),
         )
     ),
-    *(f"src/voucher_sessions/{name}.py" for name in ("_transport/sync", "_transport/aio", "_transport/runners", "bulk")),
+    *(
+        f"src/voucher_sessions/{name}.py"
+        for name in ("_transport/sync", "_transport/aio", "_transport/runners", "bulk")
+    ),
 ]
 COPIED: Final = ("lua", "src", "tests", "docs", "README.md", "pyproject.toml")
 
