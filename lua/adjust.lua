@@ -28,8 +28,10 @@ if receipt and not string.find(receipt, '^1 %w+ %-?%d+ %-?%d+ %-?%d+ %w+$') then
 end
 local text = redis.call('GET', book_key)
 -- include: open
-if not book then
-  return receipt and {call_id, 'adjusted', receipt} or {call_id, 'voucher_missing', 1}
+if not book and receipt then
+  return {call_id, 'adjusted', receipt}
+elseif not book then
+  return {call_id, 'voucher_missing', 1}
 end
 -- include: clock
 -- include: reclaim

@@ -17,7 +17,8 @@ local call_id, session_key, ttl_ms = ARGV[1], ARGV[2], ARGV[3]
 
 local texts = redis.call('MGET', unpack(KEYS, 1, #KEYS - 1)) -- not the last: an index
 local reply, books, repeated = {call_id, 'live', now}, {}, false
-local missing, not_live = {call_id, 'voucher_missing'}, {call_id, 'session_missing'}
+local missing = {call_id, 'voucher_missing'}
+local not_live = {call_id, 'session_missing'}
 for i = 1, #KEYS / 3 do
   local book_key, locks_key, text = KEYS[3 * i - 2], KEYS[3 * i], texts[3 * i - 2]
   -- MGET returns nil for a key of another type, as for an absent one; GET raises an error for it.
@@ -35,7 +36,7 @@ for i = 1, #KEYS / 3 do
       if own_quantity == 0 then
         not_live[#not_live + 1] = i
       end
-      reply[3 * i + 1], reply[3 * i + 2], reply[3 * i + 3] = now + ttl_ms, own_credits, own_points
+      reply[3 * i + 1], reply[3 * i + 2], reply[3 * i + 3] = own_expires_at, own_credits, own_points
     else
       missing[#missing + 1] = i
     end
@@ -44,12 +45,12 @@ for i = 1, #KEYS / 3 do
     redis.call('ZCARD', locks_key) -- raises an error for a key of another type, before anything is written
   end
 end
-if repeated then
-  return reply
-elseif missing[3] then
+if missing[3] then
   return missing
 elseif not_live[3] then
   return not_live
+elseif repeated then
+  return reply
 end
 
 local expires_at = now + ttl_ms
@@ -59,5 +60,6 @@ for i, book in ipairs(books) do
   local credits, points = book[OWN_CREDITS], book[OWN_POINTS]
   -- include: lock
   -- include: save
+  reply[3 * i + 1] = expires_at
 end
 return reply

@@ -8,8 +8,9 @@
 --   count          about how many keys to look at
 -- Status
 --   keys           the next cursor, '0': no more; the keys, perhaps none
-local scanned = redis.call('SCAN', ARGV[2], 'MATCH', ARGV[3], 'COUNT', ARGV[4])
-local reply = {ARGV[1], 'keys', scanned[1]}
+local call_id, cursor, pattern, count = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local scanned = redis.call('SCAN', cursor, 'MATCH', pattern, 'COUNT', count)
+local reply = {call_id, 'keys', scanned[1]}
 for _, key in ipairs(scanned[2]) do
   reply[#reply + 1] = key
 end

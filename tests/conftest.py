@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -89,9 +89,16 @@ class BlockingAsync:
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._engine, name)
+        if name == "iter_sessions":
+            return lambda *args, **kwargs: self._blocking(attribute(*args, **kwargs))
         if not inspect.iscoroutinefunction(attribute):
             return attribute
         return lambda *args, **kwargs: self._loop.run_until_complete(attribute(*args, **kwargs))
+
+    def _blocking(self, items: AsyncIterator[Any]) -> Iterator[Any]:
+        end = object()
+        while (item := self._loop.run_until_complete(anext(items, end))) is not end:
+            yield item
 
 
 class OpenEngines(ExitStack):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import Backend, Clock
 
-from voucher_sessions import Redeemable, Used, Voucher, VoucherSessions
+from voucher_sessions import Redeemable, Used, Voucher, VoucherNotFound, VoucherSessions
 from voucher_sessions._core.call import Call
 from voucher_sessions._core.keys import Keys
 from voucher_sessions._core.verbs import Verbs
@@ -193,3 +193,104 @@ def test_a_repeated_lock_of_a_stack_has_the_same_result(
     but_for_the_moment = {"session": {"remaining_ms"}}
     for before, again in zip(first.validations, send(call).validations, strict=True):
         assert again.model_dump(exclude=but_for_the_moment) == before.model_dump(exclude=but_for_the_moment)
+
+
+# --- adjust, extend and partial rollbacks --------------------------------------------------------------------------
+
+
+def extending(*codes: str, ttl_ms: int = 90_000) -> Call[Any]:
+    return CALLS.extend_stack(codes, "cart", ttl_ms, "MILLISECONDS")
+
+
+def test_an_adjustment_is_made_once(gift: VoucherSessions, send: Callable[..., Any]) -> None:
+    call = CALLS.adjust("GIFT", 0, 25, 0, "top-up")
+    assert not send(call).replayed
+    gift.adjust("GIFT", credits=-5)
+    again = send(call)
+    assert (again.replayed, again.credits, again.voucher.credits.limit) == (False, 25, 120)
+
+
+@pytest.mark.parametrize("put_again", [False, True])
+def test_an_adjustment_of_a_voucher_that_was_deleted_since(
+    gift: VoucherSessions, send: Callable[..., Any], put_again: bool
+) -> None:
+    call = CALLS.adjust("GIFT", 0, 25, 0, "top-up")
+    send(call)
+    gift.delete_voucher("GIFT")
+    if put_again:
+        gift.put_voucher(Voucher(code="GIFT", credits=7))
+    again = send(call)
+    assert (again.replayed, again.voucher) == (False, None)
+    assert not put_again or gift.get_voucher("GIFT").credits.limit == 7
+
+
+def test_a_part_is_given_back_once(gift: VoucherSessions, send: Callable[..., Any]) -> None:
+    gift.redeem("GIFT", credits=30, redemption_id="order")
+    call = CALLS.rollback("GIFT", "order", 10, None, "return")
+    assert not send(call).replayed
+    gift.rollback("GIFT", "order", credits=5)
+    again = send(call)
+    assert (again.replayed, again.id, again.credits) == (False, "return", 10)
+    assert figures(gift) == (15, 0)
+    gift.rollback("GIFT", "order")
+    assert not send(call).replayed
+    assert figures(gift) == (0, 0)
+
+
+def test_an_extended_lock_keeps_its_expiry(gift: VoucherSessions, send: Callable[..., Any], clock: Clock) -> None:
+    send(locking())
+    call = extending("GIFT")
+    (first,) = send(call)
+    clock.advance(3)
+    (again,) = send(call)
+    assert (again.expires_at, again.credits) == (first.expires_at, 30)
+    assert gift.get_session("GIFT", "cart").expires_at == first.expires_at
+
+
+@pytest.mark.parametrize("ending", ["release", "redeem", "delete"])
+def test_a_session_that_has_ended_is_not_extended_again(
+    gift: VoucherSessions, send: Callable[..., Any], ending: str
+) -> None:
+    send(locking())
+    call = extending("GIFT")
+    (first,) = send(call)
+    if ending == "release":
+        gift.release("GIFT", "cart")
+    elif ending == "redeem":
+        gift.redeem("GIFT", session="cart")
+    else:
+        gift.delete_voucher("GIFT")
+        gift.put_voucher(Voucher(code="GIFT", quantity=5, credits=100))
+    before = figures(gift)
+    (again,) = send(call)
+    assert (again.expires_at, again.credits) == (first.expires_at, 30)
+    assert figures(gift) == before
+    assert gift.list_sessions("GIFT") == []
+
+
+def test_the_lock_of_a_later_call_keeps_its_expiry(gift: VoucherSessions, send: Callable[..., Any]) -> None:
+    send(locking())
+    call = extending("GIFT")
+    send(call)
+    later = send(locking(ttl_ms=30_000, credits=40)).session
+    (again,) = send(call)
+    assert (again.expires_at, again.credits) == (later.expires_at, 40)
+    assert gift.get_session("GIFT", "cart").expires_at == later.expires_at
+
+
+@pytest.mark.parametrize("code", ["GIFT", "CARD"])
+def test_a_stack_that_was_extended_before_one_of_its_vouchers_went_away(
+    gift: VoucherSessions, send: Callable[..., Any], backend: Backend, code: str
+) -> None:
+    """Nothing is left that tells what the first result was, as when the session's key has expired as well."""
+    gift.put_voucher(Voucher(code="CARD", credits=100))
+    stack = [Redeemable(code=each, credits=30) for each in ("GIFT", "CARD")]
+    gift.validate_stack(stack, session={"type": "LOCK", "key": "cart"})
+    call = extending("GIFT", "CARD")
+    send(call)
+    gift.delete_voucher(code)
+    assert [each.credits for each in send(call)] == [30, 30]
+    backend.admin.delete(f"vs:{{{code}}}:session:cart")
+    with pytest.raises(VoucherNotFound) as missing:
+        send(call)
+    assert missing.value.codes == (code,)

@@ -39,6 +39,7 @@ from support.model import (
     Refused,
     Verdict,
     read_book,
+    read_receipt,
     stored_locks,
     total,
 )
@@ -61,12 +62,17 @@ CODES = st.sampled_from(["A", "B"])
 KEYS = st.sampled_from(["k1", "k2", "k3"])
 IDS = st.sampled_from(["o1", "o2", "o3"])
 IDS_OR_NEW = IDS | st.none()
+ROLLBACK_IDS = st.sampled_from(["r1", "r2"])
+ADJUSTMENT_IDS = st.sampled_from(["a1", "a2"])
 AMOUNTS = st.integers(0, 4)
 MAYBE_AMOUNTS = st.none() | AMOUNTS
 IF_EXISTS = st.sampled_from(["update", "update", "keep", "raise"])
 # As much as leaves a voucher something to give, more often than not.
 LIMITS = st.builds(Amounts, st.sampled_from([3, 2, 4, 1, 0]), st.sampled_from([6, 9, 3, 0]), st.sampled_from([5, 3, 0]))
 USED = st.builds(Amounts, st.integers(0, 2), AMOUNTS, AMOUNTS)
+# Mostly small changes of limits; the largest number fits only if nothing was there.
+CHANGE = st.sampled_from([0, 0, 1, -1, 2, -2, 3, -3, 5, UNLIMITED, -UNLIMITED])
+LIMIT_CHANGES = st.tuples(CHANGE, CHANGE, CHANGE)
 HOUR = 3_600_000
 WEEK = 7 * 24 * HOUR
 IF_MISSING = st.sampled_from(["raise", "redeem"])
@@ -80,6 +86,7 @@ OTHERS = st.lists(
     max_size=3,
     unique_by=lambda each: each[0],
 )
+RECEIPTS = (":redemption:", ":rollback:", ":adjustment:")
 STACKS = st.lists(
     st.builds(Redeemable, code=CODES, credits=MAYBE_AMOUNTS, points=MAYBE_AMOUNTS),
     min_size=1,
@@ -181,6 +188,39 @@ class Machine(RuleBasedStateMachine):
         self.held.pop(code, None)
         if both:
             self.agree_on_state(code, both[0], now)
+
+    @rule(code=CODES, changes=LIMIT_CHANGES, adjustment_id=ADJUSTMENT_IDS | st.none())
+    def adjust(self, code: str, changes: tuple[int, int, int], adjustment_id: str | None) -> None:
+        quantity, credits, points = changes
+        now, adjustment_id = self.now(), adjustment_id or f"new{len(self.books.adjustments)}"
+
+        def call() -> Any:
+            return self.engine.adjust(
+                code, quantity=quantity, credits=credits, points=points, adjustment_id=adjustment_id
+            )
+
+        if changes == (0, 0, 0):
+            with pytest.raises(InvalidRequest):
+                call()
+            return
+        both = self.outcome(call, lambda: self.books.adjust(code, changes, adjustment_id, now))
+        if both:
+            done, replayed = both
+            assert (done.id, done.code, done.replayed) == (adjustment_id, code, replayed)
+            assert (done.quantity, done.credits, done.points) == changes
+            assert (done.voucher is not None) == (code in self.books.vouchers)
+            if done.voucher is not None:
+                self.agree_on_state(code, done.voucher, now)
+
+    @precondition(lambda self: self.books.adjustments)
+    @rule(which=st.integers(0, 5), change=st.sampled_from([0, 0, 1]), delete=st.sampled_from([None, False, True]))
+    def adjust_again(self, which: int, change: int, delete: bool | None) -> None:
+        """The same adjustment under its id, or one with a change; the voucher may be deleted, and be put again."""
+        (code, adjustment_id), done = sorted(self.books.adjustments.items())[which % len(self.books.adjustments)]
+        if delete is not None:
+            self.delete(code, put_again=delete)
+        quantity, credits, points = done.changes
+        self.adjust(code, (quantity, credits, points + change), adjustment_id)
 
     @precondition(lambda self: self.locks())
     @rule(which=st.integers(0, 5), below=st.builds(Amounts, st.integers(0, 2), AMOUNTS, AMOUNTS), others=OTHERS)
@@ -290,6 +330,69 @@ class Machine(RuleBasedStateMachine):
         with pytest.raises(InvalidRequest):
             self.engine.validate(code, session=session)
 
+    @rule(code=CODES, key=KEYS)
+    def get_session(self, code: str, key: str) -> None:
+        now = self.now()
+        both = self.outcome(lambda: self.engine.get_session(code, key), lambda: self.books.live_locks([code], key, now))
+        if both:
+            self.agree_on_session(key, both[0], both[1][0], None)
+
+    @rule(code=CODES, key=KEYS, data=st.data())
+    def extend(self, code: str, key: str, data: st.DataObject) -> None:
+        self.extend_to([code], key, data.draw(self.TTLS))
+
+    @rule(codes=st.permutations(["A", "B"]), key=KEYS, data=st.data())
+    def extend_stack(self, codes: list[str], key: str, data: st.DataObject) -> None:
+        self.extend_to(codes, key, data.draw(self.TTLS))
+
+    @rule(key=KEYS, lock_both=st.booleans(), ttl_ms=st.sampled_from([10, 5000, HOUR]))
+    def lock_and_extend_a_stack(self, key: str, lock_both: bool, ttl_ms: int) -> None:
+        """Both of its locks, or one without the other, which refuses the stack."""
+        for code in ("A", "B") if lock_both else ("A",):
+            book = self.books.vouchers.get(code)
+            held = book.used.plus(book.locked(self.now())) if book else Amounts()
+            self.put(code, held.plus(Amounts(1, 2, 2)), False, None, "update")
+            self.lock(code, key, 2, 1, HOUR)
+        self.extend_to(["B", "A"], key, max(ttl_ms, self.shortest_ttl_ms))
+
+    @precondition(lambda self: self.locks())
+    @rule(which=st.integers(0, 5), ttl_ms=st.sampled_from([1, 10, 5000, HOUR, WEEK]), then_use=st.booleans())
+    def extend_a_lock(self, which: int, ttl_ms: int, then_use: bool) -> None:
+        """Of a session that is live: longer or shorter; its amounts are redeemed then."""
+        code, key, _ = self.chosen_lock(which)
+        self.extend_to([code], key, max(ttl_ms, self.shortest_ttl_ms))
+        if then_use:
+            self.redeem(code, None, None, key, None, "raise")
+
+    def extend_to(self, codes: list[str], key: str, ttl_ms: int | None) -> None:
+        """A stack is extended as a whole, or not at all."""
+        ttl = {} if ttl_ms is None else {"ttl": ttl_ms, "ttl_unit": "MILLISECONDS"}
+        expected_ttl_ms = self.default_ttl_ms if ttl_ms is None else ttl_ms
+        now = self.now()
+
+        def call() -> Any:
+            if len(codes) == 1:
+                return [self.engine.extend(codes[0], key, **ttl)]
+            return self.engine.extend_stack(codes, key, **ttl)
+
+        both = self.outcome(call, lambda: self.books.extend_stack(codes, key, expected_ttl_ms, now))
+        if both:
+            for seen, lock in zip(*both, strict=True):
+                self.agree_on_session(key, seen, lock, expected_ttl_ms)
+
+    @rule(code=CODES, key=KEYS)
+    def extend_for_too_long(self, code: str, key: str) -> None:
+        with pytest.raises(InvalidRequest):
+            self.engine.extend(code, key, ttl=self.max_ttl_ms + 1, ttl_unit="MILLISECONDS")
+
+    def agree_on_session(self, key: str, seen: Any, lock: Lock, ttl_ms: int | None) -> None:
+        assert (seen.key, seen.quantity, seen.credits, seen.points) == (key, *lock.amounts)
+        assert (ttl_in_ms(seen.ttl, seen.ttl_unit) if seen.ttl is not None else None) == ttl_ms
+        expires_at = round(seen.expires_at.timestamp() * 1000)
+        self.same_time(expires_at, lock.expires_at)
+        self.same_time(seen.remaining_ms, lock.expires_at - self.now())
+        lock.expires_at = expires_at  # the server's word for it, a little later than ours on a real one
+
     def agree_on_validation(
         self, code: str, answer: Any, verdict: Verdict | None, lock: Lock | None, key: str | None, ttl_ms: int | None
     ) -> None:
@@ -311,12 +414,7 @@ class Machine(RuleBasedStateMachine):
             assert answer.session is None
             return
         assert answer.session is not None
-        assert (answer.session.key, answer.session.credits, answer.session.points) == (key, *lock.amounts[1:])
-        ttl, unit = answer.session.ttl, answer.session.ttl_unit
-        assert (ttl_in_ms(ttl, unit) if ttl is not None else None) == ttl_ms
-        seen = round(answer.session.expires_at.timestamp() * 1000)
-        self.same_time(seen, lock.expires_at)
-        lock.expires_at = seen  # the server's word for it, a little later than ours on a real one
+        self.agree_on_session(key or "", answer.session, lock, ttl_ms)
 
     @rule(stack=STACKS, release=st.booleans(), key=st.none() | KEYS, data=st.data())
     def validate_stack(self, stack: list[Redeemable], release: bool, key: str | None, data: st.DataObject) -> None:
@@ -365,8 +463,13 @@ class Machine(RuleBasedStateMachine):
             lambda: self.books.rollback_stack(codes, redemption_id),
         )
         if both:
-            for seen, (receipt, replayed) in zip(*both, strict=True):
-                assert (seen.quantity, seen.credits, seen.points, seen.replayed) == (*receipt.taken, replayed)
+            for code, seen, (receipt, replayed) in zip(codes, *both, strict=True):
+                self.agree_on_rollback(code, redemption_id, seen, receipt, replayed)
+
+    def agree_on_rollback(self, code: str, redemption_id: str, seen: Any, receipt: Receipt, replayed: bool) -> None:
+        """Of what was left of the redemption."""
+        assert (seen.code, seen.redemption_id, seen.id, seen.replayed) == (code, redemption_id, None, replayed)
+        assert (seen.quantity, seen.credits, seen.points) == receipt.left
 
     @rule(
         code=CODES,
@@ -404,6 +507,7 @@ class Machine(RuleBasedStateMachine):
         assert (seen.code, seen.id, seen.session_key) == (code, redemption_id, receipt.session_key)
         assert (seen.quantity, seen.credits, seen.points) == receipt.taken
         assert (seen.rolled_back, seen.replayed) == (receipt.rolled_back, replayed)
+        assert (seen.credits_rolled_back, seen.points_rolled_back) == receipt.given_back[1:]
         self.same_time(round(seen.redeemed_at.timestamp() * 1000), receipt.at)
         receipt.at = round(seen.redeemed_at.timestamp() * 1000)
 
@@ -479,7 +583,66 @@ class Machine(RuleBasedStateMachine):
         )
         if both:
             seen, (receipt, replayed) = both
-            assert (seen.quantity, seen.credits, seen.points, seen.replayed) == (*receipt.taken, replayed)
+            self.agree_on_rollback(code, redemption_id, seen, receipt, replayed)
+
+    @precondition(lambda self: self.books.receipts)
+    @rule(
+        which=st.integers(0, 9),
+        credits=MAYBE_AMOUNTS,
+        points=MAYBE_AMOUNTS,
+        rollback_id=ROLLBACK_IDS | st.none(),
+        then=st.sampled_from(["nothing", "again", "again with a change", "the rest", "redeem again"]),
+    )
+    def roll_back_a_part(
+        self, which: int, credits: int | None, points: int | None, rollback_id: str | None, then: str
+    ) -> None:
+        """Of any receipt, so that the ids of rollbacks collide; then the same again, or the rest, or a redemption."""
+        code, redemption_id = sorted(self.books.receipts)[which % len(self.books.receipts)]
+        rollback_id = rollback_id or f"new{len(self.books.rollbacks)}"
+        self.partial_rollback(code, redemption_id, credits, points, rollback_id)
+        match then:
+            case "again":
+                self.partial_rollback(code, redemption_id, credits, points, rollback_id)
+            case "again with a change":
+                self.partial_rollback(code, redemption_id, credits, (points or 0) + 1, rollback_id)
+            case "the rest":
+                self.rollback(code, redemption_id)
+            case "redeem again":
+                self.repeat(code, redemption_id, "nothing", "raise")
+
+    @precondition(lambda self: self.books.receipts)
+    @rule(which=st.integers(0, 9), order=st.permutations(["credits", "points"]), then=st.booleans())
+    def roll_back_in_parts(self, which: int, order: list[str], then: bool) -> None:
+        """All that a redemption has of credits and points; then it does not pay any more."""
+        code, redemption_id = sorted(self.books.receipts)[which % len(self.books.receipts)]
+        for name in order:
+            left = self.books.receipts[code, redemption_id].left
+            amounts = (left.credits, None) if name == "credits" else (None, left.points)
+            self.partial_rollback(code, redemption_id, *amounts, f"new{len(self.books.rollbacks)}")
+        self.repeat(code, redemption_id, "nothing", "raise")
+        if then:
+            self.rollback(code, redemption_id)
+
+    @rule(code=CODES, redemption_id=IDS, credits=MAYBE_AMOUNTS, points=MAYBE_AMOUNTS, rollback_id=ROLLBACK_IDS)
+    def partial_rollback(
+        self, code: str, redemption_id: str, credits: int | None, points: int | None, rollback_id: str
+    ) -> None:
+        def call() -> Any:
+            return self.engine.rollback(code, redemption_id, credits=credits, points=points, rollback_id=rollback_id)
+
+        if not credits and not points:
+            with pytest.raises(InvalidRequest):
+                call()
+            return
+        both = self.outcome(
+            call,
+            lambda: self.books.partial_rollback(code, redemption_id, credits or 0, points or 0, rollback_id),
+        )
+        if both:
+            seen, replayed = both
+            assert (seen.code, seen.redemption_id, seen.id) == (code, redemption_id, rollback_id)
+            assert (seen.quantity, seen.credits, seen.points) == (0, credits or 0, points or 0)
+            assert seen.replayed == replayed
 
     @precondition(lambda self: self.books.receipts)
     @rule(code=CODES, redemption_id=IDS)
@@ -502,6 +665,18 @@ class Machine(RuleBasedStateMachine):
         ]
         for session in both[0]:
             assert both[1].sessions[session.key].amounts == (session.quantity, session.credits, session.points)
+
+    @rule(code=CODES, batch=st.sampled_from([1, 2, 3, 1000]))
+    def iter_sessions(self, code: str, batch: int) -> None:
+        """All that are live, each once."""
+        now = self.now()
+        both = self.outcome(lambda: list(self.engine.iter_sessions(code, batch=batch)), lambda: self.books.book(code))
+        if both:
+            seen, book = both
+            live = book.live(now)
+            assert sorted(session.key for session in seen) == sorted(live)
+            for session in seen:
+                self.agree_on_session(session.key, session, live[session.key], None)
 
     @rule(data=st.data())
     def time_passes(self, data: st.DataObject) -> None:
@@ -552,6 +727,23 @@ class Machine(RuleBasedStateMachine):
                 assert values[12] >= max(expires_at for *_, expires_at in locks)
 
     @invariant()
+    def receipts_match_the_model(self) -> None:
+        """A stack has a receipt of the same call on each of its vouchers."""
+        keys = {key.decode() for key in self.admin.keys("*")}
+        for kind, receipts in (
+            ("redemption", self.books.receipts),
+            ("rollback", self.books.rollbacks),
+            ("adjustment", self.books.adjustments),
+        ):
+            names = {f"vs:{{{code}}}:{kind}:{id_}" for code, id_ in receipts}
+            assert {key for key in keys if f"}}:{kind}:" in key} == names
+        stored = {name: read_receipt(self.admin, *name) for name in self.books.receipts}
+        for (code, id_), receipt in self.books.receipts.items():
+            seen = stored[code, id_]
+            assert (seen.taken, seen.back, seen.rolled_back) == (receipt.taken, receipt.back, receipt.rolled_back)
+            assert {stored[each, id_].call_id for each in receipt.stack} == {seen.call_id}
+
+    @invariant()
     def every_lock_key_has_the_ttl_of_its_last_expiry(self) -> None:
         now = self.now()
         live = {(code, key): lock for code, book in self.books.vouchers.items() for key, lock in book.live(now).items()}
@@ -561,7 +753,7 @@ class Machine(RuleBasedStateMachine):
             code, _, rest = key.decode().removeprefix("vs:{").partition("}")
             ttl_ms = self.admin.pttl(key)
             expires_at = now + ttl_ms
-            if rest.startswith(":redemption:") or (rest == "" and code in self.books.vouchers):
+            if rest.startswith(RECEIPTS) or (rest == "" and code in self.books.vouchers):
                 assert ttl_ms == -1
             elif rest == "":
                 assert 0 <= ttl_ms <= TOMBSTONE_MS + self.gone_back_ms

@@ -55,8 +55,9 @@ class Spread(OnePartition):
     has_stacks = False
     no_rule: Any = None
     validate_stack = redeem_stack = redeem_a_stack_and_again = release_stack = rollback_stack = no_rule
+    extend_stack = lock_and_extend_a_stack = no_rule
 
-    @rule(key=KEYS, redemption_id=IDS, verb=st.sampled_from(["validate", "redeem", "release", "rollback"]))
+    @rule(key=KEYS, redemption_id=IDS, verb=st.sampled_from(["validate", "redeem", "release", "rollback", "extend"]))
     def a_stack_is_refused(self, key: str, redemption_id: str, verb: str) -> None:
         stack, codes = [Redeemable(code="A"), Redeemable(code="B")], ["A", "B"]
         calls: dict[str, Callable[[], object]] = {
@@ -64,6 +65,7 @@ class Spread(OnePartition):
             "redeem": lambda: self.engine.redeem_stack(stack, redemption_id=redemption_id),
             "release": lambda: self.engine.release_stack(codes, key),
             "rollback": lambda: self.engine.rollback_stack(codes, redemption_id),
+            "extend": lambda: self.engine.extend_stack(codes, key),
         }
         with pytest.raises(CrossSlotStack):
             calls[verb]()

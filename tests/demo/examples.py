@@ -47,6 +47,8 @@ def a_redemption(**changes: Any) -> Redemption:
         "points": 0,
         "redeemed_at": datetime(2026, 11, 21, tzinfo=UTC),
         "rolled_back": False,
+        "credits_rolled_back": 0,
+        "points_rolled_back": 0,
         "replayed": False,
     }
     return Redemption(**{**redemption, **changes})

@@ -11,24 +11,29 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from voucher_sessions import NotDurable, VoucherSessions, VoucherSessionsError
 from voucher_sessions._core import requests
-from voucher_sessions.results import Balance
+from voucher_sessions.results import Balance, VoucherState
 
 # The books of one call at a time leave nothing else unsaid: these may have taken effect, or may yet do so, or never.
 UNKNOWN = (RedisConnectionError, RedisTimeoutError, NotDurable)
-READS = {"get_voucher", "get_redemption", "list_sessions"}
+READS = {"get_voucher", "get_redemption", "get_session", "list_sessions"}
 POLICY = requests.ttl_policy(None, None)  # of the recorded engines
-
-POLICY = requests.ttl_policy(None, None)
+# What an engine can generate: the name in ``Op.args``, and the attribute of the error that carries it.
+GENERATED = {
+    "key": "session_key",
+    "id": "redemption_id",
+    "rollback_id": "rollback_id",
+    "adjustment_id": "adjustment_id",
+}
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,7 @@ class Recorder:
     def _end(self, number: int, outcome: object) -> None:
         at, op = _now(), self._ops[number]
         args = op.args
-        for name, attribute in (("key", "session_key"), ("id", "redemption_id")):
+        for name, attribute in GENERATED.items():
             if str(args.get(name)).endswith("?") and (text := generated(outcome, attribute)) is not None:
                 args = {**args, name: text}
         known = not isinstance(outcome, BaseException) or isinstance(outcome, Exception)
@@ -172,10 +177,24 @@ def plain_args(verb: str, args: tuple[Any, ...], options: dict[str, Any], anew: 
             named = None if given["session"] is None else requests.session_key(given["session"])
             id_, if_missing = given["redemption_id"], given["if_session_missing"]
             return {"needs": _needs(given), "key": named, "id": anew if id_ is None else id_, "if_missing": if_missing}
+        case "adjust":
+            id_ = given["adjustment_id"]
+            changes = [given["quantity"], given["credits"], given["points"]]
+            return {"codes": _codes(given), "changes": changes, "adjustment_id": anew if id_ is None else id_}
+        case "extend":
+            asked = requests.extension(given["session_key"], given["ttl"], given["ttl_unit"], POLICY)
+            return {"codes": _codes(given), "key": asked.key, "ttl_ms": asked.ttl_ms}
+        case "rollback" if given.get("credits") or given.get("points"):
+            id_, amounts = given["rollback_id"], [given["credits"] or 0, given["points"] or 0]
+            rollback_id = anew if id_ is None else id_
+            return {"codes": _codes(given), "id": given["redemption_id"], "part": amounts, "rollback_id": rollback_id}
         case _:
-            codes = list(given["codes"]) if "codes" in given else [given["code"]]
             names = {"session_key": "key", "redemption_id": "id", "limit": "limit"}
-            return {"codes": codes, **{short: given[name] for name, short in names.items() if name in given}}
+            return {"codes": _codes(given), **{short: given[name] for name, short in names.items() if name in given}}
+
+
+def _codes(given: dict[str, Any]) -> list[str]:
+    return list(given["codes"]) if "codes" in given else [given["code"]]
 
 
 def _needs(given: dict[str, Any]) -> list[list[Any]]:
@@ -205,28 +224,16 @@ def observed(verb: str, outcome: Any) -> Any:
         return {"error": type(outcome).__name__, **{name: fact for name, fact in facts.items() if _is_plain(fact)}}
     if isinstance(outcome, Exception):
         return {"error": type(outcome).__name__, "text": str(outcome)}
-    match verb:
-        case "put_voucher" | "get_voucher":
-            balances: list[Balance] = [outcome.quantity, outcome.credits, outcome.points]
-            return [[each.limit, each.used, each.locked] for each in balances]
-        case "delete_voucher":
-            return outcome
-        case "validate":
-            return [_validation(each) for each in getattr(outcome, "validations", [outcome])]
-        case "redeem":
-            return [[*_taken(each), each.replayed] for each in getattr(outcome, "redemptions", [outcome])]
-        case "release":
-            return [each.released for each in _many(outcome)]
-        case "rollback":
-            return [[each.quantity, each.credits, each.points, each.replayed] for each in _many(outcome)]
-        case "list_sessions":
-            return {each.key: [each.credits, each.points] for each in outcome}
-        case _:
-            return _taken(outcome)
+    return _RESULTS[verb](outcome)
 
 
 def _many(outcome: Any) -> list[Any]:
     return outcome if isinstance(outcome, list) else [outcome]
+
+
+def _state(voucher: VoucherState) -> list[list[int | None]]:
+    balances: list[Balance] = [voucher.quantity, voucher.credits, voucher.points]
+    return [[each.limit, each.used, each.locked] for each in balances]
 
 
 def _validation(answer: Any) -> dict[str, Any]:
@@ -241,8 +248,38 @@ def _validation(answer: Any) -> dict[str, Any]:
 
 def _taken(redemption: Any) -> list[Any]:
     each = redemption
-    return [each.quantity, each.credits, each.points, each.session_key, each.rolled_back]
+    given_back = [each.rolled_back, each.credits_rolled_back, each.points_rolled_back]
+    return [each.quantity, each.credits, each.points, each.session_key, *given_back]
 
 
 def _is_plain(fact: object) -> bool:
     return fact is None or isinstance(fact, str | int | list)
+
+
+def _adjustment(outcome: Any) -> list[Any]:
+    state = None if outcome.voucher is None else _state(outcome.voucher)
+    return [outcome.quantity, outcome.credits, outcome.points, state, outcome.replayed]
+
+
+def _rollback(outcome: Any) -> list[Any]:
+    return [outcome.quantity, outcome.credits, outcome.points, outcome.replayed]
+
+
+def _locked(session: Any) -> list[int]:
+    return [session.credits, session.points]
+
+
+_RESULTS: Final[dict[str, Callable[[Any], Any]]] = {
+    "put_voucher": _state,
+    "get_voucher": _state,
+    "adjust": _adjustment,
+    "delete_voucher": lambda outcome: outcome,
+    "validate": lambda outcome: [_validation(each) for each in getattr(outcome, "validations", [outcome])],
+    "redeem": lambda outcome: [[*_taken(each), each.replayed] for each in getattr(outcome, "redemptions", [outcome])],
+    "release": lambda outcome: [each.released for each in _many(outcome)],
+    "rollback": lambda outcome: [_rollback(each) for each in _many(outcome)],
+    "extend": lambda outcome: [_locked(each) for each in _many(outcome)],
+    "get_session": lambda outcome: [_locked(outcome)],
+    "list_sessions": lambda outcome: {each.key: _locked(each) for each in outcome},
+    "get_redemption": _taken,
+}

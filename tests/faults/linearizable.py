@@ -208,12 +208,12 @@ class Search:
         expected = answer(books, op, now)
         if op.end is not None and not agrees(op, expected, op.seen):
             return None
-        if op.verb == "validate" and locks(op, expected):
+        if locked := locked_codes(op, expected):
             ttl = op.args["ttl_ms"] * 1_000_000
             earliest, expires_at = op.begin + ttl - SLACK_NS, min(FOREVER, latest + ttl + SLACK_NS)
             if earliest > self.horizon:  # nobody will see it expire: one order like the other
                 earliest = expires_at = FOREVER
-            for code, _, _ in op.args["needs"]:
+            for code in locked:
                 sessions = books.vouchers[code].sessions
                 sessions[op.args["key"]] = TimedLock(sessions[op.args["key"]].amounts, expires_at, earliest)
         receipts = config.state.receipts if op.verb in WITHOUT_RECEIPTS else None
@@ -265,6 +265,13 @@ class Search:
         return "\n".join(lines)
 
 
+def locked_codes(op: Op, expected: Any) -> list[str]:
+    """The vouchers on which a call with this result sets an expiry."""
+    if op.verb == "validate" and locks(op, expected):
+        return [code for code, _, _ in op.args["needs"]]
+    return op.codes if op.verb == "extend" and isinstance(expected, list) else []
+
+
 def described(step: Op | str) -> str:
     if isinstance(step, str):
         return step
@@ -282,6 +289,7 @@ def picture(books: Books, now: int) -> str:
         for code, book in books.vouchers.items()
     }
     receipts = [
-        f"{id_}{' (rolled back)' if receipt.rolled_back else ''}" for (_, id_), receipt in books.receipts.items()
+        f"{id_}{f' (given back: {[*receipt.given_back]})' if any(receipt.given_back) else ''}"
+        for (_, id_), receipt in books.receipts.items()
     ]
     return f"{kept}, receipts {receipts[-10:]}"

@@ -15,6 +15,7 @@ from support.model import Books
 from support.scripted_clients import TRANSPORTS
 from support.servers import Server
 
+from faults.history import GENERATED
 from faults.proxy import Fault, Proxy
 from faults.verb_calls import FIRST, ClientKind, Model, VerbCall, changes, generated_by, verb_call
 from voucher_sessions import OutcomeUnknown, Validation, VoucherSessions
@@ -105,11 +106,12 @@ class Trial:
             return self.call
         assert isinstance(outcome, OutcomeUnknown), repr(outcome)
         assert outcome.verb == self.call.verb.removesuffix("_stack")
-        named = self.call.named(outcome.session_key, outcome.redemption_id)
+        named = self.call.named(outcome)
         op, _ = Model().expect(named)
         assert list(outcome.codes) == op.codes
-        assert (outcome.session_key, outcome.redemption_id) == (op.args.get("key"), op.args.get("id"))
-        for text, beginning in ((outcome.session_key, "ssn_"), (outcome.redemption_id, "rdm_")):
+        for (name, attribute), beginning in zip(GENERATED.items(), ("ssn_", "rdm_", "rbk_", "adj_"), strict=True):
+            text = getattr(outcome, attribute)
+            assert text == op.args.get(name)
             assert text is None or text in str(self.call) or re.fullmatch(beginning + "[A-Za-z0-9]{32}", text)
         return named
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
-from support.model import REASONS, UNLIMITED, Amounts, Book, Books, Lock, Refused
+from support.model import REASONS, UNLIMITED, Amounts, Book, Books, Lock, Receipt, Refused
 
 from faults.history import Op
 
@@ -12,7 +13,7 @@ FOREVER = 2**62  # later than everything in a history
 
 
 # The verbs that change no receipt.
-WITHOUT_RECEIPTS = {"validate", "release", "get_voucher", "list_sessions", "get_redemption"}
+WITHOUT_RECEIPTS = {"validate", "release", "extend", "get_session", "get_voucher", "list_sessions", "get_redemption"}
 
 
 def agrees(op: Op, expected: Any, seen: Any) -> bool:
@@ -39,10 +40,12 @@ def idle(op: Op) -> bool:
     if isinstance(op.seen, dict) and "error" in op.seen:
         return True
     match op.verb:
-        case "put_voucher":
+        case "put_voucher" | "extend":
             return False
         case "delete_voucher":
             return not op.seen
+        case "adjust":
+            return bool(op.seen[-1])
         case "validate":
             # With not_found, an earlier try of the call may have locked the voucher.
             return op.args["key"] is None or any(each["reason"] not in (None, "not_found") for each in op.seen)
@@ -63,6 +66,10 @@ def essence(op: Op, seen: Any) -> Any:
         return seen
     if op.verb == "put_voucher":
         return None
+    if op.verb == "adjust" and not seen[-1]:
+        return [*seen[:3], seen[-1]]
+    if op.verb == "extend":  # another call may have changed the amounts
+        return len(seen)
     if op.verb == "validate" and locks(op, seen):
         return _without(seen, "available")
     if op.verb == "redeem":  # somebody may have rolled back what it has redeemed
@@ -77,43 +84,77 @@ def _without(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 def answer(books: Books, op: Op, now: int) -> Any:
     """What the books answer, in the form of ``history.observed``; they are changed by it."""
     try:
-        return _answer(books, op, now)
+        return _ANSWERS[op.verb](books, op.args, now)
     except Refused as refused:
         facts = {name: list(fact) if isinstance(fact, tuple) else fact for name, fact in refused.facts.items()}
         facts.pop("retry_after_ms", None)
         return {"error": refused.name, **facts}
 
 
-def _answer(books: Books, op: Op, now: int) -> Any:
-    args = op.args
-    match op.verb:
-        case "put_voucher":
-            (code,), (quantity, credits, points), used = args["codes"], args["limit"], args["used"]
-            limit = Amounts(UNLIMITED if quantity is None else quantity, credits, points)
-            books.put(code, limit, quantity is None, Amounts(*used) if used else None, now, args["if_exists"])
-            return _state(books.book(code), now)
-        case "get_voucher":
-            return _state(books.read(args["codes"][0], now), now)
-        case "delete_voucher":
-            return books.delete(args["codes"][0])
-        case "validate":
-            session = None if args["key"] is None else (args["key"], FOREVER)
-            answers = books.validate_stack(args["needs"], session, args["release"], now)
-            codes = [code for code, _, _ in args["needs"]]
-            return [_validation(books.vouchers.get(code), *each) for code, each in zip(codes, answers, strict=True)]
-        case "redeem":
-            done = books.redeem_stack(args["needs"], args["key"], args["id"], args["if_missing"], now)
-            return [[*each.taken, each.session_key, each.rolled_back, replayed] for each, replayed in done]
-        case "release":
-            return [books.release(code, args["key"], now) for code in args["codes"]]
-        case "rollback":
-            return [[*each.taken, replayed] for each, replayed in books.rollback_stack(args["codes"], args["id"])]
-        case "list_sessions":
-            live = books.book(args["codes"][0]).live(now)
-            return {key: [lock.amounts.credits, lock.amounts.points] for key, lock in live.items()}
-        case _:
-            receipt = books.receipt(args["codes"][0], args["id"])
-            return [*receipt.taken, receipt.session_key, receipt.rolled_back]
+def _put(books: Books, args: dict[str, Any], now: int) -> Any:
+    (code,), (quantity, credits, points), used = args["codes"], args["limit"], args["used"]
+    limit = Amounts(UNLIMITED if quantity is None else quantity, credits, points)
+    books.put(code, limit, quantity is None, Amounts(*used) if used else None, now, args["if_exists"])
+    return _state(books.book(code), now)
+
+
+def _adjust(books: Books, args: dict[str, Any], now: int) -> Any:
+    (code,), (quantity, credits, points) = args["codes"], args["changes"]
+    replayed = books.adjust(code, (quantity, credits, points), args["adjustment_id"], now)
+    book = books.vouchers.get(code)
+    return [quantity, credits, points, _state(book, now) if book else None, replayed]
+
+
+def _validate(books: Books, args: dict[str, Any], now: int) -> Any:
+    session = None if args["key"] is None else (args["key"], FOREVER)
+    answers = books.validate_stack(args["needs"], session, args["release"], now)
+    codes = [code for code, _, _ in args["needs"]]
+    return [_validation(books.vouchers.get(code), *each) for code, each in zip(codes, answers, strict=True)]
+
+
+def _redeem(books: Books, args: dict[str, Any], now: int) -> Any:
+    done = books.redeem_stack(args["needs"], args["key"], args["id"], args["if_missing"], now)
+    return [[*_taken(each), replayed] for each, replayed in done]
+
+
+def _rollback(books: Books, args: dict[str, Any], now: int) -> Any:
+    if "part" in args:
+        (code,), (credits, points) = args["codes"], args["part"]
+        return [[0, credits, points, books.partial_rollback(code, args["id"], credits, points, args["rollback_id"])]]
+    return [[*each.left, replayed] for each, replayed in books.rollback_stack(args["codes"], args["id"])]
+
+
+def _list_sessions(books: Books, args: dict[str, Any], now: int) -> Any:
+    return {key: _locked(lock) for key, lock in books.book(args["codes"][0]).live(now).items()}
+
+
+# By verb; each gets the books, the arguments and the time.
+_ANSWERS: Final[dict[str, Callable[[Books, dict[str, Any], int], Any]]] = {
+    "put_voucher": _put,
+    "adjust": _adjust,
+    "get_voucher": lambda books, args, now: _state(books.read(args["codes"][0], now), now),
+    "delete_voucher": lambda books, args, now: books.delete(args["codes"][0]),
+    "validate": _validate,
+    "redeem": _redeem,
+    "release": lambda books, args, now: [books.release(code, args["key"], now) for code in args["codes"]],
+    "extend": lambda books, args, now: [
+        _locked(lock) for lock in books.extend_stack(args["codes"], args["key"], FOREVER, now)
+    ],
+    "get_session": lambda books, args, now: [
+        _locked(lock) for lock in books.live_locks(args["codes"], args["key"], now)
+    ],
+    "rollback": _rollback,
+    "list_sessions": _list_sessions,
+    "get_redemption": lambda books, args, now: _taken(books.receipt(args["codes"][0], args["id"])),
+}
+
+
+def _locked(lock: Lock) -> list[int]:
+    return [*lock.amounts[1:]]
+
+
+def _taken(receipt: Receipt) -> list[Any]:
+    return [*receipt.taken, receipt.session_key, receipt.rolled_back, *receipt.given_back[1:]]
 
 
 def _state(book: Book, now: int) -> list[list[int | None]]:
@@ -129,7 +170,7 @@ def _validation(book: Book | None, verdict: Any, lock: Lock | None) -> dict[str,
         "reason": None if verdict.short is None else REASONS[verdict.short][0],
         "held": verdict.held,
         "available": [None if book.without_limit else quantity, credits, points],
-        "lock": [*lock.amounts[1:]] if lock else None,
+        "lock": _locked(lock) if lock else None,
     }
 
 
@@ -163,8 +204,11 @@ def state(books: Books, now: int, receipts: frozenset[Any] | None = None) -> Sta
                 receipt.session_key,
                 receipt.taken,
                 receipt.stack,
+                receipt.back,
                 receipt.rolled_back,
             )
             for name, receipt in books.receipts.items()
         )
+        receipts |= {(name, done.life == lives.get(name[0]), done.changes) for name, done in books.adjustments.items()}
+        receipts |= set(books.rollbacks.items())
     return State(frozenset(vouchers), receipts, frozenset(expiries))

@@ -96,6 +96,7 @@ class RandomCaller:
                 self._redeem,
                 self._read,
                 self._redeem_stack,
+                self._adjust,
             ]
             if self._plan.sharing:
                 sequences += [self._use_shared_cart, self._use_shared_cart, self._change_voucher]
@@ -105,7 +106,7 @@ class RandomCaller:
         """The call, repeated while its outcome is unknown, or nearly always."""
         outcome = yield call
         while isinstance(outcome, UNKNOWN) and self._random.random() < 0.9:
-            call = call.named(getattr(outcome, "session_key", None), getattr(outcome, "redemption_id", None))
+            call = call.named(outcome)
             outcome = yield call
         return outcome
 
@@ -130,14 +131,27 @@ class RandomCaller:
             done = yield from self._settled(verb_call("redeem", code, session=key, **order_id))
             if chance.random() < 0.3:
                 yield from self._settled(verb_call("redeem", code, session=key, **order_id))
-            if chance.random() < 0.6:
-                yield from self._settled(verb_call("rollback", code, getattr(done, "id", order)))
+            yield from self._give_back(code, getattr(done, "id", order))
+
+    def _give_back(self, code: str, order: str) -> CallSequence:
+        """Parts of a redemption, the rest, both or nothing."""
+        rollback_id = {"rollback_id": self._new_name()} if self._random.random() < 0.7 else {}
+        if self._random.random() < 0.4:
+            yield from self._settled(verb_call("rollback", code, order, credits=1, **rollback_id))
+        if self._random.random() < 0.6:
+            yield from self._settled(verb_call("rollback", code, order))
 
     def _redeem(self, found: list[str]) -> CallSequence:
         code, order = self._random.choice(found), self._new_name()
         yield from self._settled(verb_call("redeem", code, credits=self._random.randint(0, 4), redemption_id=order))
-        if self._random.random() < 0.7:
-            yield from self._settled(verb_call("rollback", code, order))
+        yield from self._give_back(code, order)
+
+    def _adjust(self, found: list[str]) -> CallSequence:
+        """Up and down again, so that callers go on competing."""
+        code, chance = self._random.choice(found), self._random
+        for credits in (chance.choice([3, 60]), -3):
+            id_ = {"adjustment_id": self._new_name()} if chance.random() < 0.7 else {}
+            yield from self._settled(verb_call("adjust", code, credits=credits, **id_))
 
     def _lock(self, found: list[str]) -> CallSequence:
         """Until it is released or expires; under a generated key."""
@@ -146,6 +160,8 @@ class RandomCaller:
         key = {"key": self._new_name()} if self._plan.sharing else {}
         answer = yield from self._settled(verb_call("validate", code, credits=2, session=self._session(**key)))
         if getattr(answer, "session", None) and self._random.random() < 0.7:
+            ttl = {"ttl": self._random.choice(self._ttls_ms), "ttl_unit": "MILLISECONDS"}
+            yield from self._settled(verb_call("extend", code, answer.session.key, **ttl))
             yield from self._settled(verb_call("release", code, answer.session.key))
 
     def _redeem_stack(self, found: list[str]) -> CallSequence:
@@ -153,6 +169,8 @@ class RandomCaller:
         key, order, names = self._new_name(), self._new_name(), found[:2]
         if self._random.random() < 0.7:
             yield from self._settled(verb_call("validate_stack", stack, session=self._session(key=key)))
+        if self._random.random() < 0.3:
+            yield from self._settled(verb_call("extend_stack", names, key))
         if self._random.random() < 0.3:
             yield from self._settled(verb_call("release_stack", names, key))
         else:
@@ -166,6 +184,7 @@ class RandomCaller:
         yield verb_call("list_sessions", code)
         yield verb_call("validate", code, credits=3)
         yield verb_call("get_redemption", code, self._new_name())
+        yield verb_call("get_session", code, self._new_name())
 
     # What is shared is changed by three calls at most: so many does a key remember, to tell a call that is repeated.
 
@@ -180,11 +199,13 @@ class RandomCaller:
             [
                 verb_call("validate", code, credits=1, session=lock(cart)),
                 verb_call("validate", code, credits=2, session=lock(cart)),
+                verb_call("extend", code, cart),
                 verb_call("release", code, cart),
                 verb_call("redeem", code, session=cart, redemption_id=cart),
             ]
         )
         yield verb_call("list_sessions", code)
+        yield verb_call("get_session", code, cart)
 
     def _change_voucher(self, found: list[str]) -> CallSequence:
         """One put or deletion of a voucher, beside those of two others."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from operator import methodcaller
 from typing import Any, Final, Self
@@ -15,6 +15,7 @@ from support.scripted_clients import call_id_of
 
 from voucher_sessions import (
     ActiveSession,
+    Adjustment,
     Audit,
     LimitExceeded,
     Redeemable,
@@ -44,7 +45,7 @@ class RecordedCall:
     """One call of one verb, and what it names."""
 
     verb: str
-    call: methodcaller
+    call: Callable[[Any], Any]
     codes: tuple[str, ...]
     session_key: str | None = None
     redemption_id: str | None = None
@@ -57,6 +58,16 @@ def _recorded_call(
     verb: str, *args: Any, codes: str = "A", key: str | None = None, id: str | None = None, **options: Any
 ) -> RecordedCall:
     return RecordedCall(verb, methodcaller(verb, *args, **options), tuple(codes), key, id)
+
+
+def _all_sessions(engine: Any) -> Any:
+    """All that ``iter_sessions`` yields, of the asyncio engine in a coroutine."""
+    sessions = engine.iter_sessions("A")
+    return items_of(sessions) if isinstance(sessions, AsyncIterator) else list(sessions)
+
+
+async def items_of(items: AsyncIterator[Any]) -> list[Any]:
+    return [item async for item in items]
 
 
 _BOTH: Final = [Redeemable(code="A", credits=5), Redeemable(code="B", points=1)]
@@ -98,7 +109,20 @@ RECORDED_CALLS: Final[list[RecordedCall]] = [
     _recorded_call("rollback", "A", "order", id="order"),
     _recorded_call("rollback", "A", "gone", id="gone"),
     _recorded_call("rollback_stack", ["A", "B"], "order", codes="AB", id="order"),
+    _recorded_call("rollback", "A", "order", credits=2, rollback_id="new", id="order"),
+    _recorded_call("rollback", "A", "rolled back", credits=1, rollback_id="new", id="rolled back"),  # nothing is left
+    _recorded_call("rollback", "A", "order", credits=9, rollback_id="part", id="order"),  # a conflict
+    _recorded_call("adjust", "A", quantity=1, credits=5, points=-2, adjustment_id="new"),
+    _recorded_call("adjust", "A", credits=-51, adjustment_id="new"),  # refused
+    _recorded_call("adjust", "A", credits=6, adjustment_id="topped up"),  # a conflict
+    _recorded_call("adjust", "C", credits=1, adjustment_id="new", codes="C"),
+    _recorded_call("extend", "A", KEY, ttl=3, ttl_unit="HOURS", key=KEY),
+    _recorded_call("extend", "A", "gone", key="gone"),
+    _recorded_call("extend_stack", ["A", "B"], KEY, codes="AB", key=KEY),
+    _recorded_call("get_session", "A", KEY, key=KEY),
+    _recorded_call("get_session", "A", "gone", key="gone"),
     _recorded_call("list_sessions", "A"),
+    RecordedCall("iter_sessions", _all_sessions, ("A",)),
     _recorded_call("get_redemption", "A", "order", id="order"),
     _recorded_call("get_redemption", "A", "gone", id="gone"),
     _recorded_call("audit", "A"),
@@ -159,6 +183,9 @@ def create_vouchers(client: redis.Redis) -> None:
     engine.redeem("A", credits=0, redemption_id="of A")
     engine.redeem("A", credits=1, redemption_id="rolled back")
     engine.rollback("A", "rolled back")
+    engine.redeem("A", credits=4, redemption_id="in parts")
+    engine.rollback("A", "in parts", credits=1, rollback_id="part")
+    engine.adjust("A", credits=5, adjustment_id="topped up")
 
 
 def books(engine: VoucherSessions, *codes: str) -> list[Any]:
@@ -209,8 +236,9 @@ def assert_sound(result: Any, recorded_call: RecordedCall) -> None:
     """Right types, no number out of range, and nothing that contradicts itself or the request."""
     for model in models(result):
         type(model).model_validate(model.model_dump(), strict=True)
+        least = -MAX_NUMBER if isinstance(model, Adjustment) else 0
         numbers = [value for value in dict(model).values() if isinstance(value, int)]
-        assert all(0 <= number <= MAX_NUMBER for number in numbers), model
+        assert all(least <= number <= MAX_NUMBER for number in numbers), model
     match result:
         case bool():
             assert recorded_call.verb == "delete_voucher"
@@ -249,6 +277,19 @@ def assert_sound(result: Any, recorded_call: RecordedCall) -> None:
         case list():
             _assert_list(result, recorded_call)
         case _:
+            _assert_another(result, recorded_call)
+
+
+def _assert_another(result: Any, recorded_call: RecordedCall) -> None:
+    match result:
+        case Adjustment():
+            assert (recorded_call.verb, (result.code,)) == ("adjust", recorded_call.codes)
+            if result.voucher is not None:
+                _assert_balances(result.voucher)
+        case ActiveSession():
+            assert recorded_call.verb in {"extend", "get_session"}
+            assert (result.key, result.quantity) == (recorded_call.session_key, 1)
+        case _:
             _assert_audit(result, recorded_call)
 
 
@@ -280,6 +321,8 @@ def _assert_validation(answer: Validation, recorded_call: RecordedCall, *, locke
 def _assert_redemptions(redemptions: list[Redemption], recorded_call: RecordedCall) -> None:
     assert tuple(each.code for each in redemptions) == recorded_call.codes
     for each in redemptions:
+        assert each.credits_rolled_back <= each.credits
+        assert each.points_rolled_back <= each.points
         if recorded_call.redemption_id is not None:
             assert each.id == recorded_call.redemption_id
         if recorded_call.verb != "get_redemption":
@@ -294,9 +337,10 @@ def _assert_audit(found: Any, recorded_call: RecordedCall) -> None:
 
 
 def _assert_list(results: list[Any], recorded_call: RecordedCall) -> None:
-    kinds = {"list_sessions": ActiveSession, "release_stack": Release, "rollback_stack": Rollback}
+    lists = {"list_sessions", "iter_sessions", "extend_stack"}
+    kinds = dict.fromkeys(lists, ActiveSession) | {"release_stack": Release, "rollback_stack": Rollback}
     assert all(type(each) is kinds[recorded_call.verb] for each in results)
-    if recorded_call.verb == "list_sessions":
+    if recorded_call.verb in lists:
         assert all(each.key and each.quantity == 1 for each in results)
     else:
         assert tuple(each.code for each in results) == recorded_call.codes

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Final, Self
 
-from faults.recorded_replies import KEY
+from faults.recorded_replies import KEY, items_of
 from voucher_sessions import AsyncVoucherSessions, InvalidRequest, VoucherSessions
 
 ENGINES: Final = (VoucherSessions, AsyncVoucherSessions)
@@ -67,6 +67,10 @@ def recording_client_for(engine: type[Any]) -> RecordingClient:
 def run(engine: Any, verb: str, arguments: dict[str, Any], *, piped: bool = False) -> Any:
     """Call it; a coroutine too runs through at once, since the recorder never waits."""
     result = getattr(engine.pipeline(), verb)(**arguments).execute() if piped else getattr(engine, verb)(**arguments)
+    if isinstance(result, AsyncIterator):
+        result = items_of(result)
+    if isinstance(result, Iterator):
+        return list(result)
     if isinstance(result, Coroutine):
         try:
             result.send(None)

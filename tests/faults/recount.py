@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import redis
-from support.model import read_book, stored_locks
+from support.model import parsed_receipt, read_book, stored_locks
 
 LIMIT, USED, LOCKED, LOCKED_UNTIL = slice(2, 5), slice(5, 8), slice(8, 11), 12
 
@@ -35,11 +35,7 @@ def recount(admin: redis.Redis, *codes: str, damaged: bool = False) -> None:
             continue
         locks = [(1, credits, points) for _, credits, points, _ in stored_locks(admin, code)]
         stored: Any = [admin.get(key) for key in admin.scan_iter(f"vs:{{{code}}}:redemption:*", count=1000)]
-        receipts = [receipt.split(b" ") for receipt in stored]
-        life = book[0].encode()
-        # 1 life quantity credits points at call_id stack rolled_back_by session_key
-        assert all(values[0] == b"1" for values in receipts), "the format"
-        spent = [tuple(map(int, values[2:5])) for values in receipts if values[1] == life and values[8] == b"-"]
+        spent = [receipt.kept for receipt in map(parsed_receipt, stored) if receipt.life == book[0]]
         if locks or now_ms(admin) < book[LOCKED_UNTIL]:
             assert book[LOCKED] == totals(locks), f"{code}: {book}"
         assert book[USED] == totals(spent), f"{code}: {book}"

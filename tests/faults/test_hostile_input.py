@@ -38,6 +38,12 @@ RIGHT: Final[dict[str, Any]] = {
     "limit": 5,
     "redeemables": [Redeemable(code="A", credits=5)],
     "release": ["a code that left the cart"],
+    "quantity": 5,
+    "adjustment_id": "top-up",
+    "rollback_id": "return",
+    "ttl": 5,
+    "ttl_unit": "DAYS",
+    "batch": 5,
 }
 KEY: Final = re.compile(rb"vs:\{[^{}]*\}(:.*)?", re.DOTALL)
 CALL_ID: Final = re.compile("[A-Za-z0-9]{11}")
@@ -49,6 +55,10 @@ NUMBERS: Final = {
     "redeem": (slice(4, None),),
     "redeem_stack": (slice(4, None),),
     "list_sessions": (slice(0, 1),),
+    "iter_sessions": (slice(0, 2),),
+    "rollback": (slice(1, None),),
+    "extend": (slice(1, None),),
+    "extend_stack": (slice(1, None),),
 }
 
 
@@ -101,6 +111,8 @@ def assert_in_order(commands: list[tuple[Any, ...]], verb: str) -> None:
     numbers = [number for part in NUMBERS.get(verb, ()) for number in arguments[part]]
     if verb == "put_voucher" and numbers[0] == "-1":  # without limit
         numbers[0] = "0"
+    if verb == "adjust":
+        numbers = [change.removeprefix("-") for change in arguments[:3]]
     assert all(0 <= int(each) <= MAX_NUMBER for each in numbers if each != "-")
 
 
@@ -110,7 +122,7 @@ def right(verb: str) -> dict[str, Any]:
 
 def test_every_parameter_is_tried() -> None:
     assert {name for names in VERBS.values() for name in names} == set(RIGHT)
-    assert set(VERBS) - set(QUEUED) == {"audit", "repair"}
+    assert set(VERBS) - set(QUEUED) == {"audit", "repair", "iter_sessions"}
     for verb in VERBS:
         assert set(refused_or_sent(verb, lambda verb=verb: right(verb))) == {None}  # type: ignore[misc]  # of this verb
 

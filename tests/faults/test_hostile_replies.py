@@ -117,7 +117,7 @@ def test_every_verb_is_answered() -> None:
 STATUSES: Final = [
     *(b"state", b"answered", b"receipts", b"refused", b"released", b"deleted", b"sessions", b"conflict"),
     *(b"voucher_missing", b"session_missing", b"redemption_missing", b"partition", b"counted", b"repaired", b""),
-    *(b"exists", b"amount_required"),
+    *(b"exists", b"amount_required", b"put", b"adjusted", b"adjustment_refused", b"rollback", b"exceeded", b"live"),
 ]
 ITEMS: Final = st.one_of(
     st.integers(),
@@ -314,11 +314,14 @@ def assert_unknown(recorded_call: RecordedCall, lost: Any) -> None:
         assert lost.redemption_id == recorded_call.redemption_id
 
 
+READS: Final = {*("get_voucher", "get_redemption", "get_session", "list_sessions", "iter_sessions", "audit", "repair")}
+
+
 def is_read(recorded_call: RecordedCall) -> bool:
     """Whether it changes nothing. A repair begins with an audit, which only reads."""
     if recorded_call.verb.startswith("validate"):
         return recorded_call.session_key is None
-    return recorded_call.verb in {"get_voucher", "get_redemption", "list_sessions", "audit", "repair"}
+    return recorded_call.verb in READS
 
 
 @pytest.mark.parametrize("recorded_call", RECORDED_CALLS, ids=repr)
@@ -348,7 +351,7 @@ def test_a_call_is_sent_again_until_its_connection_is_in_step(recorded_call: Rec
 
 def without_random_parts(outcome: Any) -> str:
     """What a call returned or raised, without the ids that the engine generated."""
-    return re.sub("rdm_[A-Za-z0-9]{32}|replayed=True", "", f"{type(outcome)} {outcome!r} {outcome}")
+    return re.sub("(rdm|rbk|adj)_[A-Za-z0-9]{32}|replayed=True", "", f"{type(outcome)} {outcome!r} {outcome}")
 
 
 @pytest.mark.parametrize(

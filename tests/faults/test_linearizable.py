@@ -23,6 +23,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "redeem": {"needs": [["A", 0, None]], "key": None, "id": "o", "if_missing": "raise"},
     "release": {"key": "k"},
     "rollback": {"id": "o"},
+    "adjust": {"changes": [1, 0, 0], "adjustment_id": "a"},
+    "extend": {"key": "k", "ttl_ms": DAY},
+    "get_session": {"key": "k"},
     "get_redemption": {"id": "o"},
     "list_sessions": {"limit": 100},
 }
@@ -43,18 +46,30 @@ def grants(credits: int = 0) -> list[dict[str, Any]]:
     return [{"reason": None, "held": False, "available": [1, 10, 0], "lock": [credits, 0]}]
 
 
-def redemption(
-    credits: int = 0, key: str | None = None, rolled_back: bool = False, replayed: bool = False
-) -> list[Any]:
-    return [[1, credits, 0, key, rolled_back, replayed]]
+def redemption(credits: int = 0, key: str | None = None, back: int = 0, replayed: bool = False) -> list[Any]:
+    return [[1, credits, 0, key, False, back, 0, replayed]]
 
 
 def state(used: int, locked: int, credits_used: int = 0, credits_locked: int = 0) -> list[list[int]]:
     return [[1, used, locked], [10, credits_used, credits_locked], [0, 0, 0]]
 
 
-def given_back(replayed: bool = False) -> list[Any]:
-    return [[1, 0, 0, replayed]]
+def given_back(credits: int = 0, replayed: bool = False) -> list[Any]:
+    return [[1, credits, 0, replayed]]
+
+
+def part_back(begin: int, end: int | None, seen: Any = None, credits: int = 3, id_: str = "r") -> Op:
+    seen = seen or [[0, credits, 0, False]]
+    return op("rollback", begin, end, seen, id="o", part=[credits, 0], rollback_id=id_)
+
+
+def adjusted(quantity: int, replayed: bool = False, voucher: list[list[int]] | None = None) -> list[Any]:
+    return [quantity, 0, 0, voucher, replayed]
+
+
+def exceeded(requested: int, available: int) -> dict[str, Any]:
+    facts = {"balance": "credits", "requested": requested, "available": available}
+    return {"error": "RollbackExceeded", "code": "A", "redemption_id": "o", **facts}
 
 
 NO_SESSION = {"error": "SessionNotFound", "code": "A", "codes": ["A"], "session_key": "k"}
@@ -63,6 +78,7 @@ CONFLICT = {"error": "RedemptionConflict", "code": "A", "redemption_id": "o"}
 ROLLED_BACK = {**CONFLICT, "error": "RedemptionRolledBack"}
 EXISTS = {"error": "VoucherExists", "code": "A"}
 AMOUNT_REQUIRED = {"error": "AmountRequired", "code": "A", "codes": ["A"]}
+NO_SESSION_ON_B = {"error": "SessionNotFound", "code": "B", "codes": ["B"], "session_key": "k"}
 BOTH = [["A", 0, 0], ["B", 0, 0]]
 PUT_B = op("put_voucher", 2, 3, state(0, 0), codes=["B"])
 
@@ -174,6 +190,76 @@ EXPLAINED: dict[str, list[Op]] = {
         op("validate", 6, 7, grants(), key="z"),
         op("list_sessions", 8, 9, {"z": [0, 0]}, limit=1),
     ],
+    "two adjustments at a time": [
+        op("adjust", 2, 9, adjusted(2), changes=[2, 0, 0], adjustment_id="x"),
+        op("adjust", 2, 9, adjusted(3), changes=[3, 0, 0], adjustment_id="y"),
+        op("get_voucher", 10, 11, [[6, 0, 0], *state(0, 0)[1:]]),
+    ],
+    "unknown adjustment, repeated and replayed": [
+        op("adjust", 2, None),
+        op("adjust", 4, 5, adjusted(1, replayed=True, voucher=[[2, 0, 0], *state(0, 0)[1:]])),
+    ],
+    "an adjustment that raises the limit for a redemption beside it": [
+        op("adjust", 2, 9, adjusted(1)),
+        op("redeem", 2, 9, redemption(), id="x"),
+        op("redeem", 2, 9, redemption(), id="y"),
+    ],
+    "an adjustment below 0 beside one that makes it fit": [
+        op("adjust", 2, 9, adjusted(5), changes=[5, 0, 0], adjustment_id="x"),
+        op("adjust", 2, 9, adjusted(-4), changes=[-4, 0, 0], adjustment_id="y"),
+    ],
+    "an adjustment replayed after the voucher is gone": [
+        op("adjust", 2, 3, adjusted(1)),
+        op("delete_voucher", 4, 5, True),
+        op("adjust", 6, 7, adjusted(1, replayed=True)),
+    ],
+    "a part given back, then another, then the rest": [
+        op("redeem", 2, 3, redemption(9), needs=[["A", 9, 0]]),
+        part_back(4, 5),
+        part_back(6, 7, id_="s", credits=2),
+        op("get_redemption", 8, 9, redemption(9, back=5)[0][:-1]),
+        op("rollback", 10, 11, given_back(4)),
+        op("get_voucher", 12, 13, state(0, 0)),
+    ],
+    "two parts at a time, of which one fits": [
+        op("redeem", 2, 3, redemption(5), needs=[["A", 5, 0]]),
+        part_back(4, 9, exceeded(3, 2)),
+        part_back(4, 9, id_="s"),
+        op("get_voucher", 10, 11, state(1, 0, 2)),
+    ],
+    "unknown part, repeated and replayed": [
+        op("redeem", 2, 3, redemption(9), needs=[["A", 9, 0]]),
+        part_back(4, None),
+        part_back(6, 7, [[0, 3, 0, True]]),
+        op("get_voucher", 8, 9, state(1, 0, 6)),
+    ],
+    "redeemed again after a part was given back": [
+        op("redeem", 2, 3, redemption(9), needs=[["A", 9, 0]]),
+        part_back(4, 5),
+        op("redeem", 6, 7, redemption(9, back=3, replayed=True), needs=[["A", 9, 0]]),
+    ],
+    "a lock that was extended": [
+        op("validate", 2, 3, grants(4), needs=[["A", 4, 0]], ttl_ms=30),
+        op("extend", 20, 21, [[4, 0]], ttl_ms=60),
+        op("get_session", 60, 61, [[4, 0]]),
+        op("list_sessions", 99, 100, {}),
+    ],
+    "a lock that was made shorter": [
+        op("validate", 2, 3, grants()),
+        op("extend", 4, 5, [[0, 0]], ttl_ms=30),
+        op("get_session", 50, 51, NO_SESSION),
+    ],
+    "unknown extension that came in time": [
+        op("validate", 2, 3, grants(), ttl_ms=30),
+        op("extend", 20, None, ttl_ms=60),
+        op("list_sessions", 60, 61, {"k": [0, 0]}),
+    ],
+    "a stack extended beside the end of one of its locks": [
+        PUT_B,
+        op("validate", 4, 5, [*grants(), *grants()], needs=BOTH),
+        op("extend", 6, 9, NO_SESSION_ON_B, codes=["A", "B"]),
+        op("release", 6, 9, [True], codes=["B"]),
+    ],
 }
 
 UNEXPLAINED: dict[str, list[Op]] = {
@@ -252,7 +338,7 @@ UNEXPLAINED: dict[str, list[Op]] = {
     "silence for payment": [
         op("redeem", 2, 3, redemption()),
         op("rollback", 4, 5, given_back()),
-        op("redeem", 6, 7, [[1, 0, 0, None, True, True]]),
+        op("redeem", 6, 7, [[1, 0, 0, None, True, 0, 0, True]]),
     ],
     "half of a stack, replayed": [
         PUT_B,
@@ -280,6 +366,54 @@ UNEXPLAINED: dict[str, list[Op]] = {
         PUT_B,
         op("redeem", 4, 5, redemption() * 2, needs=BOTH),
         op("get_voucher", 6, 7, state(0, 0), codes=["B"]),
+    ],
+    "a lost adjustment": [
+        op("adjust", 2, 9, adjusted(2), changes=[2, 0, 0], adjustment_id="x"),
+        op("adjust", 2, 9, adjusted(3), changes=[3, 0, 0], adjustment_id="y"),
+        op("get_voucher", 10, 11, [[4, 0, 0], *state(0, 0)[1:]]),
+    ],
+    "adjusted twice under one id": [op("adjust", 2, 9, adjusted(1)), op("adjust", 2, 9, adjusted(1))],
+    "a limit below 0": [op("adjust", 2, 3, adjusted(-2), changes=[-2, 0, 0])],
+    "an adjustment of a voucher that is gone": [
+        op("delete_voucher", 2, 3, True),
+        op("adjust", 4, 5, adjusted(1)),
+    ],
+    "more given back than was taken": [
+        op("redeem", 2, 3, redemption(5), needs=[["A", 5, 0]]),
+        part_back(4, 9),
+        part_back(4, 9, id_="s"),
+    ],
+    "a part given back twice under one id": [
+        op("redeem", 2, 3, redemption(9), needs=[["A", 9, 0]]),
+        part_back(4, 9),
+        part_back(4, 9),
+    ],
+    "the rest with what was given back before": [
+        op("redeem", 2, 3, redemption(9), needs=[["A", 9, 0]]),
+        part_back(4, 5),
+        op("rollback", 6, 7, given_back(9)),
+    ],
+    "silence for payment, given back in parts": [
+        op("redeem", 2, 3, redemption(3), needs=[["A", 3, 0]]),
+        part_back(4, 5),
+        op("redeem", 6, 7, redemption(3, back=3, replayed=True), needs=[["A", 3, 0]]),
+    ],
+    "an extension that was lost": [
+        op("validate", 2, 3, grants(), ttl_ms=30),
+        op("extend", 20, 21, [[0, 0]], ttl_ms=60),
+        op("get_session", 60, 61, NO_SESSION),
+    ],
+    "an extension that lost the amounts": [
+        op("validate", 2, 3, grants(4), needs=[["A", 4, 0]]),
+        op("extend", 4, 5, [[4, 0]]),
+        op("get_session", 6, 7, [[0, 0]]),
+    ],
+    "an extension of what is not live": [op("extend", 2, 3, [[0, 0]])],
+    "half a stack extended": [
+        PUT_B,
+        op("validate", 4, 5, [*grants(), *grants()], needs=BOTH, ttl_ms=30),
+        op("extend", 6, 7, [[0, 0], [0, 0]], codes=["A", "B"]),
+        op("get_session", 60, 61, NO_SESSION_ON_B, codes=["B"]),
     ],
     "an error of another kind": [op("redeem", 2, 3, {"error": "CorruptState", "text": ""})],
     "fewer sessions listed than asked for": [op("validate", 2, 3, grants()), op("list_sessions", 4, 5, {}, limit=1)],

@@ -49,12 +49,24 @@ ARGS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     },
     "release": {"codes": CODES, "key": KEYS},
     "rollback": {"codes": CODES, "id": IDS},
+    "adjust": {
+        "codes": CODES,
+        "changes": st.tuples(st.sampled_from([1, 0, -1]), st.sampled_from([2, -3]), st.just(0)).map(list),
+        "adjustment_id": IDS,
+    },
+    "extend": {"codes": CODES | st.just(["A", "B"]), "key": KEYS, "ttl_ms": st.sampled_from([20, 60, DAY])},
+    "get_session": {"codes": CODES, "key": KEYS},
     "get_redemption": {"codes": CODES, "id": IDS},
     "list_sessions": {"codes": CODES, "limit": st.just(100)},
     "get_voucher": {"codes": CODES},
     "delete_voucher": {"codes": CODES},
 }
-CALLS = st.one_of(*(st.tuples(st.just(verb), st.fixed_dictionaries(args)) for verb, args in ARGS.items()))
+PARTS = st.tuples(st.integers(1, 4), st.just(0)).map(list)
+PARTIAL_ROLLBACK = {"codes": CODES, "id": IDS, "part": PARTS, "rollback_id": IDS}
+CALLS = st.one_of(
+    st.tuples(st.just(verb), st.fixed_dictionaries(args))
+    for verb, args in [*ARGS.items(), ("rollback", PARTIAL_ROLLBACK)]
+)
 SETTINGS = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -86,8 +98,8 @@ def execute(calls: Sequence[tuple[str, dict[str, Any]]], data: st.DataObject, *,
 
 def give_ttl(books: Books, made: Op, moment: int) -> None:
     """The model was given no end for the lock: here it is, if the call locked."""
-    if made.verb == "validate" and made.args["key"] is not None:
-        for code, _, _ in made.args["needs"]:
+    if made.verb in ("validate", "extend") and made.args["key"] is not None:
+        for code in made.codes:
             book = books.vouchers.get(code)
             lock = book.sessions.get(made.args["key"]) if book else None
             if book and lock and lock.expires_at >= FOREVER:

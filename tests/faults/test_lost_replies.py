@@ -149,6 +149,46 @@ OVERTAKEN: dict[str, tuple[str, Sequence[VerbCall]]] = {
         "release_stack",
         [verb_call("validate", "B", credits=2, session=lock("k"))],
     ),
+    "a part rolled back, then the rest": (
+        "rollback of a part with an id",
+        [verb_call("rollback", "A", "paid"), verb_call("rollback", "A", "paid", credits=1, rollback_id="late")],
+    ),
+    "a part rolled back, then another": (
+        "rollback of a part with an id",
+        [verb_call("rollback", "A", "paid", credits=2, rollback_id="later")],
+    ),
+    "the rest rolled back, then a part refused": (
+        "rollback",
+        [verb_call("rollback", "A", "paid", credits=1, rollback_id="late")],
+    ),
+    "a part rolled back, then deleted and put again": (
+        "rollback of a part with an id",
+        [
+            verb_call("delete_voucher", "A"),
+            verb_call("put_voucher", Voucher(code="A", credits=50)),
+            verb_call("redeem", "A", credits=30),
+        ],
+    ),
+    "adjusted, then adjusted again": ("adjust with an id", [verb_call("adjust", "A", credits=7, adjustment_id="more")]),
+    "adjusted, then put with other limits": (
+        "adjust with an id",
+        [verb_call("put_voucher", Voucher(code="A", credits=500))],
+    ),
+    "adjusted, then deleted": ("adjust with an id", [verb_call("delete_voucher", "A")]),
+    "adjusted, then deleted and put again": (
+        "adjust with an id",
+        [verb_call("delete_voucher", "A"), verb_call("put_voucher", Voucher(code="A", credits=50))],
+    ),
+    "extended, then released": ("extend", [verb_call("release", "A", "k")]),
+    "extended, then redeemed": ("extend", [verb_call("redeem", "A", session="k")]),
+    "extended, then overridden": ("extend", [verb_call("validate", "A", credits=9, session=lock("k"))]),
+    "extended, released, and validated again": (
+        "extend",
+        [verb_call("release", "A", "k"), verb_call("validate", "A", credits=9, session=lock("k"))],
+    ),
+    "extended, then the voucher deleted": ("extend", [verb_call("delete_voucher", "A")]),
+    "a stack extended, then one of it released": ("extend_stack", [verb_call("release", "B", "k")]),
+    "a stack extended, then one of it deleted": ("extend_stack", [verb_call("delete_voucher", "B")]),
     "a stack rolled back, then redeemed": ("rollback_stack", [verb_call("redeem", "A", credits=2)]),
 }
 

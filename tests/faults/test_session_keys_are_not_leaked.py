@@ -101,6 +101,9 @@ def test_no_refusal_of_a_bare_key_shows_it(key: Any) -> None:
         lambda: calls.redeem("A", None, None, key, None, "raise"),
         lambda: calls.release("A", key),
         lambda: calls.release_stack(["A"], key),
+        lambda: calls.extend("A", key, None, None),
+        lambda: calls.extend_stack(["A"], key, None, None),
+        lambda: calls.get_session("A", key),
     ):
         with pytest.raises(VoucherSessionsError) as refused:
             refuse()

@@ -57,6 +57,8 @@ BOOKED: Final = Redemption(
     points=0,
     redeemed_at=NOW,
     rolled_back=False,
+    credits_rolled_back=0,
+    points_rolled_back=0,
     replayed=False,
 )
 

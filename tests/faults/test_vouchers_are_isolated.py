@@ -38,7 +38,9 @@ PARTITIONS: Final[dict[str, Callable[[str], str] | None]] = {
     "its beginning": lambda code: code[:1].strip() or "}:",
     "what looks like keys": lambda code: "A}:session:" + str(len(code)),
 }
-KEY: Final = re.compile(rb"vs:(?:\{([^{}]*)\})?\{([^{}]*)\}(|:locks|:fence|:session:.+|:redemption:.+)", re.DOTALL)
+KEY: Final = re.compile(
+    rb"vs:(?:\{([^{}]*)\})?\{([^{}]*)\}(|:(?:locks|fence|(?:session|redemption|rollback|adjustment):.+))", re.DOTALL
+)
 
 
 def engine_of(client: Any, partition: str) -> VoucherSessions:
@@ -58,6 +60,8 @@ def keys_of(partition: str, code: str, session_key: str, redemption_id: str) -> 
             "session": {"type": "LOCK", "key": session_key},
             "session_key": session_key,
             "redemption_id": redemption_id,
+            "rollback_id": redemption_id,
+            "adjustment_id": redemption_id,
             "redeemables": [Redeemable(code=code)],
             "release": (),
         }
@@ -89,7 +93,7 @@ def code_in(key: bytes) -> str:
 def test_every_key_contains_its_voucher(partition: str, code: str, session_key: str, redemption_id: str) -> None:
     """So no two vouchers have one in common; and all of one share a slot."""
     keys = keys_of(partition, code, session_key, redemption_id)
-    assert len(keys) == 5, "book, index, session, receipt, fence"
+    assert len(keys) == 7, "book, index, session, fence, and receipts of a redemption, a rollback and an adjustment"
     assert {code_in(key) for key in keys} == {code}
     assert len({key_slot(key) for key in keys}) == 1
     assert b"vs:partition" not in keys
@@ -136,8 +140,13 @@ def use(engine: VoucherSessions, code: str, text: str) -> None:
     """Every verb, with a text that means to be a key."""
     session = {"type": "LOCK", "key": text, "ttl": 1, "ttl_unit": "HOURS"}
     engine.validate(code, credits=1, session=session)
+    engine.extend(code, text)
+    assert engine.get_session(code, text).key in {each.key for each in engine.iter_sessions(code)}
     engine.redeem(code, session=text, redemption_id=text)
+    engine.rollback(code, text, credits=1, rollback_id=text)
+    engine.adjust(code, credits=1, adjustment_id=text)
     engine.validate_stack([Redeemable(code=code, credits=2)], session=session)
+    engine.extend_stack([code], text)
     engine.release(code, text)
     engine.rollback(code, text)
     engine.redeem_stack([Redeemable(code=code, credits=3)], redemption_id=text + "2")

@@ -17,7 +17,7 @@ from redis.retry import Retry
 from support.model import Books
 from support.scripted_clients import client_class
 
-from faults.history import Op, generated, observed, plain_args
+from faults.history import READS, Op, generated, observed, plain_args
 from faults.model_answers import agrees, answer
 from voucher_sessions import AsyncVoucherSessions, Redeemable, ServerUnavailable, Used, Voucher, VoucherSessions
 
@@ -39,14 +39,29 @@ class VerbCall(NamedTuple):
         except Exception as error:  # what it is, is what is tested
             return error
 
-    def named(self, key: str | None, redemption_id: str | None) -> VerbCall:
-        """The same call with the key and id that its error carries, as its caller repeats it."""
+    def named(self, error: object) -> VerbCall:
+        """The same call with the key and ids that its error carries, as its caller repeats it."""
         options = dict(self.options)
         if isinstance(options.get("session"), dict) and "key" not in options["session"]:
-            options["session"] = {**options["session"], "key": key}
-        if self.verb.startswith("redeem") and "redemption_id" not in options:
-            options["redemption_id"] = redemption_id
+            options["session"] = {**options["session"], "key": getattr(error, "session_key", None)}
+        if self.generates and self.generates != "session_key":
+            options.setdefault(self.generates, getattr(error, self.generates, None))
         return self._replace(options=options)
+
+    @property
+    def generates(self) -> str | None:
+        """What an engine generates where the call does not name it."""
+        match self.verb.removesuffix("_stack"):
+            case "redeem":
+                return "redemption_id"
+            case "adjust":
+                return "adjustment_id"
+            case "rollback":
+                return "rollback_id" if {"credits", "points"} & set(self.options) else None
+            case "validate":
+                return "session_key"
+            case _:
+                return None
 
 
 def verb_call(verb: str, *args: Any, **options: Any) -> VerbCall:
@@ -69,6 +84,8 @@ FIRST: Sequence[VerbCall] = (
     verb_call("redeem_stack", STACK, redemption_id="both"),
     verb_call("redeem", "B", credits=1, redemption_id="refunded"),
     verb_call("rollback", "B", "refunded"),
+    verb_call("adjust", "A", credits=10, adjustment_id="topped up"),
+    verb_call("rollback", "A", "paid", credits=5, rollback_id="sent back"),
 )
 # Every verb in all its ways, after FIRST.
 VERB_CALLS: dict[str, VerbCall] = {
@@ -98,6 +115,24 @@ VERB_CALLS: dict[str, VerbCall] = {
     "rollback": verb_call("rollback", "A", "paid"),
     "rollback, replayed": verb_call("rollback", "B", "refunded"),
     "rollback of nothing": verb_call("rollback", "B", "paid"),
+    "rollback of a part": verb_call("rollback", "A", "paid", credits=4),
+    "rollback of a part with an id": verb_call("rollback", "A", "paid", credits=4, points=1, rollback_id="more"),
+    "rollback of a part, replayed": verb_call("rollback", "A", "paid", credits=5, rollback_id="sent back"),
+    "rollback of a part, other amounts under the id": verb_call(
+        "rollback", "A", "paid", credits=6, rollback_id="sent back"
+    ),
+    "rollback of a part, more than is left": verb_call("rollback", "A", "paid", credits=16, rollback_id="more"),
+    "rollback of a part of nothing": verb_call("rollback", "B", "paid", credits=1, rollback_id="more"),
+    "adjust": verb_call("adjust", "A", credits=25),
+    "adjust with an id": verb_call("adjust", "A", quantity=1, credits=-100, points=2, adjustment_id="again"),
+    "adjust, replayed": verb_call("adjust", "A", credits=10, adjustment_id="topped up"),
+    "adjust, other changes under the id": verb_call("adjust", "A", credits=11, adjustment_id="topped up"),
+    "adjust, refused": verb_call("adjust", "B", quantity=1, credits=1, adjustment_id="again"),
+    "adjust of no voucher": verb_call("adjust", "C", credits=1, adjustment_id="again"),
+    "extend": verb_call("extend", "A", "k", ttl=2, ttl_unit="HOURS"),
+    "extend, not live": verb_call("extend", "A", "gone"),
+    "extend_stack": verb_call("extend_stack", ["A", "B"], "k"),
+    "extend_stack, one not live": verb_call("extend_stack", ["A", "ONCE"], "k"),
     "validate_stack": verb_call("validate_stack", STACK, session=lock("mine")),
     "validate_stack with a generated key": verb_call("validate_stack", STACK, session=lock()),
     "validate_stack with release": verb_call("validate_stack", STACK[:1], session=lock("k"), release=["B"]),
@@ -109,6 +144,8 @@ VERB_CALLS: dict[str, VerbCall] = {
     "validate_stack without a session": verb_call("validate_stack", STACK),
     "get_voucher": verb_call("get_voucher", "A"),
     "get_redemption": verb_call("get_redemption", "A", "paid"),
+    "get_session": verb_call("get_session", "A", "k"),
+    "get_session, not live": verb_call("get_session", "A", "gone"),
     "list_sessions": verb_call("list_sessions", "A"),
 }
 
@@ -134,13 +171,11 @@ class Model:
 
 def generated_by(call: VerbCall, outcome: Any) -> str | None:
     """What the engine generated for this call, from its result or its error."""
-    return generated(outcome, "redemption_id" if call.verb.startswith("redeem") else "session_key")
+    return generated(outcome, call.generates or "session_key")
 
 
 def changes(call: VerbCall) -> bool:
-    return call.verb not in ("get_voucher", "get_redemption", "list_sessions") and (
-        not call.verb.startswith("validate") or "session" in call.options
-    )
+    return call.verb not in READS and (not call.verb.startswith("validate") or "session" in call.options)
 
 
 class ClientKind(NamedTuple):

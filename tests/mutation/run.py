@@ -44,11 +44,14 @@ FILES: Final = [
     *sorted(f"lua/{path.name}" for path in (ROOT / "lua").iterdir()),
     *(
         f"src/voucher_sessions/_core/{name}.py"
-        for name in ("verbs", "call", "confirmation", "client_errors", "replies", "receipts", "keys", "requests")
+        for name in (
+            *("verbs", "call", "confirmation", "client_errors", "replies", "receipts", "keys", "requests"),
+            *("audit", "batch", "loading", "walks", "rows", "steps"),
+        )
     ),
     *(
         f"src/voucher_sessions/{name}.py"
-        for name in ("_core/audit", "_core/batch", "_transport/sync", "_transport/aio")
+        for name in ("_transport/sync", "_transport/aio", "_transport/runners", "bulk")
     ),
 ]
 COPIED: Final = ("lua", "src", "tests", "docs", "README.md", "pyproject.toml")

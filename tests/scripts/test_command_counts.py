@@ -10,7 +10,17 @@ import pytest
 import redis
 from support.servers import BINARIES, Server
 
-from voucher_sessions import LimitExceeded, Redeemable, SessionNotFound, Used, Voucher, VoucherSessions
+from voucher_sessions import (
+    AdjustmentRefused,
+    LimitExceeded,
+    Redeemable,
+    RollbackExceeded,
+    SessionNotFound,
+    Used,
+    Voucher,
+    VoucherSessions,
+)
+from voucher_sessions.bulk import import_redemptions
 
 # Aimed at: 4 where nothing is locked; 7 for a new lock, an override, a redemption with a session. A voucher's only lock
 # takes two less than another, for it has no index.
@@ -47,6 +57,18 @@ COMMANDS: Final = {
     "release, the last to expire": 5,
     "release, not live": 2,
     "rollback": 3,
+    "rollback of a part": 7,
+    "rollback of a part, replayed": 1,
+    "rollback of a part, more than is left": 3,
+    "rollback of the rest": 3,
+    "adjust": 5,
+    "adjust, replayed": 3,
+    "adjust, refused": 3,
+    "extend, the only lock": 4,
+    "extend, locks beside": 5,
+    "extend, the last to expire": 6,
+    "extend, not live": 3,
+    "get_session": 2,
     "get_voucher": 2,
     "put_voucher, new": 5,
     "put_voucher, known": 3,
@@ -54,11 +76,15 @@ COMMANDS: Final = {
     "delete_voucher": 3,
     "list_sessions": 3,
     "list_sessions, the only lock": 2,
+    "iter_sessions": 3,
     "get_redemption": 1,
+    "import_redemptions": 5,
+    "import_redemptions, known": 1,
     "validate_stack of 3, no session": 2,
     "validate_stack of 3, new locks": 12,
     "redeem_stack of 3 with session": 20,
     "release_stack of 3": 14,
+    "extend_stack of 3": 11,
 }
 
 Step = Callable[[VoucherSessions], object]
@@ -93,9 +119,26 @@ def release(key: str) -> Step:
     return lambda engine: engine.release("GIFT", key)
 
 
+def rollback(credits: int | None = None) -> Step:
+    rollback_id = None if credits is None else "return"
+    return lambda engine: engine.rollback("GIFT", "order", credits=credits, rollback_id=rollback_id)
+
+
+def adjust(credits: int) -> Step:
+    return lambda engine: engine.adjust("GIFT", credits=credits, adjustment_id="top-up")
+
+
+def extend(seconds: float = 100) -> Step:
+    return lambda engine: engine.extend("GIFT", "a", ttl=seconds, ttl_unit="SECONDS")
+
+
+def import_redemption(engine: VoucherSessions) -> None:
+    import_redemptions(engine, [{"code": "GIFT", "id": "order", "credits": 5, "points": 0}], count=True)
+
+
 def refused(step: Step) -> Step:
     def expect(engine: VoucherSessions) -> None:
-        with pytest.raises((LimitExceeded, SessionNotFound)):
+        with pytest.raises((LimitExceeded, SessionNotFound, RollbackExceeded, AdjustmentRefused)):
             step(engine)
 
     return expect
@@ -140,7 +183,19 @@ PATHS: Final = {
     "release, locks beside": Path(release("a"), (lock("b", 200), lock("a"))),
     "release, the last to expire": Path(release("a"), (lock("b"), lock("a", 200))),
     "release, not live": Path(release("a")),
-    "rollback": Path(lambda engine: engine.rollback("GIFT", "order"), (redeem(credits=5),)),
+    "rollback": Path(rollback(), (redeem(credits=5),)),
+    "rollback of a part": Path(rollback(2), (redeem(credits=5),)),
+    "rollback of a part, replayed": Path(rollback(2), (redeem(credits=5), rollback(2))),
+    "rollback of a part, more than is left": Path(refused(rollback(6)), (redeem(credits=5),)),
+    "rollback of the rest": Path(rollback(), (redeem(credits=5), rollback(2))),
+    "adjust": Path(adjust(5), (lock("a"),)),
+    "adjust, replayed": Path(adjust(5), (adjust(5),)),
+    "adjust, refused": Path(refused(adjust(-101))),
+    "extend, the only lock": Path(extend(), (lock("a", 50),)),
+    "extend, locks beside": Path(extend(), (lock("b", 200), lock("a", 50))),
+    "extend, the last to expire": Path(extend(300), (lock("b", 200), lock("a", 50))),
+    "extend, not live": Path(refused(extend())),
+    "get_session": Path(lambda engine: engine.get_session("GIFT", "a"), (lock("a"),)),
     "get_voucher": Path(lambda engine: engine.get_voucher("GIFT"), (lock("a"),)),
     "put_voucher, new": Path(lambda engine: engine.put_voucher(Voucher(code="NEW"))),
     "put_voucher, known": Path(lambda engine: engine.put_voucher(Voucher(code="GIFT"))),
@@ -148,7 +203,10 @@ PATHS: Final = {
     "delete_voucher": Path(lambda engine: engine.delete_voucher("GIFT"), (lock("a"),)),
     "list_sessions": Path(lambda engine: engine.list_sessions("GIFT"), (lock("a"), lock("b"))),
     "list_sessions, the only lock": Path(lambda engine: engine.list_sessions("GIFT"), (lock("a"),)),
+    "iter_sessions": Path(lambda engine: list(engine.iter_sessions("GIFT")), (lock("a"), lock("b"))),
     "get_redemption": Path(lambda engine: engine.get_redemption("GIFT", "order"), (redeem(credits=5),)),
+    "import_redemptions": Path(import_redemption),
+    "import_redemptions, known": Path(import_redemption, (import_redemption,)),
     "validate_stack of 3, no session": Path(lambda engine: engine.validate_stack(STACK)),
     "validate_stack of 3, new locks": Path(lambda engine: engine.validate_stack(STACK, session=session("a"))),
     "redeem_stack of 3 with session": Path(
@@ -157,6 +215,10 @@ PATHS: Final = {
     ),
     "release_stack of 3": Path(
         lambda engine: engine.release_stack(CODES, "a"),
+        (lambda engine: engine.validate_stack(STACK, session=session("a")),),
+    ),
+    "extend_stack of 3": Path(
+        lambda engine: engine.extend_stack(CODES, "a"),
         (lambda engine: engine.validate_stack(STACK, session=session("a")),),
     ),
 }

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final
 from unittest.mock import ANY
@@ -26,6 +27,7 @@ from voucher_sessions._core import audit, scripts
 from voucher_sessions._core.call import Call
 from voucher_sessions._core.keys import Keys
 from voucher_sessions._core.verbs import Verbs
+from voucher_sessions.models import RedemptionRow
 from voucher_sessions.results import Locked
 
 VERBS: Final = [script.name for script in scripts.ALL]
@@ -122,6 +124,8 @@ class Example:
 
 
 RANDOM: Final = ANY
+WEEK_MS: Final = "604800000"
+BEGIN: Final = datetime.fromtimestamp(1, UTC)
 SESSION: Final = Session(type=SessionType.LOCK, key="<key>", ttl=9, ttl_unit=TtlUnit.SECONDS)
 BESIDE: Final = SESSION.model_copy(update={"key": "<another>"})
 STACK: Final = [Redeemable(code="CODE", credits=50, points=6), Redeemable(code="OTHER", credits=70, points=8)]
@@ -180,12 +184,41 @@ EXAMPLES: Final = [
         EACH[:1],
         session_key="<another>",
     ),
-    Example(calls.list_sessions("CODE", 10), {"limit": "10"}),
+    Example(
+        calls.adjust("CODE", 1, -2, 3, "<id>"), {"quantity": "1", "credits": "-2", "points": "3", "receipt_ttl_ms": ""}
+    ),
+    Example(calls.get_session("CODE", "<key>"), {"session_key": b"<key>"}),
+    Example(calls.extend("CODE", "<key>", 9, "SECONDS"), {"session_key": b"<key>", "ttl_ms": "9000"}, [{}]),
+    Example(
+        calls.extend_stack(["OTHER", "CODE"], "<key>", None, None),
+        {"session_key": b"<key>", "ttl_ms": WEEK_MS},
+        [{}, {}],
+    ),
+    Example(calls.list_sessions("CODE", 10), {"limit": "10", "from_ms": "0", "after": ""}),
+    Example(next(calls.iter_sessions("CODE", 9)), {"limit": "9", "from_ms": "0", "after": b""}),
     Example(calls.get_redemption("CODE", "<id>")),
-    Example(calls.rollback("CODE", "<id>"), {}, [{}]),
+    Example(calls.rollback("CODE", "<id>", 5, None, "<id>"), {"redemption_id": b"<id>", "credits": "5", "points": "0"}),
+    Example(calls.rollback("CODE", "<id>", None, None, None), {}, [{}]),
     Example(calls.rollback_stack(["CODE", "OTHER"], "<id>"), {}, [{}, {}]),
     Example(calls.release("CODE", "<key>"), {"session_key": b"<key>"}, [{}]),
     Example(calls.release_stack(["OTHER", "CODE"], "<key>"), {"session_key": b"<key>"}, [{}, {}]),
+    Example(
+        calls.import_redemption(
+            RedemptionRow(code="CODE", id="<id>", credits=7, points=8, credits_rolled_back=2, session_key="<key>"),
+            count=True,
+        ),
+        {"session_key": b"<key>", "count": "1", "redeemed_at_ms": "", "credits": "7", "points": "8"}
+        | {"credits_back": "2", "points_back": "0", "rolled_back": "0", "receipt_ttl_ms": ""},
+    ),
+    Example(
+        with_receipt_ttl.import_redemption(
+            RedemptionRow(code="CODE", id="<id>", credits=7, points=8, redeemed_at=BEGIN, rolled_back=True),
+            count=False,
+        ),
+        {"session_key": b"", "count": "0", "redeemed_at_ms": "1000", "credits": "7", "points": "8"}
+        | {"credits_back": "0", "points_back": "0", "rolled_back": "1", "receipt_ttl_ms": "600000"},
+        session_key="",
+    ),
     Example(calls.delete_voucher("CODE")),
     Example(next(calls.audit("CODE")), {"from": "0", "most": "250"}),
     Example(
@@ -194,6 +227,10 @@ EXAMPLES: Final = [
     ),
     Example(agreement, {"fingerprint": ANY}),
     Example(calls.check_permissions("TAG"), {"trials": ANY}),
+    Example(
+        next(calls.scanned_redemptions(Keys("vs").probe("TAG"), "CODE", 9)),
+        {"cursor": b"0", "pattern": ANY, "count": "9"},
+    ),
 ]
 
 

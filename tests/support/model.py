@@ -25,7 +25,7 @@ def constants(names: str) -> list[int]:
 # How much longer than its last lock an index stays.
 (LINGER_MS,) = constants("LINGER_MS")
 
-UNLIMITED = 2**53 - 1
+MAX_NUMBER = UNLIMITED = 2**53 - 1
 
 
 def read_book(stored: Any) -> tuple[list[Any], str]:
@@ -75,6 +75,33 @@ def total(amounts: Iterable[Amounts]) -> Amounts:
     return reduce(Amounts.plus, amounts, Amounts())
 
 
+class StoredReceipt(NamedTuple):
+    """A receipt of a redemption as lua/book.lua describes it."""
+
+    life: str
+    taken: Amounts
+    call_id: str
+    back: Amounts  # by partial rollbacks
+    rolled_back: bool  # the rest, too
+
+    @property
+    def kept(self) -> Amounts:
+        """What has not been given back."""
+        return Amounts() if self.rolled_back else self.taken.plus(self.back, -1)
+
+
+def read_receipt(admin: Any, code: str, redemption_id: str) -> StoredReceipt:
+    return parsed_receipt(admin.get(f"vs:{{{code}}}:redemption:{redemption_id}"))
+
+
+def parsed_receipt(stored: bytes) -> StoredReceipt:
+    format_, life, *taken, _, call_id, _, given_back, _ = stored.decode().split(" ", 9)
+    assert format_ == "1", "the format"
+    credits, points, rolled_back_by = ("0,0,-" if given_back == "-" else given_back).split(",")
+    back = Amounts(0, int(credits), int(points))
+    return StoredReceipt(life, Amounts(*map(int, taken)), call_id, back, rolled_back_by != "-")
+
+
 @dataclass
 class Lock:
     amounts: Amounts
@@ -88,7 +115,34 @@ class Receipt:
     taken: Amounts
     at: int
     stack: frozenset[str]  # the codes that were redeemed together
-    rolled_back: bool = False
+    back: Amounts = field(default_factory=Amounts)  # what partial rollbacks have given back
+    rolled_back: bool = False  # the rest, too
+
+    @property
+    def left(self) -> Amounts:
+        """What the rollback of the rest gives back, or has given back."""
+        return self.taken.plus(self.back, -1)
+
+    @property
+    def given_back(self) -> Amounts:
+        return self.taken if self.rolled_back else self.back
+
+    @property
+    def pays(self) -> bool:
+        """Whether the redemption can stand for a payment: not all of it was given back."""
+        taken = self.taken[1:]
+        return not self.rolled_back and (taken == (0, 0) or taken != self.back[1:])
+
+
+class AdjustmentReceipt(NamedTuple):
+    life: int
+    changes: tuple[int, int, int]
+
+
+class RollbackReceipt(NamedTuple):
+    redemption_id: str
+    credits: int
+    points: int
 
 
 @dataclass
@@ -124,6 +178,7 @@ class Refused(Exception):
         self.facts = facts
 
 
+BALANCES = ("quantity", "credits", "points")
 REASONS = (
     ("quantity_exceeded", "QuantityExceeded"),
     ("gift_amount_exceeded", "GiftAmountExceeded"),
@@ -147,6 +202,8 @@ class Books:
     def __init__(self) -> None:
         self.vouchers: dict[str, Book] = {}
         self.receipts: dict[tuple[str, str], Receipt] = {}
+        self.rollbacks: dict[tuple[str, str], RollbackReceipt] = {}  # the partial ones
+        self.adjustments: dict[tuple[str, str], AdjustmentReceipt] = {}
         self.lives = 0
         # The sessions that have ever been live, and when they were released or redeemed last, if they were.
         self.ended: dict[tuple[str, str], int | None] = {}
@@ -157,6 +214,8 @@ class Books:
         for code, book in self.vouchers.items():
             other.vouchers[code] = Book(book.limit, book.without_limit, book.life, book.used, dict(book.sessions))
         other.receipts = dict(self.receipts)
+        other.rollbacks = dict(self.rollbacks)
+        other.adjustments = dict(self.adjustments)
         other.lives = self.lives
         other.ended = dict(self.ended)
         return other
@@ -196,6 +255,27 @@ class Books:
             book.limit, book.without_limit = limit, without_limit
             book.used = book.used if used is None else used
 
+    def adjust(self, code: str, changes: tuple[int, int, int], adjustment_id: str, now: int) -> bool:
+        """Whether it is a replay."""
+        book, done = self.vouchers.get(code), self.adjustments.get((code, adjustment_id))
+        if book is None and done is None:
+            self.refuse_without("VoucherNotFound", [code])
+        if book is not None:
+            book.reclaim(now)
+        if done is not None:
+            if done.changes != changes or (book is not None and book.life != done.life):
+                raise Refused("AdjustmentConflict", code=code, adjustment_id=adjustment_id)
+            return True
+        assert book is not None
+        for at, change in enumerate(changes):
+            has_limit = not (at == 0 and book.without_limit)
+            if change and not (has_limit and 0 <= book.limit[at] + change <= MAX_NUMBER):
+                limit = book.limit[at] if has_limit else None
+                raise Refused("AdjustmentRefused", code=code, balance=BALANCES[at], limit=limit, change=change)
+        book.limit = Amounts(*(limit + change for limit, change in zip(book.limit, changes, strict=True)))
+        self.adjustments[code, adjustment_id] = AdjustmentReceipt(book.life, changes)
+        return False
+
     def delete(self, code: str) -> bool:
         return self.vouchers.pop(code, None) is not None
 
@@ -213,6 +293,20 @@ class Books:
     def lock(self, code: str, key: str, lock: Lock) -> None:
         self.vouchers[code].sessions[key] = lock
         self.ended[code, key] = None
+
+    def live_locks(self, codes: Sequence[str], key: str, now: int) -> list[Lock]:
+        """The locks of a session. Nothing is taken out."""
+        self.refuse_without("VoucherNotFound", [code for code in codes if code not in self.vouchers])
+        not_live = [code for code in codes if key not in self.vouchers[code].live(now)]
+        self.refuse_without("SessionNotFound", not_live, session_key=key)
+        return [self.vouchers[code].sessions[key] for code in codes]
+
+    def extend_stack(self, codes: Sequence[str], key: str, ttl_ms: int, now: int) -> list[Lock]:
+        """The locks with the new expiry, all or none."""
+        locks = [Lock(lock.amounts, now + ttl_ms) for lock in self.live_locks(codes, key, now)]
+        for code, lock in zip(codes, locks, strict=True):
+            self.lock(code, key, lock)
+        return locks
 
     def end(self, code: str, key: str, now: int) -> bool:
         """Remove the lock of a session, by release or redeem. False: it is not live."""
@@ -337,7 +431,7 @@ class Books:
             others = [code for (code, _, _), receipt in found if receipt]
         if others:
             raise Refused("RedemptionConflict", code=others[0], redemption_id=redemption_id)
-        rolled_back = [code for (code, _, _), receipt in found if receipt and receipt.rolled_back]
+        rolled_back = [code for (code, _, _), receipt in found if receipt and not receipt.pays]
         if rolled_back:
             raise Refused("RedemptionRolledBack", code=rolled_back[0], redemption_id=redemption_id)
         return [receipt for _, receipt in found if receipt]
@@ -387,10 +481,38 @@ class Books:
             if receipt.rolled_back:
                 continue
             self.receipts[code, redemption_id] = replace(receipt, rolled_back=True)
-            book = self.vouchers.get(code)
-            if book is not None and book.life == receipt.life:
-                book.used = book.used.plus(receipt.taken, -1)
+            self.give_back(code, receipt.life, receipt.left)
         return done
+
+    def partial_rollback(self, code: str, redemption_id: str, credits: int, points: int, rollback_id: str) -> bool:
+        """Whether it is a replay."""
+        done, wanted = self.rollbacks.get((code, rollback_id)), RollbackReceipt(redemption_id, credits, points)
+        if done is not None:
+            if done != wanted:
+                raise Refused("RedemptionConflict", code=code, redemption_id=redemption_id, rollback_id=rollback_id)
+            return True
+        receipt, amounts = self.receipt(code, redemption_id), Amounts(0, credits, points)
+        left = Amounts() if receipt.rolled_back else receipt.left
+        for at in (1, 2):
+            if amounts[at] > left[at]:
+                raise Refused(
+                    "RollbackExceeded",
+                    code=code,
+                    redemption_id=redemption_id,
+                    balance=BALANCES[at],
+                    requested=amounts[at],
+                    available=left[at],
+                )
+        self.rollbacks[code, rollback_id] = wanted
+        self.receipts[code, redemption_id] = replace(receipt, back=receipt.back.plus(amounts))
+        self.give_back(code, receipt.life, amounts)
+        return False
+
+    def give_back(self, code: str, life: int, amounts: Amounts) -> None:
+        """What a redemption gives back, unless it was one of an earlier life of the voucher."""
+        book = self.vouchers.get(code)
+        if book is not None and book.life == life:
+            book.used = book.used.plus(amounts, -1)
 
     def receipt(self, code: str, redemption_id: str) -> Receipt:
         if (code, redemption_id) not in self.receipts:

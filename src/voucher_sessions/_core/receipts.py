@@ -85,6 +85,8 @@ class Receipt(NamedTuple):
         fields = fields_of("a receipt", item)
         _life, quantity, credits, points, at, call_id, stack, given_back, key = fields.split(" ", 8)
         credits_back, points_back, rolled_back_by = ("0,0,-" if given_back == "-" else given_back).split(",")
+        if int(credits_back) > int(credits) or int(points_back) > int(points):
+            raise ValueError("more was given back than was taken")
         return cls(
             quantity=int(quantity),
             credits=int(credits),
@@ -231,12 +233,14 @@ def adjustment(code: str, adjustment_id: str, changes: tuple[int, int, int], cal
     """The reply 'adjusted' or 'adjustment_refused'. ``call_id`` is the id of this call: another id means a replay."""
     if reply[0] == b"adjustment_refused":
         at, limit = int(reply[1]), int(reply[2])
-        raise AdjustmentRefused(code, _BALANCES[at], None if limit < 0 else limit, changes[at - 1])
+        without_limit = (at, limit) == (1, -1)
+        raise AdjustmentRefused(code, _BALANCES[at], None if without_limit else as_amount(limit), changes[at - 1])
     item, *voucher = without_status(reply, b"adjusted")
-    life, *adjusted, adjusted_by = fields_of("an adjustment", item).split(" ")
+    life, quantity_text, credits_text, points_text, adjusted_by = fields_of("an adjustment", item).split(" ")
+    adjusted = int(quantity_text), int(credits_text), int(points_text)
     replayed = adjusted_by != call_id
     is_another = bool(voucher) and as_bytes(voucher[0]).decode() != life  # put again after a deletion
-    if tuple(map(int, adjusted)) != changes or (is_another and replayed):
+    if adjusted != changes or (is_another and replayed):
         raise AdjustmentConflict(code, adjustment_id)
     quantity, credits, points = changes
     return Adjustment(
