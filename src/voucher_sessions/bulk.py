@@ -21,8 +21,10 @@ from voucher_sessions.results import BulkReport, Difference, Redemption, RowProb
 __all__ = [
     "BulkReport",
     "Difference",
+    "RedemptionLike",
     "RedemptionRow",
     "RowProblem",
+    "VoucherRow",
     "import_redemptions",
     "put_vouchers",
     "reconcile",
@@ -97,7 +99,8 @@ def import_redemptions(
     """Write receipts of redemptions that another system has made, or that a lost server had, with their own time.
 
     A repetition of such a redemption under its id is then recognised, and it can be rolled back. Put the vouchers first.
-    A receipt that exists stays as it is.
+    A receipt that exists stays as it is. So after a backup was restored, a rollback that is lost is reported as
+    conflicting, and by ``reconcile`` as ``rolled_back``: repeat it with ``rollback``.
 
     Args:
         engine: The engine. Its ``receipt_ttl`` applies, from now on.
@@ -158,9 +161,7 @@ def reconcile(engine: VoucherSessions, rows: Iterable[RedemptionLike]) -> Iterat
     return _differences(engine, tally, rows)
 
 
-def _differences(
-    engine: VoucherSessions, tally: _Tally, rows: Iterable[RedemptionLike]
-) -> Iterator[Difference]:
+def _differences(engine: VoucherSessions, tally: _Tally, rows: Iterable[RedemptionLike]) -> Iterator[Difference]:
     recorded: set[tuple[str, str]] = set()
     for chunk in tally.chunks(rows, row_checks.redemption_row):
         recorded.update((row.code, row.id) for _, row in chunk)

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from behaviour.test_semantics import figures, lock
 from conftest import Backend, Clock
 
-from behaviour.test_semantics import figures, lock
 from bulk.odd_texts import ODD_TEXTS
 from voucher_sessions import (
     CorruptState,
@@ -51,7 +51,12 @@ def gift(engine: VoucherSessions) -> VoucherSessions:
 
 @pytest.mark.parametrize(
     "time",
-    [AT, AT.astimezone(timezone(timedelta(hours=5, minutes=30))), "2025-03-01T12:30:15.678Z", "2025-03-01 13:30:15.678+01:00"],
+    [
+        AT,
+        AT.astimezone(timezone(timedelta(hours=5, minutes=30))),
+        "2025-03-01T12:30:15.678Z",
+        "2025-03-01 13:30:15.678+01:00",
+    ],
 )
 def test_a_receipt_has_its_own_time(gift: VoucherSessions, time: object) -> None:
     assert import_redemptions(gift, [row(redeemed_at=time)], count=True) == report(new=1)
@@ -304,7 +309,9 @@ def test_an_unknown_voucher(gift: VoucherSessions) -> None:
     assert "row 1" in refused.value.__notes__[0]
     told = import_redemptions(gift, rows, count=True, on_bad_row="collect")
     assert told.new + told.known == 2
-    assert [(each.position, name in each.problem) for each, name in zip(told.bad, ("NONE", "DELETED"), strict=True)] == [
+    assert [
+        (each.position, name in each.problem) for each, name in zip(told.bad, ("NONE", "DELETED"), strict=True)
+    ] == [
         (1, True),
         (3, True),
     ]
@@ -377,7 +384,11 @@ def test_count_is_to_be_decided(gift: VoucherSessions, count: object) -> None:
 
 def test_an_error_shows_no_session_key(gift: VoucherSessions) -> None:
     secret = "a-session-key-that-nobody-else-must-know"
-    for bad in (row(session_key=secret, credits=-1), row(session_key=secret * 10), row(session_key=secret, code="NONE")):
+    for bad in (
+        row(session_key=secret, credits=-1),
+        row(session_key=secret * 10),
+        row(session_key=secret, code="NONE"),
+    ):
         told = import_any(gift, [bad], count=True, on_bad_row="collect")
         assert len(told.bad) == 1
         assert secret not in str(told)

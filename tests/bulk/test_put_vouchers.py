@@ -7,12 +7,20 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
+from behaviour.test_semantics import figures
 from conftest import Backend
 
-from behaviour.test_semantics import figures
 from bulk.conftest import CHUNK
 from bulk.odd_texts import ODD_TEXTS
-from voucher_sessions import InvalidRequest, ServerUnavailable, UnknownFormat, Used, Voucher, VoucherExists, VoucherSessions
+from voucher_sessions import (
+    InvalidRequest,
+    ServerUnavailable,
+    UnknownFormat,
+    Used,
+    Voucher,
+    VoucherExists,
+    VoucherSessions,
+)
 from voucher_sessions.bulk import BulkReport, put_vouchers
 
 put_any: Any = put_vouchers  # takes what type checkers refuse
@@ -161,7 +169,7 @@ def test_a_bad_row_is_named(engine: VoucherSessions, backend: Backend, row: obje
     told = put_any(engine, [row, Voucher(code="FIRST"), row, Voucher(code="LAST")], on_bad_row="collect")
     assert [each.position for each in told.bad] == [0, 2]
     assert all(field in each.problem for each in told.bad)
-    assert {key for key in backend.keys()} == {b"vs:{FIRST}", b"vs:{LAST}"}
+    assert set(backend.keys()) == {b"vs:{FIRST}", b"vs:{LAST}"}
 
 
 @pytest.mark.parametrize("rows", [None, 5, "GIFT", b"GIFT", {"code": "GIFT"}])

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from behaviour.test_semantics import lock
 from conftest import Backend
 
-from behaviour.test_semantics import lock
 from bulk.conftest import CHUNK
 from bulk.odd_texts import ODD_TEXTS
 from voucher_sessions import InvalidRequest, Redemption, Voucher, VoucherSessions
@@ -121,8 +121,7 @@ def test_what_was_rolled_back(engine: VoucherSessions, says: dict[str, Any], agr
     engine.rollback("GIFT", ALL_IN_PARTS, credits=10)
     engine.rollback("GIFT", ALL_IN_PARTS, points=2)
     rows = [
-        {"code": "GIFT", "id": id_, "credits": 10, "points": 2, **says}
-        for id_ in (NOTHING, WHOLE, PART, ALL_IN_PARTS)
+        {"code": "GIFT", "id": id_, "credits": 10, "points": 2, **says} for id_ in (NOTHING, WHOLE, PART, ALL_IN_PARTS)
     ]
     differing = {id_ for kind, _, id_ in told(reconcile(engine, rows)) if kind == "rolled_back"}
     assert {NOTHING, WHOLE, PART, ALL_IN_PARTS} - differing == agrees
@@ -201,8 +200,15 @@ def test_odd_codes_ids_and_prefixes(
 
 def test_keys_of_others_are_not_told(engine: VoucherSessions, backend: Backend) -> None:
     engine.put_voucher(Voucher(code="GIFT"))
-    redeemed = engine.redeem("GIFT", redemption_id="order", session={"key": "x}:redemption:y"}, if_session_missing="redeem")
-    for key in (b"vs:{GIFT}:redemption:", b"vs:{}:redemption:x", b"vs:{GIFT}:redemption:\xff", b"vs:{\xff}:redemption:x"):
+    redeemed = engine.redeem(
+        "GIFT", redemption_id="order", session={"key": "x}:redemption:y"}, if_session_missing="redeem"
+    )
+    for key in (
+        b"vs:{GIFT}:redemption:",
+        b"vs:{}:redemption:x",
+        b"vs:{GIFT}:redemption:\xff",
+        b"vs:{\xff}:redemption:x",
+    ):
         backend.admin.set(key, "something else")
     backend.admin.set(b"vs:{GIFT}:redemption:" + b"x" * 257, "something else")
     assert not list(reconcile(engine, [redeemed]))

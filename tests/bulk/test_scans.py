@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from behaviour.test_semantics import lock
 from conftest import Backend
 
-from behaviour.test_semantics import lock
 from bulk.conftest import CHUNK
 from bulk.odd_texts import ODD_TEXTS
 from voucher_sessions import CorruptState, InvalidRequest, UnknownFormat, Used, Voucher, VoucherSessions
@@ -29,7 +29,9 @@ def test_vouchers_are_told_as_get_voucher_tells_them(engine: VoucherSessions) ->
     engine.validate("GIFT", credits=20, session=lock("cart"))
     engine.validate("GIFT", credits=30, session=lock("other"))
     engine.redeem("ONCE", redemption_id="order")
-    assert sorted(scan_vouchers(engine), key=lambda each: each.code) == [engine.get_voucher(c) for c in ("GIFT", "ONCE")]
+    assert sorted(scan_vouchers(engine), key=lambda each: each.code) == [
+        engine.get_voucher(c) for c in ("GIFT", "ONCE")
+    ]
 
 
 def test_redemptions_are_told_as_get_redemption_tells_them(engine: VoucherSessions) -> None:
@@ -39,7 +41,9 @@ def test_redemptions_are_told_as_get_redemption_tells_them(engine: VoucherSessio
             engine.redeem(code, credits=5, redemption_id=id_)
     engine.rollback("GIFT", "order", credits=2, rollback_id="order")
     engine.adjust("GIFT", credits=2, adjustment_id="order")
-    expected = {(code, id_): engine.get_redemption(code, id_) for code in ("GIFT", "CARD") for id_ in ("order", "other")}
+    expected = {
+        (code, id_): engine.get_redemption(code, id_) for code in ("GIFT", "CARD") for id_ in ("order", "other")
+    }
     assert {(each.code, each.id): each for each in scan_redemptions(engine)} == expected
     of_gift = {(each.code, each.id): each for each in scan_redemptions(engine, "GIFT")}
     assert of_gift == {name: each for name, each in expected.items() if name[0] == "GIFT"}
@@ -69,7 +73,9 @@ def test_every_batch_tells_all(engine: VoucherSessions, batch: int) -> None:
     assert Counter(each.id for each in scan_redemptions(engine, "7", batch=batch)) == expected
 
 
-@pytest.mark.parametrize("partition", [None, lambda code: "one", lambda code: code[-1:] + "."], ids=["none", "one", "end"])
+@pytest.mark.parametrize(
+    "partition", [None, lambda code: "one", lambda code: code[-1:] + "."], ids=["none", "one", "end"]
+)
 def test_odd_codes_and_ids_come_out_as_they_went_in(
     make_engine: Callable[..., VoucherSessions], partition: Callable[[str], str] | None
 ) -> None:
@@ -117,7 +123,16 @@ def test_prefixes_that_begin_alike_or_are_patterns(make_engine: Callable[..., Vo
 
 
 FOREIGN_KEYS = [
-    *(b"vs:{}", b"vs:{ }", b"vs:{\n}", b"vs:{\xff}", b"vs:{%}x}", b"vs:{" + b"x" * 257 + b"}", b"vs:{{A}}", b"vs:{A}{B}"),
+    *(
+        b"vs:{}",
+        b"vs:{ }",
+        b"vs:{\n}",
+        b"vs:{\xff}",
+        b"vs:{%}x}",
+        b"vs:{" + b"x" * 257 + b"}",
+        b"vs:{{A}}",
+        b"vs:{A}{B}",
+    ),
     *(b"vs:{A}{B}{C}", b"vs:A", b"vs:", b"vs:{A", b"vs:A}", b"vs:{%7b}", b"vs:{%2}", b"vs:{A}:redemption:", b"vs:{%}"),
     *(b"vs:{A}:redemption:\xff", b"vs:{A}:redemption: ", b"vs:{A}:redemption:" + b"x" * 257, b"vs:{}:redemption:x"),
     *(b"vs:{A}:redemptions:x", b"vs:{A}x:redemption:x", b"vs:{A}:other:redemption:x", b"vs:partition", b"vs:probe{0}"),

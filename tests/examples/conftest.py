@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, create_engine
 from sql_agreement.shop import Base
+from sqlalchemy import Engine, create_engine
 
 
 @pytest.fixture(scope="session")

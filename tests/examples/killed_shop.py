@@ -12,12 +12,11 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
+from sql_agreement.shop import pay, place_order
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.orm import Session
-from sql_agreement.shop import pay, place_order
 
 from voucher_sessions import VoucherSessions
-
 
 _EVENTS = ("begin", "before_cursor_execute", "after_cursor_execute", "commit")
 

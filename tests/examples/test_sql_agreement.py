@@ -14,9 +14,9 @@ from typing import Any
 
 import fakeredis
 import pytest
+from sql_agreement.shop import PAID, PENDING, REFUSED, Order, pay, pay_pending, place_order, redemptions
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
-from sql_agreement.shop import PAID, PENDING, REFUSED, Order, pay, pay_pending, place_order, redemptions
 from support.servers import Server
 from support.sessions import lock
 
@@ -107,9 +107,7 @@ def test_killed_while_what_is_pending_is_done_again(database: Engine, vouchers: 
     assert vouchers.get_voucher("GIFT").credits.used == 30
 
 
-def test_killed_by_the_system(
-    database: Engine, database_url: str, server_of: Callable[[str], Server]
-) -> None:
+def test_killed_by_the_system(database: Engine, database_url: str, server_of: Callable[[str], Server]) -> None:
     """SIGKILL just after the redemption: no handler runs, no transaction is rolled back by the process itself."""
     server = server_of("valkey")
     with server.client() as client, VoucherSessions(client) as vouchers:
