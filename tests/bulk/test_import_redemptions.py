@@ -282,20 +282,16 @@ CONFLICTS: list[tuple[dict[str, Any], str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "named"), CONFLICTS)
-def test_a_receipt_that_says_something_else_stays(
-    gift: VoucherSessions, backend: Backend, fields: dict[str, Any], named: str | None
-) -> None:
+def test_a_receipt_that_says_something_else_stays(gift: VoucherSessions, backend: Backend) -> None:
     gift.validate("GIFT", credits=30, session=lock("cart"))
     gift.redeem("GIFT", session="cart", redemption_id="order")
     gift.rollback("GIFT", "order", credits=10)
     before = backend.contents()
-    told = import_redemptions(gift, [{**row(), **fields}], count=True)
-    assert (told.new, told.known, told.bad) == (0, 0 if named else 1, [])
-    if named:
-        (problem,) = told.conflicting
-        assert problem.position == 0
-        assert problem.problem.endswith(f" has another {named}")
+    for fields, named in CONFLICTS:
+        told = import_redemptions(gift, [{**row(), **fields}], count=True)
+        assert (told.new, told.known, told.bad) == (0, 0 if named else 1, []), fields
+        assert [each.position for each in told.conflicting] == ([0] if named else [])
+        assert all(each.problem.endswith(f" has another {named}") for each in told.conflicting), fields
     assert backend.contents() == before
 
 
@@ -358,19 +354,19 @@ BAD_ROWS: list[tuple[object, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("bad", "field"), BAD_ROWS)
-def test_a_bad_row_is_named_and_nothing_is_done_of_it(
-    gift: VoucherSessions, backend: Backend, bad: object, field: str
-) -> None:
+def test_bad_rows_are_named_and_nothing_is_done_of_them(gift: VoucherSessions, backend: Backend) -> None:
     before = backend.contents()
-    with pytest.raises(InvalidRequest) as refused:
-        import_any(gift, [row(), bad], count=True)
-    assert refused.value.field == f"rows.1.{field}"
+    for bad, field in BAD_ROWS:
+        with pytest.raises(InvalidRequest) as refused:
+            import_any(gift, [row(), bad], count=True)
+        assert refused.value.field == f"rows.1.{field}", bad
     assert backend.contents() == before
-    told = import_any(gift, [bad, row(), bad], count=True, on_bad_row="collect")
-    assert (told.new, [each.position for each in told.bad]) == (1, [0, 2])
-    assert all(field in each.problem for each in told.bad)
-    assert len(backend.keys()) == 2
+    rows = [row(), *(bad for bad, _ in BAD_ROWS), row("last")]
+    told = import_any(gift, rows, count=True, on_bad_row="collect")
+    assert (told.new, told.known) == (2, 0)
+    assert [each.position for each in told.bad] == list(range(1, len(BAD_ROWS) + 1))
+    assert all(field in each.problem for (_, field), each in zip(BAD_ROWS, told.bad, strict=True))
+    assert len(backend.keys()) == 3
 
 
 @pytest.mark.parametrize("count", [None, 0, 1, "yes"])

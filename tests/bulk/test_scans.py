@@ -110,16 +110,15 @@ def test_a_partition_that_refuses_the_codes_of_others(make_engine: Callable[...,
     assert [each.code for each in scan_vouchers(engine)] == ["A-1"]
 
 
-@pytest.mark.parametrize("prefix", ["v", "vs:", "v*", "v?", "[v]s", "v\\", "vs*", "*", "ünï"])
-def test_prefixes_that_begin_alike_or_are_patterns(make_engine: Callable[..., VoucherSessions], prefix: str) -> None:
+def test_prefixes_that_begin_alike_or_are_patterns(make_engine: Callable[..., VoucherSessions]) -> None:
     prefixes = ["vs", "v", "vs:", "vs::", "v*", "v?", "[v]s", "v\\", "vs*", "*", "ünï"]
-    for name in prefixes:
-        engine = make_engine(prefix=name)
+    engines = {name: make_engine(prefix=name) for name in prefixes}
+    for name, engine in engines.items():
         engine.put_voucher(Voucher(code=f"of {name}"))
         engine.redeem(f"of {name}", redemption_id="order")
-    engine = make_engine(prefix=prefix)
-    assert [each.code for each in scan_vouchers(engine)] == [f"of {prefix}"]
-    assert [each.code for each in scan_redemptions(engine)] == [f"of {prefix}"]
+    for name, engine in engines.items():
+        assert [each.code for each in scan_vouchers(engine)] == [f"of {name}"]
+        assert [each.code for each in scan_redemptions(engine)] == [f"of {name}"]
 
 
 FOREIGN_KEYS = [
