@@ -232,7 +232,9 @@ def test_what_is_deleted_or_expires_meanwhile_is_no_error(engine: VoucherSession
     assert left <= {each.code for each in redemptions} | {_.code}
 
 
-def test_one_call_looks_at_no_more_than_a_batch(engine: VoucherSessions, backend: Backend) -> None:
+def test_one_call_looks_at_no_more_than_a_batch(
+    engine: VoucherSessions, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither a call of SCAN nor a pipeline is longer, however many keys there are."""
     put_vouchers(engine, (Voucher(code=str(at)) for at in range(300)))
     sizes: list[int] = []
@@ -243,7 +245,7 @@ def test_one_call_looks_at_no_more_than_a_batch(engine: VoucherSessions, backend
         sizes.append(len(calls))
         return run_all(calls)
 
-    transport.run_all = counting  # type: ignore[method-assign]  # to count
+    monkeypatch.setattr(transport, "run_all", counting)
     before = backend.admin.info("commandstats") if not backend.is_fake else {}
     assert sum(1 for _ in scan_vouchers(engine, batch=50)) == 300
     assert max(sizes) <= CHUNK
