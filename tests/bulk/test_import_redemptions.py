@@ -31,7 +31,7 @@ import_any: Any = import_redemptions  # takes what type checkers refuse
 AT = datetime(2025, 3, 1, 12, 30, 15, 678000, tzinfo=UTC)
 
 
-def row(id: str = "order", code: str = "GIFT", credits: int = 30, **fields: Any) -> dict[str, Any]:
+def row(id: Any = "order", code: str = "GIFT", credits: Any = 30, **fields: Any) -> dict[str, Any]:
     return {"code": code, "id": id, "credits": credits, "points": 0, **fields}
 
 
@@ -324,13 +324,13 @@ BAD_ROWS: list[tuple[object, str]] = [
     ({"code": "GIFT"}, "id"),
     (row(id="x" * 257), "id"),
     (row(id=" "), "id"),
-    (row(id=5), "id"),  # type: ignore[arg-type]  # what is tried here
+    (row(id=5), "id"),
     (row(code=""), "code"),
     (row(code="x" * 257), "code"),
     (row(credits=-1), "credits"),
     (row(credits=2**53), "credits"),
-    (row(credits="30"), "credits"),  # type: ignore[arg-type]  # what is tried here
-    (row(credits=30.0), "credits"),  # type: ignore[arg-type]  # what is tried here
+    (row(credits="30"), "credits"),
+    (row(credits=30.0), "credits"),
     (row(credits=True), "credits"),
     (row(points=None), "points"),
     (row(quantity=2), "quantity"),
