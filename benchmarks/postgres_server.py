@@ -29,7 +29,7 @@ def _packages() -> Path:
 
 
 @contextmanager
-def running() -> Iterator[str]:
+def running(schema: str = SCHEMA) -> Iterator[str]:
     """The URL of a new server. PostgreSQL refuses to run as root: root starts a copy that the user nobody can read."""
     packages = _packages()
     user = "nobody" if os.geteuid() == 0 else None
@@ -61,7 +61,7 @@ def running() -> Iterator[str]:
             url = f"postgresql://postgres@/postgres?host={folder}"
             _wait(url, process)
             with psycopg.connect(url) as connection:
-                connection.execute(SCHEMA)
+                connection.execute(schema)
             yield url
         finally:
             process.send_signal(signal.SIGINT)  # SIGTERM would wait for connections to end

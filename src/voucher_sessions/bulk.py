@@ -14,15 +14,17 @@ from voucher_sessions._core.requests import check_if_exists, check_list_limit, c
 from voucher_sessions._core.steps import Walk
 from voucher_sessions._transport import clients
 from voucher_sessions.engine import VoucherSessions
-from voucher_sessions.errors import InvalidRequest, RedemptionNotFound, VoucherExists, VoucherNotFound
+from voucher_sessions.errors import CLIENT_ERRORS, InvalidRequest, RedemptionNotFound, VoucherExists, VoucherNotFound
 from voucher_sessions.models import Checker, IfExists, RedemptionRow, Used, Voucher, is_a
 from voucher_sessions.results import BulkReport, Difference, Redemption, RowProblem, VoucherState
 
 __all__ = [
     "BulkReport",
     "Difference",
+    "RedemptionLike",
     "RedemptionRow",
     "RowProblem",
+    "VoucherRow",
     "import_redemptions",
     "put_vouchers",
     "reconcile",
@@ -34,6 +36,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 OnBadRow = Literal["raise", "collect"]
 VoucherRow = Voucher | tuple[Voucher, Used]
+RedemptionLike = Redemption | RedemptionRow | Mapping[str, Any]
 
 # How many calls are sent together. More would be hardly faster, and delay the calls of others.
 _CHUNK: Final = 200
@@ -53,17 +56,17 @@ def put_vouchers(
         engine: The engine.
         rows: The vouchers, or tuples of a voucher and what was used of it.
         if_exists: What to do with a voucher that exists: ``"keep"`` leaves it as it is, ``"update"`` sets its limits,
-            and used if given, ``"raise"`` counts it as a bad row.
+            and used if given (which forgets redemptions since), ``"raise"`` counts it as a bad row.
         on_progress: Called with the number of rows that are done, after every few hundred.
         on_bad_row: What to do with a row that is wrong: ``"raise"`` stops, ``"collect"`` goes on and reports it.
 
     Returns:
         How many vouchers are new, and how many were known; and the positions, from 0, of rows that were wrong, and
-        with ``if_exists="keep"`` of those whose voucher has other limits, or another used if the row names it.
+        with ``if_exists="keep"`` of those whose voucher has other limits, or less used than the row names.
 
     Raises:
         InvalidRequest: A parameter is wrong, or with ``on_bad_row="raise"`` a row, which is named as ``rows.<position>``.
-            The rows before it may have been put.
+            A few hundred rows are sent together: those before it, and some behind it, may have been put.
         VoucherExists: A voucher exists, with ``if_exists="raise"`` and ``on_bad_row="raise"``.
         OutcomeUnknown, ServerUnavailable, ServerRefused, NotDurable: As from ``put_voucher``. Run it again.
     """
@@ -87,7 +90,7 @@ def put_vouchers(
 
 def import_redemptions(
     engine: VoucherSessions,
-    rows: Iterable[Redemption | Mapping[str, Any]],
+    rows: Iterable[RedemptionLike],
     *,
     count: bool,
     on_progress: Callable[[int], object] | None = None,
@@ -96,7 +99,8 @@ def import_redemptions(
     """Write receipts of redemptions that another system has made, or that a lost server had, with their own time.
 
     A repetition of such a redemption under its id is then recognised, and it can be rolled back. Put the vouchers first.
-    A receipt that exists stays as it is.
+    A receipt that exists stays as it is. So after a backup was restored, a rollback that is lost is reported as
+    conflicting, and by ``reconcile`` as ``rolled_back``: repeat it with ``rollback``.
 
     Args:
         engine: The engine. Its ``receipt_ttl`` applies, from now on.
@@ -115,7 +119,7 @@ def import_redemptions(
 
     Raises:
         InvalidRequest: A parameter is wrong, or with ``on_bad_row="raise"`` a row, which is named as ``rows.<position>``.
-            The rows before it may have been imported.
+            A few hundred rows are sent together: those before it, and some behind it, may have been imported.
         VoucherNotFound: There is no such voucher, with ``on_bad_row="raise"``.
         OutcomeUnknown, ServerUnavailable, ServerRefused, NotDurable: As from ``redeem``. Run it again.
     """
@@ -138,7 +142,7 @@ def import_redemptions(
     return tally.report()
 
 
-def reconcile(engine: VoucherSessions, rows: Iterable[Redemption | Mapping[str, Any]]) -> Iterator[Difference]:
+def reconcile(engine: VoucherSessions, rows: Iterable[RedemptionLike]) -> Iterator[Difference]:
     """Compare the redemptions that the shop has recorded with the receipts in Redis, and yield each difference.
 
     Redemptions that are made or rolled back meanwhile can be reported, too: run it again for those. The codes and ids
@@ -157,9 +161,7 @@ def reconcile(engine: VoucherSessions, rows: Iterable[Redemption | Mapping[str, 
     return _differences(engine, tally, rows)
 
 
-def _differences(
-    engine: VoucherSessions, tally: _Tally, rows: Iterable[Redemption | Mapping[str, Any]]
-) -> Iterator[Difference]:
+def _differences(engine: VoucherSessions, tally: _Tally, rows: Iterable[RedemptionLike]) -> Iterator[Difference]:
     recorded: set[tuple[str, str]] = set()
     for chunk in tally.chunks(rows, row_checks.redemption_row):
         recorded.update((row.code, row.id) for _, row in chunk)
@@ -241,7 +243,7 @@ def _scanned(
     """The codes, and the ids behind ``kind``, of the keys of a walk over each server; none of them twice."""
     keys, told = engine._verbs.keys, set[tuple[str, str]]()
     view: object = None
-    while view != (view := clients.read_slot_owners(engine.client)):  # keys in slots that moved are looked for again
+    while view != (view := _view(engine)):
         nodes = [keys.probe(node.tag) for node in clients.primaries(engine.client)]
         for place in nodes if code is None else [keys.voucher(code)[0]]:
             for found in _in_chunks(engine._runner.walk(walk(place)), _CHUNK):
@@ -251,13 +253,29 @@ def _scanned(
                 yield fresh
 
 
+def _view(engine: VoucherSessions) -> object:
+    """Which server has which keys. If it changes, keys have moved, or cursors of an earlier server mean nothing."""
+    owners = clients.read_slot_owners(engine.client)
+    return owners, [_run_id(engine, node.options) for node in clients.primaries(engine.client)]
+
+
+def _run_id(engine: VoucherSessions, node: dict[str, Any]) -> object:
+    """The id of the process of a server, if it tells."""
+    try:
+        fields = engine._transport.ask(("INFO", "server"), node).reply
+    except CLIENT_ERRORS:
+        return None
+    return fields.get("run_id") if isinstance(fields, Mapping) else None
+
+
 def _name(found: tuple[str, bytes] | None, kind: bytes) -> tuple[str, str] | None:
     """The code and the id of a key of this kind; None for any other key."""
     if found is None or not found[1].startswith(kind) or (not kind and found[1]):
         return None
+    code, id_ = found[0], found[1].removeprefix(kind)
     try:
-        return found[0], found[1].removeprefix(kind).decode()
-    except UnicodeDecodeError:
+        return check_text("code", code), check_text("id", id_.decode()) if kind else ""
+    except (UnicodeDecodeError, InvalidRequest):  # something else has written it
         return None
 
 
@@ -300,6 +318,7 @@ class _Tally:
         if not self._collects:
             if isinstance(error, InvalidRequest):
                 raise InvalidRequest(f"rows.{at}.{error.field}", error.problem)
+            error.add_note(f"It is about row {at}, counted from 0.")
             raise error
         self._bad.append(RowProblem(position=at, problem=str(error)))
 

@@ -8,6 +8,7 @@ integers from 0 to 2^53 - 1.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -379,14 +380,19 @@ class RedeemableFields(TypedDict, total=False):
 RedeemableLike = Redeemable | RedeemableFields | _DictOfAnything | str
 
 
-def _aware(value: object) -> object:
-    """A number would be taken for seconds or milliseconds, depending on its size."""
-    if not is_a(value, datetime) and not is_a(value, str):
+def _date_and_time(value: object) -> object:
+    """The value, unless it is a number or text of one, which pydantic takes for seconds or milliseconds by its size."""
+    if not is_a(value, datetime) and not (is_a(value, str) and re.match(r"\d{4}-", value)):
         raise ValueError("must be a datetime, or text in ISO format")
     return value
 
 
-_RedeemedAt = Annotated[AwareDatetime, BeforeValidator(_aware), Field(ge=datetime(1970, 1, 1, tzinfo=UTC))]
+# Up to the last day that every time zone can show.
+_RedeemedAt = Annotated[
+    AwareDatetime,
+    BeforeValidator(_date_and_time),
+    Field(ge=datetime(1970, 1, 1, tzinfo=UTC), le=datetime(9999, 12, 31, tzinfo=UTC)),
+]
 
 
 class RedemptionRow(Request):

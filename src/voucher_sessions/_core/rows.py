@@ -17,12 +17,15 @@ class VoucherRow(NamedTuple):
     used: Used | None
 
     def conflict(self, state: VoucherState) -> str | None:
-        """What the voucher in Redis has otherwise; None if it is as the row says."""
+        """What the voucher in Redis has otherwise; None if it is as the row says.
+
+        More used than the row names is no conflict: redemptions have been made since.
+        """
         differs = [
             name
             for name in ("quantity", "credits", "points")
             if getattr(state, name).limit != getattr(self.voucher, name)
-            or (self.used is not None and getattr(state, name).used != getattr(self.used, name))
+            or (self.used is not None and getattr(state, name).used < getattr(self.used, name))
         ]
         return f"the voucher {self.voucher.code!r} exists with another {' and '.join(differs)}" if differs else None
 
@@ -67,18 +70,21 @@ def conflict(row: RedemptionRow, receipt: Redemption) -> str | None:
 
 
 def difference(row: RedemptionRow, receipt: Redemption | None) -> Difference | None:
-    """How the row differs from its receipt. What the row does not say of rollbacks counts as none."""
+    """How the row differs from its receipt. A row that says nothing of rollbacks says that there was none."""
     if receipt is None:
         return Difference(code=row.code, id=row.id, kind="no_receipt", row=row, receipt=None)
     if (row.credits, row.points) != (receipt.credits, receipt.points):
         return Difference(code=row.code, id=row.id, kind="amounts", row=row, receipt=receipt)
-    by_row = _rolled_back(row)
-    if by_row != (receipt.rolled_back, receipt.credits_rolled_back, receipt.points_rolled_back):
+    if _rolled_back(row, receipt) != (receipt.rolled_back, receipt.credits_rolled_back, receipt.points_rolled_back):
         return Difference(code=row.code, id=row.id, kind="rolled_back", row=row, receipt=receipt)
     return None
 
 
-def _rolled_back(row: RedemptionRow) -> tuple[bool, int, int]:
+def _rolled_back(row: RedemptionRow, receipt: Redemption) -> tuple[bool, int, int]:
+    """What was rolled back by the row."""
     if row.rolled_back:
         return True, row.credits, row.points
-    return False, row.credits_rolled_back or 0, row.points_rolled_back or 0
+    back = row.credits_rolled_back or 0, row.points_rolled_back or 0
+    # A row that names only amounts, and all of them, does not tell whether one rollback or several gave them back.
+    is_all = row.rolled_back is None and any(back) and back == (row.credits, row.points)
+    return is_all and receipt.rolled_back, *back

@@ -1,0 +1,1 @@
+"""Orders in SQL, vouchers in Redis."""

@@ -1,0 +1,22 @@
+"""The bulk tools are for sync engines. Here they send fewer calls together, so that few rows are many chunks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import VARIANTS
+
+from voucher_sessions import bulk
+
+CHUNK = 20
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "_CHUNK", CHUNK)
+
+
+@pytest.fixture(params=[variant for variant in VARIANTS if str(variant.id).startswith("sync")])
+def variant(request: pytest.FixtureRequest) -> Any:
+    return request.param
