@@ -35,7 +35,7 @@ for i = 1, #KEYS / 3 do
       if own_quantity == 0 then
         not_live[#not_live + 1] = i
       end
-      reply[3 * i + 1], reply[3 * i + 2], reply[3 * i + 3] = now + ttl_ms, own_credits, own_points
+      reply[3 * i + 1], reply[3 * i + 2], reply[3 * i + 3] = own_expires_at, own_credits, own_points
     else
       missing[#missing + 1] = i
     end
@@ -44,12 +44,12 @@ for i = 1, #KEYS / 3 do
     redis.call('ZCARD', locks_key) -- raises an error for a key of another type, before anything is written
   end
 end
-if repeated then
-  return reply
-elseif missing[3] then
+if missing[3] then
   return missing
 elseif not_live[3] then
   return not_live
+elseif repeated then
+  return reply
 end
 
 local expires_at = now + ttl_ms
@@ -59,5 +59,6 @@ for i, book in ipairs(books) do
   local credits, points = book[OWN_CREDITS], book[OWN_POINTS]
   -- include: lock
   -- include: save
+  reply[3 * i + 1] = expires_at
 end
 return reply
