@@ -151,5 +151,13 @@ def _failure(call: Call[Any], codes: Iterable[str], loads: Mapping[str, _Load]) 
     failed = next((load for load in map(loads.__getitem__, codes) if isinstance(load, Exception)), None)
     if not isinstance(failed, _PutFailed):
         return failed
-    call.may_have_run = call.changes and isinstance(failed.error, OutcomeUnknown)
-    return call.error_for(failed.error)
+    if isinstance(failed.error, ServerUnavailable):
+        problem = failed.error.problem
+    elif call.changes:
+        call.may_have_run = True
+        return call.error_for(failed.error)
+    else:
+        problem = str(failed.error.__cause__)
+    unavailable = ServerUnavailable(call.verb, call.codes, problem)
+    unavailable.__cause__ = failed.error
+    return unavailable
