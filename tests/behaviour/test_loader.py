@@ -334,7 +334,8 @@ ASYNC_LOADERS: list[Any] = [
 
 def kind(loader: object) -> str:
     """A name for the test that every process gives it; a repr has an address."""
-    return getattr(loader, "__name__", type(loader).__name__)
+    name: str = getattr(loader, "__name__", type(loader).__name__)
+    return name
 
 
 @pytest.mark.parametrize("loader", [*ASYNC_LOADERS, gift], ids=kind)
