@@ -247,11 +247,12 @@ def test_max_ttl_applies(make_engine: Callable[..., VoucherSessions], backend: B
     assert engine.extend("GIFT", "cart", ttl=15, ttl_unit="MINUTES").ttl == 15
 
 
+UNITS: list[Any] = ["", "days", "WEEKS", 5, True, []]
 BAD: list[tuple[str, dict[str, Any]]] = [
     *(("ttl", {"ttl": ttl, "ttl_unit": "DAYS"}) for ttl in (0, -1, float("nan"), float("inf"), "5", True, 3651, b"5")),
     ("ttl", {"ttl": None, "ttl_unit": "DAYS"}),
     ("ttl", {"ttl": 5, "ttl_unit": None}),
-    *(("ttl_unit", {"ttl": 5, "ttl_unit": unit}) for unit in ("", "days", "WEEKS", 5, True, [])),
+    *(("ttl_unit", {"ttl": 5, "ttl_unit": unit}) for unit in UNITS),
     *(("session_key", {"session_key": key}) for key in ("", " ", None, 5, b"cart", "x" * 257, "\ud800", ["cart"])),
     *(("code", {"code": code}) for code in ("", None, 5, "x" * 257)),
 ]

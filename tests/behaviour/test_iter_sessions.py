@@ -63,7 +63,7 @@ def locked(engine: VoucherSessions, number: int, *, ttl_ms: int = 60_000, step_m
 
 def share_a_millisecond(backend: Backend, at_ms: int) -> None:
     """All locks expire then: on a real server, locks of one millisecond are made so."""
-    members = backend.admin.zrange("vs:{GIFT}:locks", 0, -1)
+    members: Any = backend.admin.zrange("vs:{GIFT}:locks", 0, -1)
     if members:
         backend.admin.zadd("vs:{GIFT}:locks", dict.fromkeys(members, at_ms), xx=True)
 

@@ -261,7 +261,7 @@ def test_a_slow_loader_does_not_block_other_calls(backend: Backend) -> None:
 
         async with backend.async_client() as client, AsyncVoucherSessions(client, loader=loader) as engine:
             await engine.put_voucher(gift("known"))
-            waiting = [asyncio.create_task(engine.get_voucher(code)) for code in ("A", "B")]
+            waiting: list[asyncio.Task[Any]] = [asyncio.create_task(engine.get_voucher(code)) for code in ("A", "B")]
             waiting.append(asyncio.create_task(engine.redeem("A", redemption_id="order", credits=1)))
             await is_asked.wait()
             assert (await engine.redeem("known", credits=5)).credits == 5
@@ -343,7 +343,7 @@ def test_the_asyncio_engine_takes_every_kind_of_function(loader: Any) -> None:
     async def run() -> None:
         async with AsyncVoucherSessions.from_url("memory://", loader=loader) as engine:
             assert (await engine.redeem("A", credits=5)).credits == 5
-            found = await engine.pipeline().get_voucher("B").get_voucher("A").execute()
+            found: list[Any] = await engine.pipeline().get_voucher("B").get_voucher("A").execute()
             assert [state.credits.used for state in found] == [0, 5]
 
     asyncio.run(run())
@@ -386,6 +386,10 @@ def test_a_loader_is_an_option_of_from_url() -> None:
         engine.get_voucher("A")
 
 
+def of_stack(engine: Any, code: str) -> object:
+    return engine.redeem_stack(["Z", code])
+
+
 NOT_LOADED: list[Any] = [
     gift("a"),
     (gift("B"), Used()),
@@ -414,7 +418,7 @@ def test_what_is_no_voucher_of_that_code_is_refused(
     engine = make_engine(loader=lambda code: given if code == "A" else gift(code))
     pipe = engine.pipeline()
     for given in NOT_LOADED:
-        for call in (*ASKING.values(), lambda engine, code: engine.validate_stack(["Z", code])):
+        for call in (*ASKING.values(), of_stack):
             with pytest.raises(InvalidRequest) as refused:
                 call(engine, "A")
             assert refused.value.field.partition(".")[0] == "loader", given
@@ -432,7 +436,7 @@ def test_what_it_raises_reaches_the_caller_and_nothing_has_changed(
     make_engine: Make, backend: Backend, execute: Callable[..., list[Any]], error: Exception
 ) -> None:
     engine = make_engine(loader=Shop(A=error, Z=gift("Z"), known=gift("known")))
-    for call in (*ASKING.values(), lambda engine, code: engine.redeem_stack(["Z", code])):
+    for call in (*ASKING.values(), of_stack):
         with pytest.raises(type(error)) as raised:
             call(engine, "A")
         assert raised.value is error
