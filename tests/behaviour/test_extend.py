@@ -111,7 +111,11 @@ def test_a_session_is_extended_up_to_the_millisecond_of_its_expiry(
     assert alone.get_session("GIFT", "cart").remaining_ms == 1
     clock.advance(1)
     before = backend.contents()
-    for call in (lambda: alone.extend("GIFT", "cart"), lambda: alone.get_session("GIFT", "cart")):
+    calls: list[Callable[[], object]] = [
+        lambda: alone.extend("GIFT", "cart"),
+        lambda: alone.get_session("GIFT", "cart"),
+    ]
+    for call in calls:
         with pytest.raises(SessionNotFound):
             call()
     assert backend.contents() == before
