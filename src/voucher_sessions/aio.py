@@ -400,7 +400,7 @@ class AsyncVoucherSessions:
                 ``redemption_id`` that the error carries: if it did happen, the repeat returns its result with
                 ``replayed=True``.
         """
-        return await self._transport.run(
+        return await self._runner.run(
             self._verbs.redeem(code, credits, points, session, redemption_id, if_session_missing)
         )
 
@@ -621,9 +621,7 @@ class AsyncVoucherSessions:
                 Repeat the call with the ``redemption_id`` that the error carries: if it did happen, the repeat returns
                 its result with ``replayed=True``.
         """
-        return await self._transport.run(
-            self._verbs.redeem_stack(redeemables, session, redemption_id, if_session_missing)
-        )
+        return await self._runner.run(self._verbs.redeem_stack(redeemables, session, redemption_id, if_session_missing))
 
     async def release_stack(self, codes: Sequence[str], session_key: str) -> list[Release]:
         """Release a session's locks on 1 to 30 vouchers in one step.

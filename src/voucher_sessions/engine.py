@@ -396,9 +396,7 @@ class VoucherSessions:
                 ``redemption_id`` that the error carries: if it did happen, the repeat returns its result with
                 ``replayed=True``.
         """
-        return self._transport.run(
-            self._verbs.redeem(code, credits, points, session, redemption_id, if_session_missing)
-        )
+        return self._runner.run(self._verbs.redeem(code, credits, points, session, redemption_id, if_session_missing))
 
     def release(self, code: str, session_key: str) -> Release:
         """Release a session's lock on a voucher before it expires. What was redeemed stays redeemed.

@@ -561,9 +561,9 @@ class Pipeline(_Queue):
     one round trip to each server that has some of its vouchers. It takes two if it changes one session, one redemption
     id or one voucher's limits twice, three if three times, and so on: the second change is sent when the first has its
     reply, so that a repetition of the first cannot undo it. The calls of one voucher run in the order in which they
-    were queued, with one exception: a call that must be sent again alone (because a hash slot of the cluster moved, a
-    reply belonged to another command, or more locks had expired than one script call can remove) can run after calls
-    that were queued behind it.
+    were queued, with one exception: a call that must be sent again (because the loader brought its voucher, a hash slot
+    of the cluster moved, a reply belonged to another command, or more locks had expired than one script call can
+    remove) can run after calls that were queued behind it.
 
     As a context manager it empties the queue at the end of the block.
     """
@@ -602,9 +602,9 @@ class AsyncPipeline(_Queue):
     is not. A batch takes one round trip to each server that has some of its vouchers. It takes two if it changes one
     session, one redemption id or one voucher's limits twice, three if three times, and so on: the second change is
     sent when the first has its reply, so that a repetition of the first cannot undo it. The calls of one voucher run
-    in the order in which they were queued, with one exception: a call that must be sent again alone (because a hash
-    slot of the cluster moved, a reply belonged to another command, or more locks had expired than one script call can
-    remove) can run after calls that were queued behind it.
+    in the order in which they were queued, with one exception: a call that must be sent again (because the loader
+    brought its voucher, a hash slot of the cluster moved, a reply belonged to another command, or more locks had
+    expired than one script call can remove) can run after calls that were queued behind it.
 
     As an async context manager it empties the queue at the end of the block.
     """

@@ -353,6 +353,7 @@ def test_14_on_a_cluster_a_stack_of_several_slots_is_refused_before_anything_is_
         lambda calls: calls.redeem_stack(stack, None, None, "raise"),
         lambda calls: calls.release_stack(["ann-1", "bob-1", "ann-2"], "k"),
         lambda calls: calls.rollback_stack(["ann-1", "bob-1", "ann-2"], "order"),
+        lambda calls: calls.extend_stack(["ann-1", "bob-1", "ann-2"], "k", None, None),
         lambda calls: calls.validate_stack(stack[:1], lock("k"), ["bob-1", "ann-2"]),
     ]
     for call in calls:

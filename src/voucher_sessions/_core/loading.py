@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import iscoroutinefunction
-from typing import Any, Final, TypeVar
+from itertools import chain
+from typing import Any, Final, Literal, TypeVar
 
 from voucher_sessions._core.call import Call
 from voucher_sessions._core.steps import Ask, Steps
 from voucher_sessions._core.verbs import Verbs
 from voucher_sessions.errors import InvalidRequest, NotDurable, OutcomeUnknown, ServerUnavailable, VoucherNotFound
 from voucher_sessions.models import Used, Voucher, checked_model, is_a
-from voucher_sessions.results import StackValidation, Validation
+from voucher_sessions.results import StackValidation, Validation, VoucherState
 
 T = TypeVar("T")
 
@@ -41,19 +42,25 @@ class _PutFailed(Exception):
         self.error = error
 
 
+# What came of a code: the loader does not know it either; the call that puts it, as long as that was not sent; True: it
+# was put; or the error of the loader or of the put.
+_Load = Call[VoucherState] | Exception | Literal[True] | None
+
+
 def loading(verbs: Verbs, call: Call[T]) -> Steps[T]:
     """The result of a call; if it names vouchers that Redis does not know, once the loader has brought them."""
     outcome: Any
     try:
         outcome = yield call
-    except VoucherNotFound as error:
+    except (VoucherNotFound, NotDurable) as error:
         outcome = error
-    loads = yield from _load_all(verbs, _missing(call, outcome))
-    if (failed := _failure(call, loads, loads)) is not None:
+    codes = _missing(call, outcome)
+    loads = yield from _load_all(verbs, [codes])
+    if (failed := _failure(call, codes, loads)) is not None:
         raise failed
     if any(loads.values()):
         outcome = yield call
-    if isinstance(outcome, VoucherNotFound):
+    if isinstance(outcome, Exception):
         raise outcome
     result: T = outcome
     return result
@@ -63,7 +70,7 @@ def loading_all(verbs: Verbs, calls: Sequence[Call[Any]]) -> Steps[list[Any]]:
     """The outcomes of calls that are sent together. Those that the loader has brought a voucher for are sent again."""
     outcomes: list[Any] = yield list(calls)
     missing = [_missing(call, outcome) for call, outcome in zip(calls, outcomes, strict=True)]
-    loads = yield from _load_all(verbs, [code for codes in missing for code in codes])
+    loads = yield from _load_all(verbs, missing)
     again: list[int] = []
     for at, codes in enumerate(missing):
         failed = _failure(calls[at], codes, loads)
@@ -83,6 +90,8 @@ def _missing(call: Call[Any], outcome: object) -> Sequence[str]:
         return ()
     if isinstance(outcome, VoucherNotFound):
         return outcome.codes
+    if isinstance(outcome, NotDurable):
+        outcome = outcome.result
     validations = (
         [outcome]
         if isinstance(outcome, Validation)
@@ -93,29 +102,37 @@ def _missing(call: Call[Any], outcome: object) -> Sequence[str]:
     return [each.code for each in validations if each.reason == "not_found"]
 
 
-def _load_all(verbs: Verbs, codes: Iterable[str]) -> Steps[dict[str, bool | Exception]]:
-    """For each code whether it was loaded, or the error of the loader or of the put."""
-    loads: dict[str, bool | Exception] = {}
-    for code in dict.fromkeys(codes):
+def _load_all(verbs: Verbs, missing: Sequence[Sequence[str]]) -> Steps[dict[str, _Load]]:
+    """For each code that a call misses, what came of it. All are asked for before any is put.
+
+    Nothing is put for a call that misses a voucher which the loader cannot bring.
+    """
+    loads: dict[str, _Load] = {}
+    for code in dict.fromkeys(chain.from_iterable(missing)):
         try:
-            loads[code] = yield from _load(verbs, code)
+            (given,) = yield Ask(code)
+            loads[code] = None if given is None else verbs.put_voucher(*_loaded(code, given), "keep")
         except Exception as error:  # the loader can raise any
             loads[code] = error
+    for codes in missing:
+        if any(isinstance(loads[code], Exception) for code in codes):
+            continue
+        for code in codes:
+            if isinstance(put := loads[code], Call):
+                loads[code] = yield from _put(put)
     return loads
 
 
-def _load(verbs: Verbs, code: str) -> Steps[bool]:
-    """Ask for a voucher and put it, unless another has put it meanwhile. False if the loader does not know it either."""
-    given = yield Ask(code)
-    if given is None:
-        return False
-    put = verbs.put_voucher(*_loaded(code, given), "keep")
+def _put(put: Call[VoucherState]) -> Steps[_Load]:
+    """Put what the loader brought, unless another has put it meanwhile."""
     try:
         yield put
     except (OutcomeUnknown, ServerUnavailable) as error:
-        raise _PutFailed(error) from None
+        return _PutFailed(error)
     except NotDurable:  # the voucher is there; whether the call itself is durable is asked of the call
         pass
+    except Exception as error:
+        return error
     return True
 
 
@@ -129,10 +146,18 @@ def _loaded(code: str, given: object) -> tuple[Voucher, Used | None]:
     return voucher, None if used is None else checked_model("loader", Used, used)
 
 
-def _failure(call: Call[Any], codes: Iterable[str], loads: Mapping[str, bool | Exception]) -> Exception | None:
+def _failure(call: Call[Any], codes: Iterable[str], loads: Mapping[str, _Load]) -> Exception | None:
     """The first error of loading one of the codes. A lost reply of the put is one of the call that needs the voucher."""
     failed = next((load for load in map(loads.__getitem__, codes) if isinstance(load, Exception)), None)
     if not isinstance(failed, _PutFailed):
         return failed
-    call.may_have_run = call.changes and isinstance(failed.error, OutcomeUnknown)
-    return call.error_for(failed.error)
+    if isinstance(failed.error, ServerUnavailable):
+        problem = failed.error.problem
+    elif call.changes:
+        call.may_have_run = True
+        return call.error_for(failed.error)
+    else:
+        problem = str(failed.error.__cause__)
+    unavailable = ServerUnavailable(call.verb, call.codes, problem)
+    unavailable.__cause__ = failed.error.__cause__  # the client's own error
+    return unavailable

@@ -18,7 +18,8 @@ class Ask(NamedTuple):
 
 Step = Call[Any] | list[Call[Any]] | Ask
 # Yields steps, receives the outcome of each, and returns the result of the whole. The outcome is the result of a call,
-# for a list the list of their results and errors, or what the loader returned. An error of the step is raised there.
+# for a list the list of their results and errors, or what the loader returned, as a tuple of one: it may be an exception.
+# An error of the step is raised there.
 Steps = Generator[Step, Any, T]
 # The same for a walk over many items: what it yields besides calls are the items that were found.
 Walk = Generator[Call[Any] | tuple[T, ...], Any, None]

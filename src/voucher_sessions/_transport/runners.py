@@ -71,7 +71,7 @@ class Runner:
                 found = self._loader(step.code)
                 if iscoroutine(found):
                     found.close()  # so that Python does not warn that it was never awaited; it is refused as any value
-                return found
+                return (found,)
             return self._transport.run(step) if isinstance(step, Call) else self._transport.run_all(step)
         except Exception as error:  # the generator raises it again, unless it knows what to do
             return error
@@ -127,7 +127,7 @@ class AsyncRunner:
         try:
             if isinstance(step, Ask):
                 found = self._loader(step.code)
-                return await found if isawaitable(found) else found
+                return (await found if isawaitable(found) else found,)
             if isinstance(step, Call):
                 return await self._transport.run(step)
             return await self._transport.run_all(step)

@@ -1,0 +1,617 @@
+"""DESIGN.md 3.20: ``extend`` and ``extend_stack`` set a new expiry and nothing else; ``get_session`` reads a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import fakeredis
+import pytest
+import time_machine
+from conftest import Backend, Clock
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.model import LINGER_MS
+
+from behaviour.test_blocked_stacks import CODES, write_foreign_value
+from behaviour.test_semantics import KEYS, figures, lock, plant_expired_locks
+from voucher_sessions import (
+    ActiveSession,
+    CorruptState,
+    InvalidRequest,
+    Redeemable,
+    SessionNotFound,
+    Voucher,
+    VoucherNotFound,
+    VoucherSessions,
+)
+from voucher_sessions._core.call import Call
+from voucher_sessions._core.keys import Keys
+from voucher_sessions._core.verbs import Verbs
+
+CALLS = Verbs(Keys("vs"))
+MS: Any = "MILLISECONDS"
+WEEK_MS = 7 * 86_400_000
+NOT_OF_THE_SESSION = {"remaining_ms", "ttl", "ttl_unit"}
+on_fakeredis = pytest.mark.parametrize("backend", ["fakeredis"], indirect=True)
+only_or_beside = pytest.mark.parametrize("beside", [(), ("x", "y")], ids=["the only lock", "beside others"])
+
+
+def facts(session: ActiveSession | None) -> dict[str, Any]:
+    assert session is not None
+    return session.model_dump(exclude=NOT_OF_THE_SESSION)
+
+
+def expiry_ms(session: ActiveSession) -> int:
+    return round(session.expires_at.timestamp() * 1000)
+
+
+@pytest.fixture
+def gift(engine: VoucherSessions) -> VoucherSessions:
+    engine.put_voucher(Voucher(code="GIFT", quantity=3, credits=1000, points=100))
+    return engine
+
+
+@pytest.fixture
+def alone(backend: Backend) -> VoucherSessions:
+    """A sync engine, for what does not depend on the kind of engine."""
+    engine = VoucherSessions(backend.client())
+    engine.put_voucher(Voucher(code="GIFT", quantity=3, credits=1000, points=100))
+    return engine
+
+
+def locked_with(engine: VoucherSessions, beside: tuple[str, ...], code: str = "GIFT") -> ActiveSession:
+    """The session ``cart`` of 60 s, beside locks of others."""
+    for key in beside:
+        assert engine.validate(code, credits=5, session=lock(key, 50_000)).valid
+    session = engine.validate(code, credits=30, points=4, session=lock("cart", 60_000)).session
+    assert session is not None
+    return session
+
+
+def assert_nothing_differs(engine: VoucherSessions, code: str = "GIFT") -> None:
+    audit = engine.audit(code)
+    assert (audit.differs, audit.expiries_agree) == (False, True)
+
+
+# --- extend ---------------------------------------------------------------------------------------------------------
+
+
+@only_or_beside
+def test_only_the_expiry_changes(
+    gift: VoucherSessions, backend: Backend, clock: Clock, beside: tuple[str, ...]
+) -> None:
+    before, totals = facts(locked_with(gift, beside)), figures(gift, "GIFT")
+    for ttl_ms in (90_000, 20_000):
+        begun = clock.now_ms()
+        session = gift.extend("GIFT", "cart", ttl=ttl_ms, ttl_unit=MS)
+        assert begun + ttl_ms <= expiry_ms(session) <= clock.now_ms() + ttl_ms
+        assert expiry_ms(session) - clock.now_ms() <= session.remaining_ms <= ttl_ms
+        assert (session.ttl, session.ttl_unit) == (ttl_ms, MS)
+        assert facts(session) == before | {"expires_at": session.expires_at}
+        assert facts(gift.get_session("GIFT", "cart")) == facts(session)
+        assert {each.key: facts(each) for each in gift.list_sessions("GIFT")}["cart"] == facts(session)
+        assert figures(gift, "GIFT") == totals
+        assert_nothing_differs(gift)
+        assert backend.admin.pexpiretime("vs:{GIFT}:session:cart") == expiry_ms(session)
+        if beside:
+            assert backend.admin.pexpiretime("vs:{GIFT}:locks") - LINGER_MS >= expiry_ms(session)
+
+
+@on_fakeredis
+@only_or_beside
+def test_a_session_is_extended_up_to_the_millisecond_of_its_expiry(
+    alone: VoucherSessions, backend: Backend, clock: Clock, beside: tuple[str, ...]
+) -> None:
+    clock.reach(expiry_ms(locked_with(alone, beside)) - 1)
+    session = alone.extend("GIFT", "cart", ttl=0.0201, ttl_unit="SECONDS")
+    assert session.remaining_ms == 21, "rounded up"
+    clock.advance(20)
+    assert alone.get_session("GIFT", "cart").remaining_ms == 1
+    clock.advance(1)
+    before = backend.contents()
+    calls: list[Callable[[], object]] = [
+        lambda: alone.extend("GIFT", "cart"),
+        lambda: alone.get_session("GIFT", "cart"),
+    ]
+    for call in calls:
+        with pytest.raises(SessionNotFound):
+            call()
+    assert backend.contents() == before
+    assert figures(alone, "GIFT")["credits"] == (1000, 0, 0, 1000)
+
+
+@only_or_beside
+def test_a_lock_that_was_shortened_is_free_for_others_at_its_new_expiry(
+    alone: VoucherSessions, clock: Clock, beside: tuple[str, ...]
+) -> None:
+    locked_with(alone, beside)
+    session = alone.extend("GIFT", "cart", ttl=40, ttl_unit=MS)
+    rest = 1000 - 5 * len(beside)
+    clock.reach(expiry_ms(session))
+    assert alone.validate("GIFT", credits=rest, session=lock("other")).valid
+    assert_nothing_differs(alone)
+
+
+@on_fakeredis
+@only_or_beside
+def test_a_refusal_says_when_the_extended_lock_expires(alone: VoucherSessions, beside: tuple[str, ...]) -> None:
+    locked_with(alone, beside)
+    for ttl_ms, retry_after_ms in ((90_000, 50_000 if beside else 90_000), (7_000, 7_000)):
+        alone.extend("GIFT", "cart", ttl=ttl_ms, ttl_unit=MS)
+        refused = alone.validate("GIFT", credits=1000)
+        assert (refused.locked_by_others, refused.retry_after_ms) == (True, retry_after_ms)
+
+
+@only_or_beside
+def test_limits_are_not_looked_at(alone: VoucherSessions, beside: tuple[str, ...]) -> None:
+    locked_with(alone, beside)
+    alone.put_voucher(Voucher(code="GIFT", quantity=0))
+    assert alone.extend("GIFT", "cart", ttl=90_000, ttl_unit=MS).credits == 30
+    assert figures(alone, "GIFT")["credits"] == (0, 0, 30 + 5 * len(beside), 0)
+    assert [each.credits for each in alone.extend_stack(["GIFT"], "cart")] == [30]
+
+
+@pytest.mark.parametrize("how", ["never made", "released", "redeemed", "expired", "of another voucher", "put anew"])
+@only_or_beside
+def test_a_session_that_is_not_live_is_not_found(
+    alone: VoucherSessions, backend: Backend, clock: Clock, how: str, beside: tuple[str, ...]
+) -> None:
+    alone.put_voucher(Voucher(code="OTHER"))
+    if how != "never made":
+        locked_with(alone, beside)
+    if how == "released":
+        alone.release("GIFT", "cart")
+    elif how == "redeemed":
+        alone.redeem("GIFT", session="cart")
+    elif how == "expired":
+        clock.reach(expiry_ms(alone.extend("GIFT", "cart", ttl=1, ttl_unit=MS)) + 1)
+    elif how == "put anew":
+        alone.delete_voucher("GIFT")
+        alone.put_voucher(Voucher(code="GIFT", credits=500))
+    code = "OTHER" if how == "of another voucher" else "GIFT"
+    before = backend.contents()
+    for call in (
+        lambda: alone.extend(code, "cart", ttl=1, ttl_unit="DAYS"),
+        lambda: alone.extend_stack([code], "cart"),
+        lambda: alone.get_session(code, "cart"),
+    ):
+        with pytest.raises(SessionNotFound) as missing:
+            call()
+        assert (missing.value.session_key, missing.value.codes) == ("cart", (code,))
+    assert backend.contents() == before
+
+
+@pytest.mark.parametrize("was_deleted", [False, True])
+def test_no_such_voucher(alone: VoucherSessions, backend: Backend, was_deleted: bool) -> None:
+    """Also if the key of a session of it is still there."""
+    code = "GIFT" if was_deleted else "NOBODY"
+    if was_deleted:
+        locked_with(alone, ())
+        alone.delete_voucher("GIFT")
+    before = backend.contents()
+    for call in (
+        lambda: alone.extend(code, "cart"),
+        lambda: alone.extend_stack([code], "cart"),
+        lambda: alone.get_session(code, "cart"),
+    ):
+        with pytest.raises(VoucherNotFound) as missing:
+            call()
+        assert missing.value.codes == (code,)
+    assert backend.contents() == before
+
+
+def test_any_session_key(alone: VoucherSessions) -> None:
+    for at, key in enumerate(KEYS):
+        code = f"V{at}"
+        alone.put_voucher(Voucher(code=code, credits=100))
+        alone.validate(code, credits=7, session=lock(key, 60_000))
+        assert (alone.extend(code, key).key, alone.get_session(code, key).credits) == (key, 7)
+        alone.validate(code, session=lock("beside"))
+        assert alone.extend(code, key).credits == 7
+        assert alone.redeem(code, session=key).credits == 7
+
+
+# --- The time to live -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "ttl", "ms"),
+    [
+        ({}, (7, "DAYS"), WEEK_MS),
+        ({"default_ttl": 900}, (15, "MINUTES"), 900_000),
+        ({"max_ttl": timedelta(minutes=5)}, (5, "MINUTES"), 300_000),
+    ],
+)
+def test_without_ttl_it_is_the_engines_default(
+    make_engine: Callable[..., VoucherSessions], options: dict[str, Any], ttl: tuple[int, str], ms: int
+) -> None:
+    engine = make_engine(**options)
+    engine.put_voucher(Voucher(code="GIFT", credits=100))
+    engine.validate("GIFT", session=lock("cart", 10_000))
+    for session in (engine.extend("GIFT", "cart"), *engine.extend_stack(["GIFT"], "cart")):
+        assert (session.ttl, session.ttl_unit) == ttl
+        assert ms - 1000 < session.remaining_ms <= ms
+
+
+def test_max_ttl_applies(make_engine: Callable[..., VoucherSessions], backend: Backend) -> None:
+    engine = make_engine(max_ttl=timedelta(minutes=15))
+    engine.put_voucher(Voucher(code="GIFT", credits=100))
+    engine.validate("GIFT", session=lock("cart", 10_000))
+    before = backend.contents()
+    too_long: list[tuple[float, Any]] = [(900_001, "MILLISECONDS"), (15.0000001, "MINUTES"), (1, "DAYS")]
+    for ttl, unit in too_long:
+        arguments = {"session_key": "cart", "ttl": ttl, "ttl_unit": unit}
+        assert refused_field(engine.extend, {"code": "GIFT", **arguments}) == "ttl"
+        assert refused_field(engine.extend_stack, {"codes": ["GIFT"], **arguments}) == "ttl"
+    with pytest.raises(InvalidRequest, match="max_ttl of the engine"):
+        engine.extend("GIFT", "cart", ttl=1, ttl_unit="DAYS")
+    assert backend.contents() == before
+    assert engine.extend("GIFT", "cart", ttl=15, ttl_unit="MINUTES").ttl == 15
+
+
+UNITS: list[Any] = ["", "days", "WEEKS", 5, True, []]
+BAD: list[tuple[str, dict[str, Any]]] = [
+    *(("ttl", {"ttl": ttl, "ttl_unit": "DAYS"}) for ttl in (0, -1, float("nan"), float("inf"), "5", True, 3651, b"5")),
+    ("ttl", {"ttl": None, "ttl_unit": "DAYS"}),
+    ("ttl", {"ttl": 5, "ttl_unit": None}),
+    *(("ttl_unit", {"ttl": 5, "ttl_unit": unit}) for unit in UNITS),
+    *(("session_key", {"session_key": key}) for key in ("", " ", None, 5, b"cart", "x" * 257, "\ud800", ["cart"])),
+    *(("code", {"code": code}) for code in ("", None, 5, "x" * 257)),
+]
+
+
+@on_fakeredis
+def test_bad_input_is_named(gift: VoucherSessions, backend: Backend) -> None:
+    locked_with(gift, ())
+    before = backend.contents()
+    pipe = gift.pipeline()
+    for field, values in BAD:
+        named = {"code": "GIFT", "session_key": "cart"} | values
+        for target in (gift, pipe):
+            assert refused_field(target.extend, named) == field, values
+            of_stack = {("codes" if name == "code" else name): value for name, value in named.items()}
+            of_stack["codes"] = [named["code"]]
+            assert refused_field(target.extend_stack, of_stack) == field.replace("code", "codes.0"), values
+            if field in ("code", "session_key"):
+                assert refused_field(target.get_session, named) == field, values
+    assert len(pipe) == 0
+    assert backend.contents() == before
+
+
+def refused_field(call: Callable[..., object], arguments: dict[str, Any]) -> str:
+    with pytest.raises(InvalidRequest) as refused:
+        call(**arguments)
+    field: str = refused.value.field
+    return field
+
+
+# --- Retries of a client --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def send(backend: Backend) -> Callable[[Call[Any]], Any]:
+    """Sends a call as a client does that got no reply: as often as the test likes."""
+
+    def send(call: Call[Any]) -> Any:
+        return call.result(backend.admin.execute_command(*call.eval_command()))
+
+    return send
+
+
+def deleted_and_put(engine: VoucherSessions) -> None:
+    engine.delete_voucher("GIFT")
+    engine.put_voucher(Voucher(code="GIFT", credits=9))
+
+
+MEANWHILE: dict[str, Callable[[VoucherSessions], object]] = {
+    "nothing": lambda engine: None,
+    "released": lambda engine: engine.release("GIFT", "cart"),
+    "redeemed": lambda engine: engine.redeem("GIFT", session="cart"),
+    "deleted": lambda engine: engine.delete_voucher("GIFT"),
+    "put anew": deleted_and_put,
+    "a lock beside": lambda engine: engine.validate("GIFT", session=lock("new", 70_000)),
+    "limits lowered": lambda engine: engine.put_voucher(Voucher(code="GIFT", quantity=0)),
+}
+
+
+@pytest.mark.parametrize("stacked", [False, True], ids=["extend", "extend_stack"])
+@pytest.mark.parametrize("meanwhile", MEANWHILE.values(), ids=list(MEANWHILE))
+@only_or_beside
+def test_a_retry_gets_the_first_result_and_changes_nothing(
+    alone: VoucherSessions,
+    backend: Backend,
+    send: Callable[[Call[Any]], Any],
+    clock: Clock,
+    meanwhile: Callable[[VoucherSessions], object],
+    beside: tuple[str, ...],
+    stacked: bool,
+) -> None:
+    locked_with(alone, beside)
+    alone.put_voucher(Voucher(code="B", points=7))
+    alone.validate("B", points=7, session=lock("cart", 60_000))
+    call: Call[Any] = (
+        CALLS.extend_stack(["GIFT", "B"], "cart", 90, "SECONDS")
+        if stacked
+        else CALLS.extend("GIFT", "cart", 90, "SECONDS")
+    )
+    first = send(call)
+    clock.advance(2)
+    meanwhile(alone)
+    before = backend.contents()
+    again = send(call)
+    assert list(map(facts, again if stacked else [again])) == list(map(facts, first if stacked else [first]))
+    assert backend.contents() == before
+
+
+def test_a_retry_does_not_undo_a_later_change(
+    alone: VoucherSessions, backend: Backend, send: Callable[[Call[Any]], Any]
+) -> None:
+    """Up to three calls later, its call id is still known."""
+    locked_with(alone, ())
+    call = CALLS.extend("GIFT", "cart", 90, "SECONDS")
+    send(call)
+    alone.extend("GIFT", "cart", ttl=40, ttl_unit="SECONDS")
+    alone.validate("GIFT", credits=70, session=lock("cart", 30_000))
+    later = alone.extend("GIFT", "cart", ttl=20, ttl_unit="SECONDS")
+    before = backend.contents()
+    assert facts(send(call)) == facts(later)
+    assert backend.contents() == before
+
+
+def test_a_retry_of_a_stack_of_which_one_session_is_forgotten(
+    alone: VoucherSessions, backend: Backend, send: Callable[[Call[Any]], Any], clock: Clock
+) -> None:
+    """Other calls have made B's session end at once, and its key is gone with the call id; or B is deleted, too."""
+    alone.put_voucher(Voucher(code="B", points=7))
+    alone.validate_stack(["GIFT", "B"], session=lock("cart", 60_000))
+    call = CALLS.extend_stack(["GIFT", "B"], "cart", 90, "SECONDS")
+    first = send(call)
+    alone.validate("B", points=7, session=lock("x"))
+    for ttl in (50, 40, 30, 20):
+        live = alone.extend("B", "cart", ttl=ttl, ttl_unit="SECONDS")
+    before = backend.contents()
+    assert list(map(facts, send(call))) == [facts(first[0]), facts(live)], "the session as it is"
+    assert backend.contents() == before
+    clock.reach(expiry_ms(alone.extend("B", "cart", ttl=1, ttl_unit=MS)) + 1)
+    backend.admin.exists("vs:{B}:session:cart")
+    before = backend.contents()
+    with pytest.raises(SessionNotFound) as not_live:
+        send(call)
+    assert not_live.value.codes == ("B",)
+    assert backend.contents() == before
+    alone.delete_voucher("B")
+    with pytest.raises(VoucherNotFound) as missing:
+        send(call)
+    assert missing.value.codes == ("B",)
+    assert facts(alone.get_session("GIFT", "cart")) == facts(first[0])
+
+
+# --- A clock that goes back -----------------------------------------------------------------------------------------
+
+
+@on_fakeredis
+@only_or_beside
+@pytest.mark.parametrize("back_ms", [1, 5000])
+def test_a_lock_that_was_taken_out_stays_dead(
+    alone: VoucherSessions, backend: Backend, clock: Clock, beside: tuple[str, ...], back_ms: int
+) -> None:
+    locked_with(alone, beside)
+    clock.reach(expiry_ms(alone.extend("GIFT", "cart", ttl=30_000, ttl_unit=MS)))
+    alone.validate("GIFT", credits=900, session=lock("other", 90_000))
+    clock.advance(-back_ms)
+    assert backend.admin.exists("vs:{GIFT}:session:cart")
+    before = backend.contents()
+    for call in (
+        lambda: alone.extend("GIFT", "cart"),
+        lambda: alone.extend_stack(["GIFT"], "cart"),
+        lambda: alone.get_session("GIFT", "cart"),
+    ):
+        with pytest.raises(SessionNotFound):
+            call()
+    assert backend.contents() == before
+    assert "cart" not in {each.key for each in alone.iter_sessions("GIFT")}
+    assert alone.extend("GIFT", "other").credits == 900, "a lock that is in the book, or in the index, is live"
+    assert_nothing_differs(alone)
+
+
+@on_fakeredis
+@only_or_beside
+def test_a_lock_that_nobody_took_out_is_live_again(
+    alone: VoucherSessions, clock: Clock, beside: tuple[str, ...]
+) -> None:
+    locked_with(alone, beside)
+    clock.reach(expiry_ms(alone.extend("GIFT", "cart", ttl=30_000, ttl_unit=MS)))
+    with pytest.raises(SessionNotFound):
+        alone.extend("GIFT", "cart")
+    clock.advance(-1)
+    assert alone.get_session("GIFT", "cart").remaining_ms == 1
+    assert alone.extend("GIFT", "cart", ttl=10_000, ttl_unit=MS).credits == 30
+    clock.advance(9_999)
+    assert alone.redeem("GIFT", session="cart").credits == 30
+    assert_nothing_differs(alone)
+
+
+def test_the_only_lock_without_its_session_key_is_extended(alone: VoucherSessions, backend: Backend) -> None:
+    """The server's clock was ahead for a while and dropped the key: the voucher's own key still has the lock."""
+    before = locked_with(alone, ())
+    assert backend.admin.delete("vs:{GIFT}:session:cart")
+    assert facts(alone.get_session("GIFT", "cart")) == facts(before)
+    session = alone.extend("GIFT", "cart", ttl=90_000, ttl_unit=MS)
+    assert facts(session) == facts(before) | {"expires_at": session.expires_at}
+    assert 60_000 < backend.admin.pttl("vs:{GIFT}:session:cart") <= 90_000, "the key is there again"
+    with pytest.raises(SessionNotFound):
+        alone.extend("GIFT", "other")
+    assert_nothing_differs(alone)
+
+
+# --- Stacks ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cart_engine(engine: VoucherSessions) -> VoucherSessions:
+    """A has the only lock, B and C have others beside; D has no lock of the session."""
+    for code, locks in (("A", ()), ("B", ("x",)), ("C", ("x", "y")), ("D", ("x",))):
+        engine.put_voucher(Voucher(code=code, credits=100))
+        for key in locks:
+            engine.validate(code, credits=9, session=lock(key))
+    stack = [Redeemable(code="A", credits=1), Redeemable(code="B", credits=2), Redeemable(code="C", credits=3)]
+    assert engine.validate_stack(stack, session=lock("cart", 60_000)).valid
+    return engine
+
+
+def test_a_stack_gets_one_expiry(cart_engine: VoucherSessions) -> None:
+    totals = [figures(cart_engine, code) for code in CODES]
+    sessions = cart_engine.extend_stack(["C", "A", "B"], "cart", ttl=90, ttl_unit="SECONDS")
+    assert [each.credits for each in sessions] == [3, 1, 2]
+    assert {each.expires_at for each in sessions} == {sessions[0].expires_at}
+    assert {(each.key, each.quantity, each.ttl, each.ttl_unit) for each in sessions} == {("cart", 1, 90, "SECONDS")}
+    assert 89_000 < sessions[0].remaining_ms <= 90_000
+    for code, session in zip(["C", "A", "B"], sessions, strict=True):
+        assert facts(cart_engine.get_session(code, "cart")) == facts(session)
+        assert_nothing_differs(cart_engine, code)
+    assert [figures(cart_engine, code) for code in CODES] == totals
+
+
+@pytest.mark.parametrize(
+    ("codes", "error", "named"),
+    [
+        (["A", "D", "B"], SessionNotFound, ("D",)),
+        (["A", "N", "B", "D", "M"], VoucherNotFound, ("N", "M")),
+        (["N", "A"], VoucherNotFound, ("N",)),
+    ],
+)
+def test_of_a_stack_all_or_none(
+    cart_engine: VoucherSessions, backend: Backend, codes: list[str], error: Any, named: tuple[str, ...]
+) -> None:
+    before = backend.contents()
+    with pytest.raises(error) as refused:
+        cart_engine.extend_stack(codes, "cart")
+    assert refused.value.codes == named
+    assert backend.contents() == before
+
+
+@pytest.mark.parametrize("codes", [[], "A", None, ["A", "A"], [f"c{at}" for at in range(31)]], ids=str)
+@on_fakeredis
+def test_the_codes_of_a_stack_are_1_to_30(cart_engine: VoucherSessions, codes: Any) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        cart_engine.extend_stack(codes, "cart")
+    assert refused.value.field == "codes"
+
+
+@pytest.mark.parametrize("key", ["vs:{%s}", "vs:{%s}:session:cart", "vs:{%s}:locks"])
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("kind", ["list", "text"])
+@only_or_beside
+def test_a_key_of_something_else_leaves_nothing_half_done(
+    backend: Backend, key: str, code: str, kind: str, beside: tuple[str, ...]
+) -> None:
+    engine = VoucherSessions(backend.client())
+    for each in CODES:
+        engine.put_voucher(Voucher(code=each, credits=100, points=100))
+        locked_with(engine, beside, each)
+    write_foreign_value(backend.admin, key % code, kind)
+    before = backend.contents()
+    with pytest.raises(CorruptState):
+        engine.extend_stack(CODES, "cart", ttl=90_000, ttl_unit=MS)
+    assert backend.contents() == before
+    if key.endswith("locks") and not beside:
+        assert engine.extend(code, "cart", ttl=90_000, ttl_unit=MS).credits == 30, "the only lock needs no index"
+        return
+    with pytest.raises(CorruptState):
+        engine.extend(code, "cart", ttl=90_000, ttl_unit=MS)
+    assert backend.contents() == before
+
+
+def test_expired_locks_that_nobody_has_taken_out_are_no_obstacle(backend: Backend) -> None:
+    """They are left to the calls that ask for what is available."""
+    engine = VoucherSessions(backend.client())
+    engine.put_voucher(Voucher(code="GIFT", credits=1000))
+    engine.validate("GIFT", credits=30, session=lock("cart", 60_000))
+    plant_expired_locks(backend, "GIFT", 600)
+    assert engine.extend("GIFT", "cart", ttl=90, ttl_unit="SECONDS").credits == 30
+    assert figures(engine, "GIFT")["credits"] == (1000, 0, 30, 970)
+    assert_nothing_differs(engine)
+
+
+def test_in_a_pipeline(gift: VoucherSessions, execute: Callable[..., list[Any]]) -> None:
+    pipe = gift.pipeline()
+    pipe.validate("GIFT", credits=30, session=lock("cart", 60_000))
+    pipe.extend("GIFT", "cart", ttl=90, ttl_unit="SECONDS").get_session("GIFT", "cart")
+    pipe.extend("GIFT", "other").extend_stack(["GIFT", "NOBODY"], "cart").get_session("NOBODY", "cart")
+    pipe.extend_stack(["GIFT"], "cart", ttl=80, ttl_unit="SECONDS").get_session("GIFT", "cart")
+    _, longer, read, no_session, no_voucher, not_read, (shorter,), last = execute(pipe, raise_on_error=False)
+    assert facts(read) == facts(longer)
+    assert facts(last) == facts(shorter)
+    assert 5_000 < (longer.expires_at - shorter.expires_at).total_seconds() * 1000 <= 10_000
+    assert list(map(type, (no_session, no_voucher, not_read))) == [SessionNotFound, VoucherNotFound, VoucherNotFound]
+
+
+# --- get_session ----------------------------------------------------------------------------------------------------
+
+
+@only_or_beside
+def test_get_session_returns_what_validate_returned(
+    gift: VoucherSessions, backend: Backend, beside: tuple[str, ...]
+) -> None:
+    validated = locked_with(gift, beside)
+    before = backend.contents()
+    session = gift.get_session("GIFT", "cart")
+    assert facts(session) == facts(validated)
+    assert (session.ttl, session.ttl_unit) == (None, None)
+    assert 0 < session.remaining_ms <= validated.remaining_ms
+    assert backend.contents() == before
+    gift.validate("GIFT", credits=1001, session=lock("cart"))
+    assert facts(gift.get_session("GIFT", "cart")) == facts(validated), "a refused override leaves it as it was"
+    gift.validate("GIFT", points=9, session=lock("cart", 70_000))
+    session = gift.get_session("GIFT", "cart")
+    assert (session.credits, session.points) == (0, 9)
+
+
+# --- extend is validate of the same amounts, without limits ---------------------------------------------------------
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["validate", "extend", "extend", "release", "wait", "read"]),
+        st.sampled_from(["a", "b", "c"]),
+        st.sampled_from([1, 5, 10, 10, 50]),
+        st.sampled_from([0, 3]),
+    ),
+    min_size=4,
+    max_size=15,
+)
+
+
+@settings(max_examples=20, deadline=None)
+@given(STEPS)
+def test_it_leaves_what_validating_the_same_amounts_again_leaves(steps: list[tuple[str, str, int, int]]) -> None:
+    def seen(extend: Callable[[VoucherSessions, str, int], object]) -> list[Any]:
+        engine = VoucherSessions(fakeredis.FakeRedis(server=fakeredis.FakeServer()))
+        engine.put_voucher(Voucher(code="GIFT", quantity=None, credits=1000))
+        results: list[Any] = []
+        with time_machine.travel(datetime(2026, 11, 21, tzinfo=UTC), tick=False) as traveller:
+            for verb, key, ms, credits in steps:
+                if verb == "validate":
+                    engine.validate("GIFT", credits=credits, session=lock(key, ms))
+                elif verb == "release":
+                    results.append(engine.release("GIFT", key).released)
+                elif verb == "wait":
+                    traveller.shift(ms / 1000)
+                elif verb == "read":
+                    results.append((engine.get_voucher("GIFT"), engine.audit("GIFT")))
+                else:
+                    try:
+                        results.append(extend(engine, key, ms))
+                    except SessionNotFound:
+                        results.append(None)
+                results.append(engine.list_sessions("GIFT"))
+            results.append((engine.get_voucher("GIFT"), engine.audit("GIFT")))
+        return results
+
+    def by_validate(engine: VoucherSessions, key: str, ms: int) -> object:
+        session = engine.get_session("GIFT", key)
+        return engine.validate("GIFT", credits=session.credits, session=lock(key, ms)).session
+
+    assert seen(lambda engine, key, ms: engine.extend("GIFT", key, ttl=ms, ttl_unit=MS)) == seen(by_validate)
