@@ -116,7 +116,9 @@ def test_public_names_are_described_without_references_to_unpublished_documents(
     assert not re.search(r"(?i)\bDESIGN\b|semantics \d|\bseed\b", text)
 
 
-@pytest.mark.parametrize("name", ["put_voucher", "adjust", "delete_voucher", "validate", "extend", "redeem", "release", "rollback"])
+@pytest.mark.parametrize(
+    "name", ["put_voucher", "adjust", "delete_voucher", "validate", "extend", "redeem", "release", "rollback"]
+)
 def test_a_verb_that_changes_something_says_what_a_lost_reply_means(name: str) -> None:
     for verb in (name, f"{name}_stack"):
         if verb in ENGINE:
