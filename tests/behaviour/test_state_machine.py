@@ -366,7 +366,7 @@ class Machine(RuleBasedStateMachine):
 
     def extend_to(self, codes: list[str], key: str, ttl_ms: int | None) -> None:
         """A stack is extended as a whole, or not at all."""
-        ttl = {} if ttl_ms is None else {"ttl": ttl_ms, "ttl_unit": "MILLISECONDS"}
+        ttl: dict[str, Any] = {} if ttl_ms is None else {"ttl": ttl_ms, "ttl_unit": "MILLISECONDS"}
         expected_ttl_ms = self.default_ttl_ms if ttl_ms is None else ttl_ms
         now = self.now()
 

@@ -191,7 +191,7 @@ def test_a_row_with_its_session_key_ends_that_lock(gift: VoucherSessions, others
 
 
 @pytest.mark.parametrize("ended", [{"rolled_back": True}, {}])
-def test_the_lock_ends_whatever_is_counted(gift: VoucherSessions, ended: dict[str, bool]) -> None:
+def test_the_lock_ends_whatever_is_counted(gift: VoucherSessions, ended: dict[str, Any]) -> None:
     gift.validate("GIFT", credits=30, session=lock("cart"))
     import_redemptions(gift, [row(session_key="cart", **ended)], count=False)
     assert figures(gift, "GIFT")["credits"] == (1000, 0, 0, 1000)
@@ -227,12 +227,13 @@ def test_a_lock_that_has_expired_is_no_obstacle(gift: VoucherSessions, clock: Cl
 
 def test_a_repeated_redemption_is_recognised(gift: VoucherSessions) -> None:
     import_redemptions(gift, [row(session_key="cart", redeemed_at=AT)], count=True)
-    for given in ({"credits": 30}, {"credits": 30, "points": 0}, {}):
-        again = gift.redeem("GIFT", session="cart", redemption_id="order", **given)
+    amounts: Any
+    for amounts in ({"credits": 30}, {"credits": 30, "points": 0}, {}):
+        again = gift.redeem("GIFT", session="cart", redemption_id="order", **amounts)
         assert (again.replayed, again.credits, again.redeemed_at) == (True, 30, AT)
-    for other in ({"credits": 31}, {"points": 1}):
+    for amounts in ({"credits": 31}, {"points": 1}):
         with pytest.raises(RedemptionConflict):
-            gift.redeem("GIFT", session="cart", redemption_id="order", **other)
+            gift.redeem("GIFT", session="cart", redemption_id="order", **amounts)
     assert figures(gift, "GIFT")["credits"] == (1000, 30, 0, 970)
 
 

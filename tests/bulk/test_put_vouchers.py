@@ -21,7 +21,7 @@ from voucher_sessions import (
     VoucherExists,
     VoucherSessions,
 )
-from voucher_sessions.bulk import BulkReport, put_vouchers
+from voucher_sessions.bulk import BulkReport, VoucherRow, put_vouchers
 
 put_any: Any = put_vouchers  # takes what type checkers refuse
 
@@ -35,7 +35,10 @@ def report(new: int = 0, known: int = 0) -> BulkReport:
 
 
 def test_rows_are_put_with_what_is_used_of_them(engine: VoucherSessions) -> None:
-    rows = [Voucher(code="A", quantity=3), (Voucher(code="B", credits=100, points=7), Used(quantity=2, credits=60))]
+    rows: list[VoucherRow] = [
+        Voucher(code="A", quantity=3),
+        (Voucher(code="B", credits=100, points=7), Used(quantity=2, credits=60)),
+    ]
     assert put_vouchers(engine, rows) == report(new=2)
     assert figures(engine, "A")["quantity"] == (3, 0, 0, 3)
     assert figures(engine, "B")["credits"] == (100, 60, 0, 40)
@@ -76,7 +79,7 @@ def test_interrupted_in_the_middle_and_run_again(engine: VoucherSessions) -> Non
 
 
 def test_keep_reports_other_limits_and_less_used(engine: VoucherSessions, backend: Backend) -> None:
-    rows = [
+    rows: list[VoucherRow] = [
         Voucher(code="LIMIT", credits=100),
         (Voucher(code="LESS", credits=100), Used(credits=20)),
         (Voucher(code="MORE", credits=100), Used(credits=20)),
@@ -109,7 +112,11 @@ def test_update_sets_limits_and_keeps_what_is_used_and_locked(engine: VoucherSes
     for code in ("A", "B"):
         engine.redeem(code, credits=10)
         engine.validate(code, credits=20, session={"type": "LOCK", "key": "cart"})
-    rows = [Voucher(code="A", credits=500), (Voucher(code="B", credits=500), Used(credits=3)), Voucher(code="C")]
+    rows: list[VoucherRow] = [
+        Voucher(code="A", credits=500),
+        (Voucher(code="B", credits=500), Used(credits=3)),
+        Voucher(code="C"),
+    ]
     assert put_vouchers(engine, rows, if_exists="update") == report(new=1, known=2)
     assert figures(engine, "A")["credits"] == (500, 10, 20, 470)
     assert figures(engine, "B")["credits"] == (500, 3, 20, 477)
@@ -191,11 +198,11 @@ def test_rows_that_are_no_rows(engine: VoucherSessions, backend: Backend, rows: 
     ],
 )
 def test_bad_parameters(engine: VoucherSessions, backend: Backend, name: str, value: object) -> None:
-    taken: list[Voucher] = []
+    rows = iter(vouchers(3))
     with pytest.raises(InvalidRequest) as refused:
-        put_any(engine, (taken.append(voucher) or voucher for voucher in vouchers(3)), **{name: value})
+        put_any(engine, rows, **{name: value})
     assert refused.value.field == name
-    assert not taken
+    assert len(list(rows)) == 3, "none was taken"
     assert not backend.keys()
 
 

@@ -146,7 +146,13 @@ def test_a_generator_of_many_rows(engine: VoucherSessions) -> None:
     rows = [{"code": "GIFT", "id": str(at), "credits": 1} for at in range(1, 50)]
     import_redemptions(engine, rows, count=True)
     taken: list[int] = []
-    differences = reconcile(engine, (taken.append(1) or each for each in [{**rows[0], "id": "lost"}, *rows[:-1]]))
+
+    def recorded() -> Iterator[dict[str, Any]]:
+        for each in [{**rows[0], "id": "lost"}, *rows[:-1]]:
+            taken.append(1)
+            yield each
+
+    differences = reconcile(engine, recorded())
     assert next(differences).kind == "no_receipt"
     assert len(taken) == CHUNK, "it reads on only as far as needed"
     assert [(each.kind, each.id) for each in differences] == [("no_row", "49")]

@@ -208,8 +208,8 @@ def test_exactly_once_while_the_table_grows_and_shrinks(engine: VoucherSessions,
     for told, state in enumerate(scan_vouchers(engine, batch=10)):
         seen[state.code] += 1
         if told % 150 == 75:
-            coming = {f"vs:{{comes-{told}-{at}}}": b"" for at in range(4000)}
-            value = backend.admin.get("vs:{stays-0}")
+            coming = [f"vs:{{comes-{told}-{at}}}" for at in range(4000)]
+            value: Any = backend.admin.get("vs:{stays-0}")
             backend.admin.mset(dict.fromkeys(coming, value))
         elif told % 150 == 149:
             backend.admin.delete(*coming)

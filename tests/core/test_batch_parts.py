@@ -57,7 +57,10 @@ def test_every_changing_verb_names_the_keys_that_it_changes() -> None:
         verbs.validate("A", 0, 0, session("k")),
         verbs.redeem("A", 1, 0, None, None, "raise"),
         verbs.release("A", "k"),
-        verbs.rollback("A", "o"),
+        verbs.rollback("A", "o", None, None, None),
+        verbs.rollback("A", "o", 1, None, None),
+        verbs.adjust("A", 1, 0, 0, None),
+        verbs.extend("A", "k", None, None),
     ):
         assert call.changed_keys, call
 

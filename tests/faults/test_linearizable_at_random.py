@@ -64,8 +64,10 @@ ARGS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
 PARTS = st.tuples(st.integers(1, 4), st.just(0)).map(list)
 PARTIAL_ROLLBACK = {"codes": CODES, "id": IDS, "part": PARTS, "rollback_id": IDS}
 CALLS = st.one_of(
-    st.tuples(st.just(verb), st.fixed_dictionaries(args))
-    for verb, args in [*ARGS.items(), ("rollback", PARTIAL_ROLLBACK)]
+    [
+        st.tuples(st.just(verb), st.fixed_dictionaries(args))
+        for verb, args in [*ARGS.items(), ("rollback", PARTIAL_ROLLBACK)]
+    ]
 )
 SETTINGS = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 

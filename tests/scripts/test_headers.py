@@ -130,6 +130,14 @@ SESSION: Final = Session(type=SessionType.LOCK, key="<key>", ttl=9, ttl_unit=Ttl
 BESIDE: Final = SESSION.model_copy(update={"key": "<another>"})
 STACK: Final = [Redeemable(code="CODE", credits=50, points=6), Redeemable(code="OTHER", credits=70, points=8)]
 EACH: Final[list[dict[str, object]]] = [{"credits": "50", "points": "6"}, {"credits": "70", "points": "8"}]
+
+
+def first(steps: Any) -> Call[Any]:
+    """The first of the calls that a verb makes."""
+    call: Call[Any] = next(steps)
+    return call
+
+
 calls: Final = Verbs(Keys("vs"), None)
 agreement = Verbs(Keys("vs", str), None).agree_on_partition()
 assert agreement
@@ -195,7 +203,7 @@ EXAMPLES: Final = [
         [{}, {}],
     ),
     Example(calls.list_sessions("CODE", 10), {"limit": "10", "from_ms": "0", "after": ""}),
-    Example(next(calls.iter_sessions("CODE", 9)), {"limit": "9", "from_ms": "0", "after": b""}),
+    Example(first(calls.iter_sessions("CODE", 9)), {"limit": "9", "from_ms": "0", "after": b""}),
     Example(calls.get_redemption("CODE", "<id>")),
     Example(calls.rollback("CODE", "<id>", 5, None, "<id>"), {"redemption_id": b"<id>", "credits": "5", "points": "0"}),
     Example(calls.rollback("CODE", "<id>", None, None, None), {}, [{}]),
@@ -220,7 +228,7 @@ EXAMPLES: Final = [
         session_key="",
     ),
     Example(calls.delete_voucher("CODE")),
-    Example(next(calls.audit("CODE")), {"from": "0", "most": "250"}),
+    Example(first(calls.audit("CODE")), {"from": "0", "most": "250"}),
     Example(
         audit._repair(Keys("vs"), "CODE", b"book", Locked(quantity=1, credits=2, points=3)),
         {"audited": b"book", "quantity": "1", "credits": "2", "points": "3"},
@@ -228,7 +236,7 @@ EXAMPLES: Final = [
     Example(agreement, {"fingerprint": ANY}),
     Example(calls.check_permissions("TAG"), {"trials": ANY}),
     Example(
-        next(calls.scanned_redemptions(Keys("vs").probe("TAG"), "CODE", 9)),
+        first(calls.scanned_redemptions(Keys("vs").probe("TAG"), "CODE", 9)),
         {"cursor": b"0", "pattern": ANY, "count": "9"},
     ),
 ]

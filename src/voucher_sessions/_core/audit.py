@@ -14,7 +14,7 @@ from voucher_sessions._core import scripts
 from voucher_sessions._core.call import Call
 from voucher_sessions._core.keys import Keys
 from voucher_sessions._core.replies import Reply, as_bool, as_bytes, without_status
-from voucher_sessions._core.steps import Steps
+from voucher_sessions._core.steps import Calls
 from voucher_sessions.results import Audit, Locked
 
 _LOCKS_PER_CALL: Final = 250  # the same limit as for reclaiming: it limits how long one script blocks the server
@@ -41,13 +41,13 @@ def _locked(quantity: int, credits: int, points: int) -> Locked:
     return Locked(quantity=quantity, credits=credits, points=points)
 
 
-def audit(keys: Keys, code: str) -> Steps[Audit]:
+def audit(keys: Keys, code: str) -> Calls[Audit]:
     """Compare locks and totals. ``exact`` is False if the book changed during each of 20 tries."""
     found, _ = yield from _walk(keys, code)
     return found
 
 
-def repair(keys: Keys, code: str) -> Steps[Audit]:
+def repair(keys: Keys, code: str) -> Calls[Audit]:
     """Audit, and set totals that differ to the sums that were counted."""
     before: Audit | None = None
     for _ in range(_TRIES):
@@ -62,7 +62,7 @@ def repair(keys: Keys, code: str) -> Steps[Audit]:
     return found.model_copy(update={"exact": False})  # pyright: ignore[reportPossiblyUnboundVariable]  # _TRIES is above 0
 
 
-def _walk(keys: Keys, code: str) -> Steps[tuple[Audit, bytes]]:
+def _walk(keys: Keys, code: str) -> Calls[tuple[Audit, bytes]]:
     """The audit, and the text of the book that it belongs to."""
     for _ in range(_TRIES):
         first: _PartialCount = yield _count(keys, code, 0)

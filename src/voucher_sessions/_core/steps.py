@@ -21,6 +21,8 @@ Step = Call[Any] | list[Call[Any]] | Ask
 # for a list the list of their results and errors, or what the loader returned, as a tuple of one: it may be an exception.
 # An error of the step is raised there.
 Steps = Generator[Step, Any, T]
+# The same if all steps are single calls.
+Calls = Generator[Call[Any], Any, T]
 # The same for a walk over many items: what it yields besides calls are the items that were found.
 Walk = Generator[Call[Any] | tuple[T, ...], Any, None]
 

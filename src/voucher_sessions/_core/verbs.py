@@ -63,7 +63,7 @@ from voucher_sessions._core.requests import (
     new_call_id,
     random_text,
 )
-from voucher_sessions._core.steps import Steps, Walk
+from voucher_sessions._core.steps import Calls, Walk
 from voucher_sessions.errors import InvalidRequest
 from voucher_sessions.models import (
     IfExists,
@@ -526,8 +526,8 @@ class Verbs:
         """The walk over the keys of receipts, of the server that has the key ``place``."""
         return walks.scanned_keys("scan_redemptions", place, self.keys.redemptions_pattern(code), batch)
 
-    def audit(self, code: str) -> Steps[Audit]:
+    def audit(self, code: str) -> Calls[Audit]:
         return audit.audit(self.keys, check_text("code", code))
 
-    def repair(self, code: str) -> Steps[Audit]:
+    def repair(self, code: str) -> Calls[Audit]:
         return audit.repair(self.keys, check_text("code", code))
