@@ -30,7 +30,10 @@ CALLS: st.SearchStrategy[Call[Any]] = st.one_of(
     st.builds(lambda code: verbs.validate(code, 0, 0, None), CODES),
     st.builds(verbs.release, CODES, SESSION_KEYS),
     st.builds(lambda code, key, id_: verbs.redeem(code, 1, 0, key, id_, "raise"), CODES, SESSION_KEYS, IDS),
-    st.builds(verbs.rollback, CODES, IDS),
+    st.builds(lambda code, id_: verbs.rollback(code, id_, None, None, None), CODES, IDS),
+    st.builds(lambda code, id_: verbs.rollback(code, id_, 1, None, "r1"), CODES, IDS),
+    st.builds(lambda code, id_: verbs.adjust(code, 1, 0, 0, id_), CODES, IDS),
+    st.builds(lambda code, key: verbs.extend(code, key, None, None), CODES, SESSION_KEYS),
     st.builds(lambda key: verbs.release_stack(["A", "B"], key), SESSION_KEYS),
 )
 

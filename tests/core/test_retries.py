@@ -41,13 +41,13 @@ PERMANENT: list[Exception] = [
 ]
 STATE = [b"state", -1, 0, 0, 0, 0, 0, 0, 0, 0]
 REPLIES: dict[str, list[Any]] = {
-    "put_voucher": STATE,
+    "put_voucher": [b"put", 1, *STATE[1:]],
     "get_voucher": STATE,
     "delete_voucher": [b"deleted", 1],
     "validate": [b"answered", 5, b"", 0, 0, 1, 1, 1, 9, 0, 0],
     "redeem": [b"receipts", b"1 life 1 0 0 5 call - - cart"],
     "release": [b"released", 1],
-    "rollback": [b"receipts", b"1 life 1 0 0 5 call - call -"],
+    "rollback": [b"receipts", b"1 life 1 0 0 5 call - 0,0,call -"],
     "list_sessions": [b"sessions", 5],
     "get_redemption": [b"receipts", b"1 life 1 0 0 5 call - - "],
 }

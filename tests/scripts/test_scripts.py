@@ -28,7 +28,8 @@ def test_each_file_is_a_verb_or_has_the_blocks_that_they_include() -> None:
     assert lua_sources.verbs() == sorted(VERBS)
     assert {name for file in files for name in lua_sources.included(file)} == set(lua_sources.blocks_of("book"))
     assert len(VERBS) == len(set(VERBS))
-    assert [verb for verb in VERBS if not callable(getattr(Verbs, verb, None))] == []
+    without_verb = [verb for verb in VERBS if not callable(getattr(Verbs, verb, None))]
+    assert without_verb == ["partial_rollback", "scan"], "rollback with amounts, and the walks of the bulk tools"
 
 
 @pytest.mark.parametrize("verb", VERBS)
