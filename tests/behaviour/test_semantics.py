@@ -561,6 +561,8 @@ def test_08_redeem_spends_what_the_session_locked_and_removes_it(
         "credits": 1200,
         "points": 30,
         "rolled_back": False,
+        "credits_rolled_back": 0,
+        "points_rolled_back": 0,
         "replayed": False,
     }
     assert earliest <= done.redeemed_at <= clock.now() + timedelta(milliseconds=1)

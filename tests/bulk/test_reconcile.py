@@ -33,7 +33,7 @@ def sold(engine: VoucherSessions) -> tuple[VoucherSessions, list[Redemption]]:
         engine.redeem("GIFT", credits=10 + at, redemption_id=f"order-{at}")
     engine.validate("CARD", credits=5, session=lock("cart"))
     engine.redeem("CARD", session="cart", redemption_id="order-0")
-    engine.redeem_stack(["ONCE", {"code": "CARD", "points": 7}], redemption_id="stack")
+    engine.redeem_stack([{"code": "ONCE", "credits": 0}, {"code": "CARD", "points": 7}], redemption_id="stack")
     engine.rollback("GIFT", "order-1")
     engine.rollback("GIFT", "order-2", credits=4, rollback_id="r")
     return engine, list(scan_redemptions(engine))
