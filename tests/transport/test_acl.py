@@ -18,6 +18,7 @@ from support.sessions import lock
 
 from voucher_sessions import Durability, NotDurable, Redeemable, ServerRefused, Voucher, VoucherSessions
 from voucher_sessions._core import scripts
+from voucher_sessions.bulk import scan_vouchers
 
 DOCS = (Path(__file__).parents[2] / "docs" / "server.md").read_text("utf-8")
 RULE: list[str] = DOCS.partition("```text\nACL SETUSER checkout")[2].partition("```")[0].split()
@@ -62,12 +63,20 @@ def everything(engine: Any, admin: redis.Redis | None = None) -> None:
     assert engine.get_voucher("A").credits.locked == 5, "an expired lock beside a live one"
     assert engine.validate("A", credits=7, session=lock("cart", 30_000)).valid
     assert engine.validate("A", credits=500, session=lock("late")).locked_by_others
+    assert engine.validate("A", credits=1, session=lock("second", 30_000)).valid
+    assert {each.key for each in engine.iter_sessions("A", batch=1)} == {"cart", "second"}
+    assert engine.release("A", "second").released
+    assert engine.extend("A", "cart", ttl=30, ttl_unit="SECONDS").credits == engine.get_session("A", "cart").credits
+    assert engine.adjust("A", credits=1).credits == 1
     assert [each.credits for each in engine.list_sessions("A")] == [7]
     if admin is not None:
         edit_book(admin, "A", RECLAIMED_AT, 2**50)
     assert engine.redeem("A", session="cart", redemption_id="order").credits == 7
     assert engine.get_redemption("A", "order").credits == 7
-    assert engine.rollback("A", "order").credits == 7
+    assert engine.rollback("A", "order", credits=2).credits == 2
+    assert engine.rollback("A", "order").credits == 5
+    if isinstance(engine, VoucherSessions):  # the bulk tools are not for asyncio
+        assert {each.code for each in scan_vouchers(engine)} == {"A", "B"}
     cart = [Redeemable(code="A", credits=3), Redeemable(code="B")]
     assert engine.validate_stack(cart, session=lock("cart")).valid
     assert engine.validate_stack(cart[:1], session=lock("cart"), release=["B"]).valid
@@ -109,7 +118,10 @@ def engine_as(server: Server, admin: redis.Redis, engine_on: Callable[..., Any])
 
 
 def denied(admin: redis.Redis) -> set[str]:
-    return {str(each["object"]) for each in admin.acl_log()} - {"client|setinfo"}
+    return {str(each["object"]) for each in admin.acl_log()} - {
+        "client|setinfo",
+        "info",
+    }  # a walk over all vouchers asks by INFO whether the server was restarted, if it may
 
 
 def test_the_acl_rule_lists_exactly_the_commands_of_the_scripts() -> None:
@@ -124,7 +136,7 @@ def test_with_the_rule_everything_works(engine_as: Callable[..., Any], admin: re
     everything(engine_as(*RULE, receipt_ttl=600))
     assert denied(admin) == set()
     called = {name.removeprefix("cmdstat_").upper() for name in admin.info("commandstats")}
-    assert {*scripts.COMMANDS} <= called, "nothing in the rule that is not needed"
+    assert {*scripts.COMMANDS} - {"SCAN"} <= called, "nothing in the rule that is not needed"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -132,7 +144,7 @@ def test_a_missing_command_permission_is_named(engine_as: Callable[..., Any], ad
     name = command[1:]
     admin.script_flush()
     engine = engine_as(*[word for word in RULE if word != command])
-    if command in DISPENSABLE:
+    if command in DISPENSABLE or (command == "+scan" and not isinstance(engine, VoucherSessions)):
         everything(engine, admin)
     else:
         with pytest.raises(ServerRefused) as refused:
