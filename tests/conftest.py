@@ -42,19 +42,42 @@ def repeating(client: Any) -> Any:
     return client
 
 
+# Which variants run by default: all of them on one server, and both engines on each. The others run with
+# `--remaining-variants`, but for calls that are sent twice: two servers are enough for them.
+_BY_DEFAULT = {
+    "fakeredis": ("sync-bytes-resp3", "async-text-resp3", "sync-repeated"),
+    "valkey": tuple(variant.id for variant in VARIANTS),
+    "redis8": ("sync-text-resp2", "async-text-resp3"),
+    "redis7": ("sync-bytes-resp3", "async-bytes-resp2"),
+}
+_NEVER = {"redis8": ("sync-repeated",), "redis7": ("sync-repeated",), "cluster": ("sync-repeated",)}
+_NEVER["sentinel"] = _NEVER["cluster"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--remaining-variants",
+        action="store_true",
+        help="run only those combinations of a server with an engine, a decoding and a protocol that the default leaves out",
+    )
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Calls that are sent twice are tried on two servers; the others would tell the same."""
-    elsewhere = {"redis8", "redis7", "cluster", "sentinel"}
-    left_out = [
-        item
-        for item in items
-        if (params := getattr(getattr(item, "callspec", None), "params", {}))
-        and params.get("variant") == ("sync", False, 3, True)
-        and params.get("backend") in elsewhere
-    ]
+    remaining = config.getoption("--remaining-variants")
+    left_out = {item for item in items if _is_left_out(item, remaining=remaining)}
     if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _is_left_out(item: pytest.Item, *, remaining: bool) -> bool:
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    if "variant" not in params or "backend" not in params:
+        return remaining
+    variant = next(each.id for each in VARIANTS if each.values == (params["variant"],))
+    if variant in _NEVER.get(params["backend"], ()):
+        return True
+    return remaining == (variant in _BY_DEFAULT.get(params["backend"], (variant,)))
 
 
 class BlockingAsync:
