@@ -1,4 +1,4 @@
--- Adds to the limits of a voucher, or subtracts from them. If the adjustment id has a receipt already, nothing changes.
+-- Adds to the limits of a voucher, or subtracts from them. If the adjustment id has a receipt already, the limits stay.
 -- KEYS
 --   vs:{CODE}                  STRING  the book
 --   vs:{CODE}:locks            ZSET    its live locks
@@ -6,17 +6,17 @@
 -- ARGV
 --   call_id                    the call id: begins the reply; stored in the receipt, shows on a retry that this call
 --                              has written it
---   quantity                   the change
---   credits                    the change
---   points                     the change
+--   quantity                   what to add to the limit of the quantity; negative: what to subtract
+--   credits                    what to add to the limit of the credits
+--   points                     what to add to the limit of the points
 --   receipt_ttl_ms             '': receipts do not expire
 -- Status
 --   again                      some expired locks were reclaimed, and more are left: call again
 --   voucher_missing            1: there is no such voucher
---   adjustment_refused         1 quantity, 2 credits, 3 points: the limit that cannot change so; that limit, of quantity
---                              -1: without limit
---   adjusted                   the receipt, the life of the voucher, limits, used, locked (quantity, credits, points
---                              each); only the receipt if there is no voucher
+--   adjustment_refused         which limit would leave its range, 1 quantity, 2 credits, 3 points; its present value
+--                              (quantity -1: without limit)
+--   adjusted                   the receipt; if there is a voucher, also its life, limits, used, locked (quantity,
+--                              credits, points each)
 -- include: constants
 local book_key, locks_key, call_id, receipt_ttl_ms = KEYS[1], KEYS[2], ARGV[1], ARGV[5]
 local again = false

@@ -26,7 +26,7 @@
 -- vs:{CODE}:session:<key> is '1 <life> <expires_at_ms> <credits> <points> <call ids>'. The key expires with the lock.
 -- vs:{CODE}:redemption:<id> is the receipt of a redemption, '1 <life> <quantity> <credits> <points> <redeemed_at_ms>
 -- <call id> <stack> <given back> <session key>'. <stack> is '-' for a single voucher, or a fingerprint of the codes of
--- the stack; '?' if that is not known. <given back> is '-', or '<credits>,<points>,<call id>': what partial rollbacks
+-- the stack; '?' if it was imported. <given back> is '-', or '<credits>,<points>,<call id>': what partial rollbacks
 -- have given back, and the call id of the rollback that gave back the rest, '-' if there was none.
 -- vs:{CODE}:rollback:<id> is the receipt of a partial rollback, '1 <credits> <points> <call id> <redemption id>'.
 -- vs:{CODE}:adjustment:<id> is the receipt of an adjustment, '1 <life> <quantity> <credits> <points> <call id>'.
@@ -330,7 +330,7 @@ end
 credits_left, points_left = credits_left - credits_back, points_left - points_back
 
 -- block: give_back
--- Takes what a redemption gives back out of what is used, unless that was a deleted voucher of the same code.
+-- Subtracts what a redemption gives back from what is used, unless it is a redemption of a deleted voucher.
 -- Reads: book, book_key, receipt_life, quantity, credits, points
 -- Sets: nothing
 if book and book[LIFE] == receipt_life then

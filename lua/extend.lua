@@ -1,4 +1,4 @@
--- Gives the locks of a live session a new expiry, all or none. The amounts stay, and limits are not looked at.
+-- Gives the locks of a live session a new expiry, all or none. The amounts stay, and limits are not checked.
 -- KEYS, for each voucher
 --   vs:{CODE}                STRING  the book
 --   vs:{CODE}:session:<key>  STRING  the session's lock
@@ -24,7 +24,7 @@ for i = 1, #KEYS / 3 do
   -- MGET returns nil for a key of another type, as for an absent one; GET raises an error for it.
   local session_text = texts[3 * i - 1] or redis.call('GET', KEYS[3 * i - 1])
   if session_text and string.find(session_text, call_id, 1, true) then
-    -- A retry gets the first result, whatever has become of the session and the voucher since.
+    -- A retry: it gets the first result, even if the session has ended or the voucher was deleted since.
     local expires_at_text, credits_text, points_text = string.match(session_text, '^1 %w+ (%d+) (%d+) (%d+) ')
     reply[3 * i + 1], reply[3 * i + 2], reply[3 * i + 3] = expires_at_text + 0, credits_text + 0, points_text + 0
     repeated = true

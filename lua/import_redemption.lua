@@ -1,5 +1,5 @@
--- Writes the receipt of a redemption that was made elsewhere or was lost here, and ends the session that it redeemed. If
--- the redemption id has a receipt already, nothing changes.
+-- Writes the receipt of a redemption that another system has made or that was lost here, and ends its session. If the
+-- redemption id has a receipt already, nothing changes.
 -- KEYS
 --   vs:{CODE}                  STRING  the book
 --   vs:{CODE}:session:<key>    STRING  the session's lock
@@ -9,13 +9,13 @@
 --   call_id                    the call id: begins the reply; stored in the receipt, shows on a retry that this call
 --                              has written it
 --   session_key                '': not known
---   count                      '1': add what it took, and has not given back, to what is used
+--   count                      '1': add what it took and did not give back to what is used
 --   redeemed_at_ms             '': now
 --   credits                    taken
 --   points                     taken
 --   credits_back               given back by partial rollbacks
 --   points_back                given back by partial rollbacks
---   rolled_back                '1': the rest was given back, too
+--   rolled_back                '1': it was rolled back as a whole
 --   receipt_ttl_ms             '': receipts do not expire
 -- Status
 --   voucher_missing            1: there is no such voucher
@@ -46,7 +46,7 @@ end
 if book[SESSION_TEXT] then
   -- include: unlock
 end
--- '?': of which stack it was is not known, nor, if there is no session key, whether there was a session.
+-- '?': it is not known whether it was part of a stack, nor, without a session key, whether it had a session.
 receipt = string.format('1 %s 1 %s %s %s %s ? %s,%s,%s ', book[LIFE], ARGV[5], ARGV[6],
   ARGV[4] == '' and string.format('%d', now) or ARGV[4], call_id, ARGV[7], ARGV[8], rolled_back == '1' and call_id or '-')
   .. session_key

@@ -5,8 +5,8 @@
 -- ARGV
 --   call_id          the call id: every reply begins with it
 --   limit            how many sessions at most
---   from_ms          begin with the sessions that expire then, or with those that are live if that is later
---   after            begin behind this index member, if it is there and expires at from_ms; '': no such member
+--   from_ms          leave out the sessions that expire earlier, and in any case those that are not live
+--   after            begin after this index member, if it is in the index and expires at from_ms; '': none
 -- Status
 --   voucher_missing  1: there is no such voucher
 --   sessions         now_ms; for each session: '<credits> <points> <session key>', expires_at_ms

@@ -13,7 +13,7 @@
 -- Status
 --   rollback                   the receipt of the rollback
 --   redemption_missing         1: there is no such receipt of a redemption
---   exceeded                   1 credits, 2 points: of which the redemption has less left; how much it has left
+--   exceeded                   which amount is too large, 1 credits, 2 points; how much of it the redemption has left
 -- include: constants
 local book_key, call_id, credits, points = KEYS[1], ARGV[1], ARGV[3] + 0, ARGV[4] + 0
 local rollback = redis.call('GET', KEYS[3])
@@ -41,7 +41,7 @@ local ttl_ms = redis.call('PTTL', KEYS[2])
 if ttl_ms < 0 then
   redis.call('SET', KEYS[3], rollback)
 else
-  redis.call('SET', KEYS[3], rollback, 'PX', math.max(1, ttl_ms)) -- it lives as long as the receipt of the redemption
+  redis.call('SET', KEYS[3], rollback, 'PX', math.max(1, ttl_ms)) -- as long as the receipt of the redemption
 end
 redis.call('SET', KEYS[2], string.format('%s %d,%d,- %s', redemption, credits_back + credits, points_back + points,
   receipt_session), 'KEEPTTL')

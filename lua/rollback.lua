@@ -1,4 +1,4 @@
--- Gives back what redemptions still have of what they took, all or none, and each only once.
+-- Gives back the rest of what redemptions took, all or none, and each only once.
 -- KEYS, for each voucher
 --   vs:{CODE}                  STRING  the book
 --   vs:{CODE}:redemption:<id>  STRING  the receipt

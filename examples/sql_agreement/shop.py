@@ -1,12 +1,12 @@
-"""Orders in an SQL database, vouchers in Redis: both agree in the end, wherever the process is killed.
+"""Orders in an SQL database, vouchers in Redis: at the end both agree, wherever the process was killed.
 
     place_order     1. write the order as pending, and commit
-    pay             2. redeem under the order's id, with the amounts that the order names
+    pay             2. redeem under the order's id, with the amounts of the order
                     3. write the result to the order, and commit
-    pay_pending     whatever was interrupted between 1 and 3 is done again
+    pay_pending     repeats 2 and 3 for each order that is still pending
 
-The order is written before the voucher is redeemed, so no redemption is without an order. The order's id is the
-redemption id, so to redeem again is safe: Redis answers with the first redemption.
+The order is written before the voucher is redeemed, so each redemption has an order. The order's id is the redemption
+id, so it is safe to redeem again: Redis returns the first redemption.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Order(Base):
 def place_order(
     database: Engine, order_id: str, voucher: str, *, credits: int = 0, points: int = 0, session_key: str | None = None
 ) -> None:
-    """Step 1. Only what is committed here can be redeemed."""
+    """Step 1: write the order as pending. Only an order that is committed here can be paid."""
     with Session(database) as transaction, transaction.begin():
         transaction.add(
             Order(
@@ -62,13 +62,13 @@ def place_order(
 
 
 def pay(database: Engine, vouchers: VoucherSessions, order_id: str) -> str:
-    """Steps 2 and 3, for an order that is pending. Returns the status of the order afterwards.
+    """Steps 2 and 3: redeem a pending order, and write the result. Returns the status of the order afterwards.
 
     If Redis does not answer, ``OutcomeUnknown`` or ``ServerUnavailable`` is raised, and the order stays pending.
     """
     with Session(database) as transaction, transaction.begin():
-        # This statement locks the order until the end of the transaction (SQLite: the database), so that two processes
-        # do not redeem and judge it at the same time: one could write "refused" after the other was served.
+        # This statement locks the order (SQLite: the database) until the end of the transaction. Otherwise two
+        # processes could pay it at the same time, and one could write "refused" after the other had redeemed.
         claim = update(Order).where(Order.id == order_id, Order.status == PENDING).values(attempts=Order.attempts + 1)
         transaction.execute(claim)
         order = transaction.get_one(Order, order_id)
@@ -78,9 +78,9 @@ def pay(database: Engine, vouchers: VoucherSessions, order_id: str) -> str:
 
 
 def _redeem(vouchers: VoucherSessions, order: Order) -> str:
-    """Redeem what the order says. The amounts are named, so the result does not depend on the session.
+    """Redeem the amounts of the order. The call names them, so the result does not depend on the session.
 
-    The session may have expired while the order was pending: then the order competes with others for what is left.
+    If the session expired while the order was pending, the order can only have what no other session has locked.
     """
     try:
         vouchers.redeem(
@@ -97,9 +97,9 @@ def _redeem(vouchers: VoucherSessions, order: Order) -> str:
 
 
 def pay_pending(database: Engine, vouchers: VoucherSessions, *, older_than: timedelta = timedelta(minutes=1)) -> int:
-    """Pay the orders that were interrupted. Run it every minute, and after a crash. Returns how many there were.
+    """Pay the orders that are still pending. Run it every minute, and after a crash. Returns how many there were.
 
-    ``older_than`` leaves out the orders that a request is about to pay.
+    ``older_than`` leaves out new orders, which their own request is about to pay.
     """
     before = datetime.now(UTC).timestamp() - older_than.total_seconds()
     with Session(database) as transaction:
@@ -111,7 +111,7 @@ def pay_pending(database: Engine, vouchers: VoucherSessions, *, older_than: time
 
 
 def redemptions(database: Engine) -> Iterator[dict[str, Any]]:
-    """What was paid, as rows for ``reconcile`` and ``import_redemptions``."""
+    """The paid orders, as rows for ``reconcile`` and ``import_redemptions``."""
     with Session(database) as transaction:
         for order in transaction.scalars(select(Order).where(Order.status == PAID).execution_options(yield_per=1000)):
             yield {

@@ -1,6 +1,6 @@
-"""Bulk tools for operators, over a sync engine: import vouchers and redemptions, compare, and list everything.
+"""Bulk tools for operators, with a sync engine: import vouchers and redemptions, compare, and list everything.
 
-All of them are safe to run again: what has been written before is recognised, and counted as known.
+The imports are safe to run again: rows that were written before are recognised, and counted as known.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ OnBadRow = Literal["raise", "collect"]
 VoucherRow = Voucher | tuple[Voucher, Used]
 RedemptionLike = Redemption | RedemptionRow | Mapping[str, Any]
 
-# How many calls are sent together. More would be hardly faster, and delay the calls of others.
+# How many calls are sent together. More would hardly be faster, and would delay the calls of other processes.
 _CHUNK: Final = 200
 
 
@@ -54,21 +54,23 @@ def put_vouchers(
 
     Args:
         engine: The engine.
-        rows: The vouchers, or tuples of a voucher and what was used of it.
-        if_exists: What to do with a voucher that exists: ``"keep"`` leaves it as it is, ``"update"`` sets its limits,
-            and used if given (which forgets redemptions since), ``"raise"`` counts it as a bad row.
-        on_progress: Called with the number of rows that are done, after every few hundred.
+        rows: The vouchers, or tuples of a ``Voucher`` and the ``Used`` that another system has counted for it.
+        if_exists: What to do with a voucher that exists: ``"keep"`` leaves it as it is; ``"update"`` sets its limits,
+            and its used figures if the row has them, which overwrites what was redeemed since; ``"raise"`` treats the
+            row as a wrong one.
+        on_progress: Called with the number of rows that are done, bad rows included, after every few hundred rows.
         on_bad_row: What to do with a row that is wrong: ``"raise"`` stops, ``"collect"`` goes on and reports it.
 
     Returns:
-        How many vouchers are new, and how many were known; and the positions, from 0, of rows that were wrong, and
-        with ``if_exists="keep"`` of those whose voucher has other limits, or less used than the row names.
+        How many vouchers are new, and how many were known; and the positions, counted from 0, of rows that are wrong
+        and, with ``if_exists="keep"``, of rows whose voucher has other limits, or less used than the row says.
 
     Raises:
-        InvalidRequest: A parameter is wrong, or with ``on_bad_row="raise"`` a row, which is named as ``rows.<position>``.
-            A few hundred rows are sent together: those before it, and some behind it, may have been put.
+        InvalidRequest: A parameter is wrong; or with ``on_bad_row="raise"`` a row, named as ``rows.<position>``.
+            A few hundred rows are sent together, so rows before it and some after it may have been put.
         VoucherExists: A voucher exists, with ``if_exists="raise"`` and ``on_bad_row="raise"``.
-        OutcomeUnknown, ServerUnavailable, ServerRefused, NotDurable: As from ``put_voucher``. Run it again.
+        OutcomeUnknown, ServerUnavailable, ServerRefused, NotDurable: As from ``put_voucher``; some rows may have been
+            put. Run it again with all rows, with ``if_exists="keep"`` if they have used figures.
     """
     if_exists = check_if_exists("if_exists", if_exists)
     tally = _Tally(engine, on_progress, on_bad_row)
@@ -98,30 +100,33 @@ def import_redemptions(
 ) -> BulkReport:
     """Write receipts of redemptions that another system has made, or that a lost server had, with their own time.
 
-    A repetition of such a redemption under its id is then recognised, and it can be rolled back. Put the vouchers first.
-    A receipt that exists stays as it is. So after a backup was restored, a rollback that is lost is reported as
-    conflicting, and by ``reconcile`` as ``rolled_back``: repeat it with ``rollback``.
+    Afterwards, a redemption that is repeated under its id is recognised, and it can be rolled back. Put the vouchers
+    first. A receipt that exists stays as it is. So if a backup was restored that lacks a rollback, the row is reported
+    as conflicting, and by ``reconcile`` as ``rolled_back``: repeat that rollback with ``rollback``. The ids of partial
+    rollbacks are not imported: do not repeat a partial rollback that an imported row contains.
 
     Args:
-        engine: The engine. Its ``receipt_ttl`` applies, from now on.
+        engine: The engine. If it has a ``receipt_ttl``, the receipts expire that long after the import.
         rows: ``Redemption`` models, or mappings of ``code``, ``id``, ``credits``, ``points`` and, where they are known,
             ``redeemed_at`` (a datetime with a time zone), ``session_key``, ``rolled_back``, ``credits_rolled_back`` and
-            ``points_rolled_back``. A new row with a ``session_key`` also ends that session's lock, which a backup may
-            have brought back.
-        count: True adds what a new row took, and has not given back, to what is used. False: it is in there already.
-        on_progress: Called with the number of rows that are done, after every few hundred.
+            ``points_rolled_back``. A row with a ``session_key`` whose receipt is new also ends that session's lock,
+            which a restored backup may contain.
+        count: True: the redemptions are not in the used figures yet, so each receipt that is new adds what it took and
+            did not give back. False: the used figures contain them already.
+        on_progress: Called with the number of rows that are done, bad rows included, after every few hundred rows.
         on_bad_row: What to do with a row that is wrong or whose voucher does not exist: ``"raise"`` stops,
             ``"collect"`` goes on and reports it.
 
     Returns:
-        How many receipts are new, and how many were known; and the positions, from 0, of rows that were wrong, and of
-        those whose receipt says something else.
+        How many receipts are new, and how many were known; and the positions, counted from 0, of rows that are wrong
+        and of rows that differ from the receipt that exists.
 
     Raises:
-        InvalidRequest: A parameter is wrong, or with ``on_bad_row="raise"`` a row, which is named as ``rows.<position>``.
-            A few hundred rows are sent together: those before it, and some behind it, may have been imported.
+        InvalidRequest: A parameter is wrong; or with ``on_bad_row="raise"`` a row, named as ``rows.<position>``.
+            A few hundred rows are sent together, so rows before it and some after it may have been imported.
         VoucherNotFound: There is no such voucher, with ``on_bad_row="raise"``.
-        OutcomeUnknown, ServerUnavailable, ServerRefused, NotDurable: As from ``redeem``. Run it again.
+        OutcomeUnknown, ServerUnavailable, ServerRefused, NotDurable: As from ``redeem``; some rows may have been
+            imported. Run it again with all rows: receipts that exist are not counted again.
     """
     if not is_a(count, bool):
         raise InvalidRequest("count", "must be True or False")
@@ -145,16 +150,18 @@ def import_redemptions(
 def reconcile(engine: VoucherSessions, rows: Iterable[RedemptionLike]) -> Iterator[Difference]:
     """Compare the redemptions that the shop has recorded with the receipts in Redis, and yield each difference.
 
-    Redemptions that are made or rolled back meanwhile can be reported, too: run it again for those. The codes and ids
-    of all rows are kept in memory, to find the receipts that no row has; for these, all keys of the server are walked
-    over.
+    Nothing is changed. Redemptions that are made or rolled back while it runs can be reported, too: run it again, and
+    they are gone. To find the receipts that no row has, it reads all keys of the server with SCAN, on a cluster of
+    every primary, and keeps the codes and ids of all rows and receipts in memory.
 
     Args:
         engine: The engine.
         rows: As for ``import_redemptions``.
 
     Raises:
-        InvalidRequest: A row is wrong; it is named as ``rows.<position>``. Or a parameter, which is raised at once.
+        InvalidRequest: A parameter is wrong: it is raised by this call. Or a row is wrong, named as
+            ``rows.<position>``: it is raised by the iteration.
+        ServerUnavailable, ServerRefused, CorruptState: As from ``get_redemption``, by the iteration.
     """
     tally = _Tally(engine, None, "raise")
     tally.check_iterable(rows)
@@ -177,17 +184,19 @@ def _differences(engine: VoucherSessions, tally: _Tally, rows: Iterable[Redempti
 
 
 def scan_vouchers(engine: VoucherSessions, *, batch: int = 1000) -> Iterator[VoucherState]:
-    """All vouchers under the engine's prefix, in no particular order.
+    """Iterate over all vouchers under the engine's prefix, in no particular order.
 
-    For exports and people, not for requests of customers: it walks over all keys of the server, on a cluster of every
-    primary. A voucher that exists from beginning to end comes exactly once; the codes are kept in memory for that.
+    For exports and for operators, not for requests of customers: it reads all keys of the server with SCAN, on a
+    cluster of every primary. A voucher that exists during the whole scan is yielded exactly once; for this, the codes
+    are kept in memory.
 
     Args:
         engine: The engine.
         batch: About how many keys one call looks at, 1 to 10,000.
 
     Raises:
-        InvalidRequest: A parameter is wrong. Raised at once, nothing was sent.
+        InvalidRequest: A parameter is wrong. It is raised by this call; nothing was sent.
+        ServerUnavailable, ServerRefused, CorruptState: As from ``get_voucher``, by the iteration.
     """
     _check_engine(engine)
     batch = check_list_limit("batch", batch)
@@ -200,25 +209,26 @@ def _scanned_vouchers(engine: VoucherSessions, batch: int) -> Iterator[VoucherSt
 
     for names in _scanned(engine, walk, None, b""):
         calls = [engine._verbs.get_voucher(code) for code, _ in names]
-        for outcome in engine._transport.run_all(calls):  # not of the runner: the loader is not asked
+        for outcome in engine._transport.run_all(calls):  # not the runner, which would ask the loader
             if not isinstance(outcome, VoucherNotFound):  # deleted
                 yield _result(outcome)
 
 
 def scan_redemptions(engine: VoucherSessions, code: str | None = None, *, batch: int = 1000) -> Iterator[Redemption]:
-    """All redemptions under the engine's prefix, or those of one voucher, in no particular order.
+    """Iterate over all redemptions under the engine's prefix, or those of one voucher, in no particular order.
 
-    For exports and people, not for requests of customers: it walks over all keys of the server, also for one voucher;
-    on a cluster, of every primary. A receipt that exists from beginning to end comes exactly once; the codes and ids
-    are kept in memory for that.
+    For exports and for operators, not for requests of customers: it reads all keys of the server with SCAN, even for
+    one voucher; without a code, on a cluster, of every primary. A receipt that exists during the whole scan is yielded
+    exactly once; for this, the codes and ids are kept in memory.
 
     Args:
         engine: The engine.
-        code: The code of a voucher. None: all.
+        code: The code of a voucher. None: the redemptions of all vouchers.
         batch: About how many keys one call looks at, 1 to 10,000.
 
     Raises:
-        InvalidRequest: A parameter is wrong. Raised at once, nothing was sent.
+        InvalidRequest: A parameter is wrong. It is raised by this call; nothing was sent.
+        ServerUnavailable, ServerRefused, CorruptState: As from ``get_redemption``, by the iteration.
     """
     _check_engine(engine)
     code = None if code is None else check_text("code", code)
@@ -240,7 +250,10 @@ def _scanned_redemptions(engine: VoucherSessions, code: str | None, batch: int) 
 def _scanned(
     engine: VoucherSessions, walk: Callable[[bytes], Walk[bytes]], code: str | None, kind: bytes
 ) -> Iterator[list[tuple[str, str]]]:
-    """The codes, and the ids behind ``kind``, of the keys of a walk over each server; none of them twice."""
+    """Walk over each server, and yield the codes and ids of the keys of a kind, none of them twice.
+
+    If the view of the servers has changed during a walk, all of them are walked over once more.
+    """
     keys, told = engine._verbs.keys, set[tuple[str, str]]()
     view: object = None
     while view != (view := _view(engine)):
@@ -254,13 +267,13 @@ def _scanned(
 
 
 def _view(engine: VoucherSessions) -> object:
-    """Which server has which keys. If it changes, keys have moved, or cursors of an earlier server mean nothing."""
+    """Which slots each server has, and the id of its process. If it changes, keys have moved, or cursors are invalid."""
     owners = clients.read_slot_owners(engine.client)
     return owners, [_run_id(engine, node.options) for node in clients.primaries(engine.client)]
 
 
 def _run_id(engine: VoucherSessions, node: dict[str, Any]) -> object:
-    """The id of the process of a server, if it tells."""
+    """The id of a server's process; None if it cannot be read."""
     try:
         fields = engine._transport.ask(("INFO", "server"), node).reply
     except CLIENT_ERRORS:
@@ -275,12 +288,12 @@ def _name(found: tuple[str, bytes] | None, kind: bytes) -> tuple[str, str] | Non
     code, id_ = found[0], found[1].removeprefix(kind)
     try:
         return check_text("code", code), check_text("id", id_.decode()) if kind else ""
-    except (UnicodeDecodeError, InvalidRequest):  # something else has written it
+    except (UnicodeDecodeError, InvalidRequest):  # something other than this library has written it
         return None
 
 
 class _Tally:
-    """Counts the rows of one import."""
+    """Checks the rows of one call and counts what became of them."""
 
     def __init__(self, engine: VoucherSessions, on_progress: Callable[[int], object] | None, on_bad_row: Any) -> None:
         _check_engine(engine)
@@ -298,7 +311,7 @@ class _Tally:
             raise InvalidRequest("rows", "must be an iterable of rows")
 
     def chunks(self, rows: Iterable[T], check: Callable[[T], R]) -> Iterator[list[tuple[int, R]]]:
-        """The checked rows with their positions, in chunks."""
+        """Yield the checked rows with their positions, in chunks, and report the progress after each chunk."""
         self.check_iterable(rows)
         done = 0
         for chunk in _in_chunks(enumerate(rows), _CHUNK):
@@ -314,11 +327,11 @@ class _Tally:
                 self._on_progress(done)
 
     def add_bad(self, at: int, error: Exception) -> None:
-        """A row that is wrong: raise its error, or keep it for the report."""
+        """Raise the error of a wrong row or, with ``on_bad_row="collect"``, keep it for the report."""
         if not self._collects:
             if isinstance(error, InvalidRequest):
                 raise InvalidRequest(f"rows.{at}.{error.field}", error.problem)
-            error.add_note(f"It is about row {at}, counted from 0.")
+            error.add_note(f"This error is about row {at}, counted from 0.")
             raise error
         self._bad.append(RowProblem(position=at, problem=str(error)))
 
@@ -329,7 +342,7 @@ class _Tally:
 
 def _check_engine(engine: object) -> None:
     if not is_a(engine, VoucherSessions):
-        raise InvalidRequest("engine", "must be a VoucherSessions: the bulk tools are not for asyncio")
+        raise InvalidRequest("engine", "must be a VoucherSessions: the bulk tools need a sync engine")
 
 
 def _in_chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

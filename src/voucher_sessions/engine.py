@@ -72,11 +72,12 @@ class VoucherSessions:
         max_ttl: Seconds, or a timedelta: the longest time to live that a session may ask for. None: 3,650 days. Set
             it to minutes where session objects come from customers, who could otherwise keep a voucher locked for
             years.
-        loader: A function from a code to a ``Voucher``, a tuple of ``Voucher`` and ``Used``, or None. validate, redeem,
-            get_voucher, adjust and their stacks call it for a code that Redis does not know. What it returns is put,
-            unless another process has put it meanwhile, and the call goes on; None: there is no such voucher. What it
-            raises reaches the caller, and nothing has changed. A deleted voucher is not known either, so delete it from
-            the loader's source first.
+        loader: A function from a code to a ``Voucher``, a tuple of ``Voucher`` and ``Used``, or None. ``validate``,
+            ``redeem``, ``get_voucher``, ``adjust`` and their stacks call it for a code that Redis does not know. The
+            engine puts the voucher that it returns, unless another process has put it meanwhile, and goes on with the
+            call. None means that there is no such voucher. An error that it raises reaches the caller, and nothing has
+            changed; another value, or a voucher with another code, raises ``InvalidRequest``. After
+            ``delete_voucher`` it is called again for that code, so delete the voucher from the loader's source first.
 
     Every method can raise these errors:
         ``InvalidRequest``: a parameter is wrong; the call was not sent.
@@ -147,7 +148,7 @@ class VoucherSessions:
             default_ttl: Seconds, or a timedelta: how long a session lives that is validated without ``ttl``. None: 7
                 days, or ``max_ttl`` if that is shorter.
             max_ttl: Seconds, or a timedelta: the longest time to live that a session may ask for. None: 3,650 days.
-            loader: Brings the vouchers that Redis does not know, as for the constructor.
+            loader: A function that returns a voucher which Redis does not know, as in the constructor.
             **client_options: Further arguments for the client, for example ``socket_timeout``.
 
         Raises:
@@ -245,23 +246,25 @@ class VoucherSessions:
     ) -> Adjustment:
         """Add to the limits of a voucher, or subtract from them, once per adjustment id.
 
-        A gift card is topped up with it. Two adjustments at the same time both count, which they would not if each read the
-        limits and put them. What is used and locked stays. A limit may fall below what is used and locked: then nothing new
-        is granted, and sessions that have a lock can redeem it until the limit is used up.
+        Use it to top up a gift card. It is atomic: two adjustments at the same time both take effect. What is used and
+        locked stays as it is. A limit may fall below what is used and locked. Then nothing new is granted, and sessions
+        that have a lock can redeem it until the limit is used up.
 
         A repeated call with the same id and the same changes returns ``replayed=True`` and changes nothing. The id is
-        remembered for as long as redemption ids, which is for good unless the engine has a ``receipt_ttl``.
+        remembered for ever, or for the engine's ``receipt_ttl`` if it has one.
 
         Args:
             code: The voucher's code.
-            quantity: What to add to the limit of the quantity; below 0 lowers it.
-            credits: What to add to the limit of the credits, in minor units (cents); below 0 lowers it.
-            points: What to add to the limit of the points; below 0 lowers it.
-            adjustment_id: Identifies the adjustment, on this voucher; any text of 1 to 256 characters that is not blank,
-                such as the id of the payment. Without one, the engine generates ``adj_`` and 32 random letters and digits.
+            quantity: What to add to the limit of the quantity; a negative number lowers the limit.
+            credits: What to add to the limit of the credits, in minor units (cents); a negative number lowers it.
+            points: What to add to the limit of the points; a negative number lowers it.
+            adjustment_id: The caller's id of this adjustment, for example the id of the payment: any text of 1 to 256
+                characters that is not blank. It belongs to this voucher. None: the engine generates one before anything
+                is sent; ``Adjustment.id`` returns it.
 
         Returns:
-            The changes, and the voucher as it is after them.
+            The changes, and the voucher as it is now. If a repeated call finds that the voucher was deleted since,
+            ``voucher`` is None.
 
         Raises:
             InvalidRequest: A parameter is wrong, or all three changes are 0. Nothing was sent.
@@ -269,8 +272,10 @@ class VoucherSessions:
             AdjustmentRefused: A limit would be below 0 or above 2^53 - 1, or the quantity is without limit. Nothing was
                 changed.
             AdjustmentConflict: The id was used for other changes, or before the voucher was deleted and put again.
-            OutcomeUnknown: The reply was lost. Repeat the call with the ``adjustment_id`` that the error carries: if the
-                first one took effect, the repeat returns ``replayed=True``.
+                Nothing was changed.
+            OutcomeUnknown: The reply was lost, so the limits may or may not have changed. Repeat the call with the
+                ``adjustment_id`` that the error carries: if the first one took effect, the repeat returns
+                ``replayed=True``.
         """
         return self._runner.run(self._verbs.adjust(code, quantity, credits, points, adjustment_id))
 
@@ -390,8 +395,8 @@ class VoucherSessions:
             LimitExceeded: Not enough is available; one of ``QuantityExceeded``, ``GiftAmountExceeded`` and
                 ``LoyaltyPointsExceeded``.
             RedemptionConflict: The id was used for another request: other amounts, another session or other vouchers.
-            RedemptionRolledBack: The id was used for this request, and its redemption was rolled back. An order that is
-                paid again needs a new id.
+            RedemptionRolledBack: The id was used for this request, and its redemption was rolled back, or all its
+                credits and points were given back in parts. An order that is paid again needs a new id.
             OutcomeUnknown: The reply was lost, so the redemption may or may not have happened. Repeat the call with the
                 ``redemption_id`` that the error carries: if it did happen, the repeat returns its result with
                 ``replayed=True``.
@@ -441,15 +446,17 @@ class VoucherSessions:
     ) -> ActiveSession:
         """Give a live session a new expiry, counted from now. Its amounts stay.
 
-        A shop calls it when a payment begins, so that the lock lasts until the payment ends. Limits are not looked at: what the
-        session has locked, it keeps. The new expiry may also be earlier than the old one.
+        Use it when a payment begins, so that the lock lasts until the payment ends. Limits are not checked: the session
+        keeps what it has locked, even if the limits were lowered since. The new expiry may also be earlier than the old
+        one.
 
         Args:
             code: The voucher's code.
             session_key: The session's key.
-            ttl: How long the session lives from now on, in ``ttl_unit``; above 0, whole or fractional, rounded up to whole
-                milliseconds. Give both or neither; neither is the engine's ``default_ttl``, 7 days unless set.
-            ttl_unit: The unit of ``ttl``, such as ``"MINUTES"``.
+            ttl: How long the session lives from now on, in ``ttl_unit``: a number above 0, whole or fractional, rounded
+                up to whole milliseconds. Give both or neither. If neither is given, it is the engine's ``default_ttl``,
+                7 days unless set.
+            ttl_unit: The unit of ``ttl``, for example ``"MINUTES"``.
 
         Returns:
             The session with its new expiry.
@@ -458,7 +465,8 @@ class VoucherSessions:
             InvalidRequest: A parameter is wrong, or ``ttl`` is above the engine's ``max_ttl``. Nothing was sent.
             VoucherNotFound: There is no voucher with this code.
             SessionNotFound: The session is not live on this voucher. Validate again.
-            OutcomeUnknown: The reply was lost. Repeat the call: it sets the expiry again.
+            OutcomeUnknown: The reply was lost, so the expiry may be the old one or the new one. Repeat the call: it
+                sets the expiry again, counted from the repeated call.
         """
         return self._runner.run(self._verbs.extend(code, session_key, ttl, ttl_unit))
 
@@ -473,10 +481,13 @@ class VoucherSessions:
     ) -> Rollback:
         """Undo a redemption, or give back a part of what it took.
 
-        Without amounts it gives back all that the redemption still has of its credits, its points and its quantity. That
-        happens once: a repeated call returns ``replayed=True`` and changes nothing. With amounts it gives back that much;
-        the rest and the quantity stay spent. Each partial rollback has an id: a repeated call with the same id and amounts
-        returns ``replayed=True``. In sum no more is given back than was taken.
+        Without amounts it gives back the quantity, and the credits and points that were not given back before. That
+        happens once: a repeated call returns ``replayed=True`` and changes nothing.
+
+        With amounts it is a partial rollback: it gives back that much, and the rest and the quantity stay spent. Each
+        partial rollback has an id: a repeated call with the same id, redemption and amounts returns ``replayed=True``
+        and changes nothing. The id is remembered as long as the receipt of the redemption. All rollbacks of a
+        redemption together never give back more than it took.
 
         It does not lock anything for the session again. The redemption id stays used: to redeem again, use a new one.
 
@@ -485,8 +496,9 @@ class VoucherSessions:
             redemption_id: The id of the redemption, as in ``Redemption.id``.
             credits: Gift card credits to give back, in minor units (cents). None: 0, or all if points are None too.
             points: Loyalty points to give back. None: 0, or all if credits are None too.
-            rollback_id: Identifies a partial rollback, on this voucher; any text of 1 to 256 characters that is not blank.
-                Without one, the engine generates ``rbk_`` and 32 random letters and digits. Only with amounts.
+            rollback_id: The caller's id of a partial rollback, for example the id of the refund: any text of 1 to 256
+                characters that is not blank. It belongs to this voucher. Only with amounts. None: the engine generates
+                one before anything is sent; ``Rollback.id`` returns it.
 
         Returns:
             What was given back.
@@ -495,10 +507,11 @@ class VoucherSessions:
             InvalidRequest: A parameter is wrong, the amounts are all 0, or there is a ``rollback_id`` without amounts.
                 Nothing was sent.
             RedemptionNotFound: The voucher has no redemption with this id.
-            RollbackExceeded: The redemption has less left than is to be given back. Nothing was changed.
+            RollbackExceeded: The redemption took less, or less of it is left to give back. Nothing was changed.
             RedemptionConflict: The rollback id was used for another redemption or other amounts. Nothing was changed.
-            OutcomeUnknown: The reply was lost. Repeat the call, a partial one with the ``rollback_id`` that the error
-                carries: if the first one took effect, the repeat returns ``replayed=True``.
+            OutcomeUnknown: The reply was lost, so it may or may not have been given back. Repeat the call, a partial
+                rollback with the ``rollback_id`` that the error carries: if the first one took effect, the repeat
+                returns ``replayed=True``.
         """
         return self._runner.run(self._verbs.rollback(code, redemption_id, credits, points, rollback_id))
 
@@ -518,18 +531,18 @@ class VoucherSessions:
     def iter_sessions(self, code: str, *, batch: int = 1000) -> Iterator[ActiveSession]:
         """Iterate over all live sessions of a voucher, with a bounded amount of work per call.
 
-        A session that is live from the first step to the last comes exactly once, whatever other calls do meanwhile;
-        one that begins or ends meanwhile may come or not. Only a session whose expiry is set earlier several times
-        meanwhile can be missed. The order is roughly that of expiry. The keys of the sessions that have come are kept
-        in memory.
+        A session that is live from the first step to the last is yielded exactly once; a session that begins or ends
+        in between may be yielded or not. There is one exception: a session whose expiry or amounts are lowered more
+        than once in between can be missed. The order is roughly that of expiry. The keys of the sessions that were
+        yielded are kept in memory.
 
         Args:
             code: The voucher's code.
             batch: How many sessions one call reads, 1 to 10,000.
 
         Raises:
-            InvalidRequest: A parameter is wrong. Raised at once, nothing was sent.
-            VoucherNotFound: There is no voucher with this code. Raised at the first step.
+            InvalidRequest: A parameter is wrong. It is raised by this call; nothing was sent.
+            VoucherNotFound: There is no voucher with this code. It is raised by the first step of the iteration.
         """
         return self._runner.walk(self._verbs.iter_sessions(code, batch))
 
@@ -609,8 +622,9 @@ class VoucherSessions:
             LimitExceeded: Not enough is available; ``refusals`` has one error for each voucher that refused.
             RedemptionConflict: The id was used for another request on one of the vouchers, or for another set of
                 vouchers.
-            RedemptionRolledBack: The id was used for this request, and its redemption was rolled back on at least one
-                of the vouchers. An order that is paid again needs a new id.
+            RedemptionRolledBack: The id was used for this request, and on at least one of the vouchers its redemption
+                was rolled back, or all its credits and points were given back in parts. An order that is paid again
+                needs a new id.
             OutcomeUnknown: The reply was lost, so the redemption may or may not have happened: all of it or nothing.
                 Repeat the call with the ``redemption_id`` that the error carries: if it did happen, the repeat returns
                 its result with ``replayed=True``.
@@ -644,23 +658,24 @@ class VoucherSessions:
         ttl: float | None = None,
         ttl_unit: TtlUnit | TtlUnitName | None = None,
     ) -> list[ActiveSession]:
-        """Give a live session a new expiry on several vouchers, or on none of them. Its amounts stay.
+        """Give a live session a new expiry on 1 to 30 vouchers, on all of them or on none. Its amounts stay.
 
         Args:
-            codes: The codes of 1 to 30 vouchers, none of them twice.
+            codes: The codes of the vouchers, none twice.
             session_key: The session's key.
-            ttl: As for ``extend``.
-            ttl_unit: As for ``extend``.
+            ttl: As in ``extend``.
+            ttl_unit: As in ``extend``.
 
         Returns:
-            The session on each voucher, in the order of the codes, all with the same expiry.
+            The session on each voucher, in the order of ``codes``, all with the same expiry.
 
         Raises:
             InvalidRequest: A parameter is wrong, or ``ttl`` is above the engine's ``max_ttl``. Nothing was sent.
-            CrossSlotStack: On a cluster, the codes belong to several hash slots.
-            VoucherNotFound: One of the vouchers does not exist; the error names all that do not.
-            SessionNotFound: The session is not live on one of the vouchers; the error names all of these.
-            OutcomeUnknown: The reply was lost. Repeat the call: it sets the expiry again.
+            CrossSlotStack: On a cluster the codes belong to different hash slots. Nothing was sent.
+            VoucherNotFound: Vouchers do not exist; ``codes`` names all of them. Nothing was changed.
+            SessionNotFound: The session is not live on some vouchers; ``codes`` names all of them. Nothing was changed.
+            OutcomeUnknown: The reply was lost, so the expiry may be the old one or the new one: the new one on all
+                vouchers or on none. Repeat the call: it sets the expiry again, counted from the repeated call.
         """
         return self._runner.run(self._verbs.extend_stack(codes, session_key, ttl, ttl_unit))
 

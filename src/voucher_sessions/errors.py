@@ -12,9 +12,9 @@
     │   ├── QuantityExceeded
     │   ├── GiftAmountExceeded
     │   └── LoyaltyPointsExceeded
-    ├── AdjustmentRefused                a limit cannot change so: it would leave its range, or there is none
-    ├── AdjustmentConflict               the id was used for another adjustment
-    ├── RollbackExceeded                 more was to be given back than the redemption still has
+    ├── AdjustmentRefused                a limit would be below 0 or too large, or the quantity is without limit
+    ├── AdjustmentConflict               the adjustment id was used for other changes
+    ├── RollbackExceeded                 the redemption has less left than the rollback asks for
     ├── RedemptionConflict               the id was used for another request
     │   └── RedemptionRolledBack         the id was used for this request, and the redemption was rolled back
     ├── ServerUnavailable (redis.exceptions.ConnectionError)
@@ -314,15 +314,15 @@ class LoyaltyPointsExceeded(LimitExceeded):
 
 
 class AdjustmentRefused(VoucherSessionsError):
-    """The limit cannot be changed so: it would be below 0 or above 2^53 - 1, or the quantity is without limit.
+    """A limit cannot be changed by this much: it would be below 0 or above 2^53 - 1, or there is none.
 
-    Nothing was changed, also of the other limits.
+    Only the quantity can be without limit. Nothing was changed, not even the other limits.
 
     Attributes:
         code: The voucher's code.
         balance: Which limit: ``quantity``, ``credits`` or ``points``.
-        limit: That limit as it is; None: the quantity is without limit.
-        change: What was to be added to it.
+        limit: The present value of that limit; None: the quantity is without limit.
+        change: The change that was asked for; negative if the limit was to be lowered.
     """
 
     def __init__(self, code: str, balance: str, limit: int | None, change: int) -> None:
@@ -333,16 +333,20 @@ class AdjustmentRefused(VoucherSessionsError):
         self.change = change
 
     def __str__(self) -> str:
-        call = f"voucher {self.code!r}: the limit of its {self.balance} cannot change by {self.change}"
+        call = f"voucher {self.code!r}: the limit of its {self.balance} cannot be changed by {self.change}"
         if self.limit is None:
             return f"{call}, since there is none: set one with put_voucher first"
         return f"{call}: it is {self.limit}, and must stay between 0 and 2^53 - 1"
 
 
 class AdjustmentConflict(VoucherSessionsError):
-    """The adjustment id was used before, for other changes, or for a voucher that was deleted and put again since.
+    """The adjustment id was used before: for other changes, or before the voucher was deleted and put again.
 
     Nothing was changed.
+
+    Attributes:
+        code: The voucher's code.
+        adjustment_id: The id that was used before.
     """
 
     def __init__(self, code: str, adjustment_id: str) -> None:
@@ -358,14 +362,14 @@ class AdjustmentConflict(VoucherSessionsError):
 
 
 class RollbackExceeded(VoucherSessionsError):
-    """More was to be given back than the redemption still has of what it took. Nothing was changed.
+    """A partial rollback asks for more than the redemption has left to give back. Nothing was changed.
 
     Attributes:
         code: The voucher's code.
         redemption_id: The id of the redemption.
-        balance: Of what: ``credits`` or ``points``.
-        requested: How much of it was to be given back.
-        available: How much of it the redemption still has.
+        balance: Which amount: ``credits`` or ``points``.
+        requested: How much the call asked to give back.
+        available: How much is left to give back.
     """
 
     def __init__(self, code: str, redemption_id: str, balance: str, requested: int, available: int) -> None:
@@ -387,8 +391,10 @@ class RedemptionConflict(VoucherSessionsError):
     """The redemption id was used before, for another request on this voucher.
 
     Another session, other amounts or another set of vouchers make another request. Nothing was changed.
-    ``get_redemption`` returns what was redeemed under the id. For a partial rollback, ``rollback_id`` is the id that
-    was used before, for another redemption or other amounts; otherwise it is None.
+    ``get_redemption`` returns what was redeemed under the id.
+
+    A partial rollback raises it if its rollback id was used for another redemption or other amounts. Then
+    ``rollback_id`` is that id; otherwise it is None.
     """
 
     def __init__(self, code: str, redemption_id: str, rollback_id: str | None = None) -> None:
@@ -412,9 +418,9 @@ class RedemptionConflict(VoucherSessionsError):
 class RedemptionRolledBack(RedemptionConflict):
     """The redemption id was used for this very request, and its redemption was rolled back since.
 
-    Partial rollbacks that gave back all its credits and points count as well. Nothing was changed: the voucher does not
-    pay for this order. An order that is paid again needs a new id. ``redemption`` is the receipt, which says what was
-    given back.
+    It is also raised if partial rollbacks have given back all its credits and points. Nothing was changed: the voucher
+    does not pay for this order. An order that is paid again needs a new id. ``redemption`` is the receipt, which says
+    what was given back.
     """
 
     def __init__(self, code: str, redemption_id: str, redemption: Redemption | Mapping[str, Any]) -> None:
@@ -457,10 +463,10 @@ class ServerUnavailable(VoucherSessionsError, redis.exceptions.ConnectionError):
 class OutcomeUnknown(VoucherSessionsError, redis.exceptions.ConnectionError):
     """The connection failed before the reply came: the call may or may not have taken effect.
 
-    Repeat the call with the key or the ids of this error, or look up what happened with ``get_redemption``,
+    Repeat the call with the key or the id of this error, or look up what happened with ``get_redemption``,
     ``get_session`` or ``get_voucher``. Repeating is safe, except for ``put_voucher`` with ``used``, which would replace
-    what was redeemed in between. A redemption, rollback or adjustment that took effect returns ``replayed=True``, and
-    validate sets the same lock again.
+    what was redeemed in between. If the first call took effect, a repeated redeem, rollback or adjust returns
+    ``replayed=True``; validate sets the same lock again, and extend sets the expiry again.
 
     Attributes:
         verb: The method that was called.

@@ -381,13 +381,13 @@ RedeemableLike = Redeemable | RedeemableFields | _DictOfAnything | str
 
 
 def _date_and_time(value: object) -> object:
-    """The value, unless it is a number or text of one, which pydantic takes for seconds or milliseconds by its size."""
+    """The value. A number is refused: pydantic would take it for seconds or milliseconds, depending on its size."""
     if not is_a(value, datetime) and not (is_a(value, str) and re.match(r"\d{4}-", value)):
         raise ValueError("must be a datetime, or text in ISO format")
     return value
 
 
-# Up to the last day that every time zone can show.
+# The upper limit leaves out the last day of the year 9999: in some time zones it would be in the year 10000.
 _RedeemedAt = Annotated[
     AwareDatetime,
     BeforeValidator(_date_and_time),
@@ -404,11 +404,12 @@ class RedemptionRow(Request):
         credits: The gift card credits redeemed, in minor units (cents).
         points: The loyalty points redeemed.
         quantity: The quantity redeemed, always 1.
-        redeemed_at: When it was redeemed, with a time zone. None: not known; an import takes the time of the server.
-        session_key: The session key of the redemption. None: not known, or none.
+        redeemed_at: When it was redeemed: a datetime with a time zone, or ISO text. None: not known; an import stores
+            the time of the server.
+        session_key: The session key of the redemption. None: not known, or there was no session.
         rolled_back: Whether it was rolled back. None: not known.
-        credits_rolled_back: How many of the credits were given back. None: not known.
-        points_rolled_back: How many of the points were given back. None: not known.
+        credits_rolled_back: How many of the credits were given back, at most ``credits``. None: not known.
+        points_rolled_back: How many of the points were given back, at most ``points``. None: not known.
     """
 
     code: Text
@@ -424,11 +425,11 @@ class RedemptionRow(Request):
 
 
 Loaded = Voucher | tuple[Voucher, Used] | None
-"""What a loader returns: the voucher, perhaps with what was used of it before, or None if there is none."""
+"""What a loader returns: a voucher, a voucher with what was used of it, or None if there is no such voucher."""
 Loader = Callable[[str], Loaded]
-"""Returns the voucher of a code that Redis does not know."""
+"""A function that returns the voucher of a code which Redis does not know."""
 AsyncLoader = Callable[[str], Loaded | Awaitable[Loaded]]
-"""The same for an asyncio engine: a plain function, or a coroutine function."""
+"""A loader of an asyncio engine: a plain function or a coroutine function."""
 
 
 class Durability(Request):

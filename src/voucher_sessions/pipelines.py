@@ -79,23 +79,25 @@ class _Queue:
         This method only queues the call, and returns the pipeline. ``execute`` sends it: the result and the errors
         below are those of ``execute``, except ``InvalidRequest``, which is raised at once.
 
-        A gift card is topped up with it. Two adjustments at the same time both count, which they would not if each read the
-        limits and put them. What is used and locked stays. A limit may fall below what is used and locked: then nothing new
-        is granted, and sessions that have a lock can redeem it until the limit is used up.
+        Use it to top up a gift card. It is atomic: two adjustments at the same time both take effect. What is used and
+        locked stays as it is. A limit may fall below what is used and locked. Then nothing new is granted, and sessions
+        that have a lock can redeem it until the limit is used up.
 
         A repeated call with the same id and the same changes returns ``replayed=True`` and changes nothing. The id is
-        remembered for as long as redemption ids, which is for good unless the engine has a ``receipt_ttl``.
+        remembered for ever, or for the engine's ``receipt_ttl`` if it has one.
 
         Args:
             code: The voucher's code.
-            quantity: What to add to the limit of the quantity; below 0 lowers it.
-            credits: What to add to the limit of the credits, in minor units (cents); below 0 lowers it.
-            points: What to add to the limit of the points; below 0 lowers it.
-            adjustment_id: Identifies the adjustment, on this voucher; any text of 1 to 256 characters that is not blank,
-                such as the id of the payment. Without one, the engine generates ``adj_`` and 32 random letters and digits.
+            quantity: What to add to the limit of the quantity; a negative number lowers the limit.
+            credits: What to add to the limit of the credits, in minor units (cents); a negative number lowers it.
+            points: What to add to the limit of the points; a negative number lowers it.
+            adjustment_id: The caller's id of this adjustment, for example the id of the payment: any text of 1 to 256
+                characters that is not blank. It belongs to this voucher. None: the engine generates one before anything
+                is sent; ``Adjustment.id`` returns it.
 
         Result of ``execute``:
-            The changes, and the voucher as it is after them.
+            The changes, and the voucher as it is now. If a repeated call finds that the voucher was deleted since,
+            ``voucher`` is None.
 
         Raises:
             InvalidRequest: A parameter is wrong, or all three changes are 0. Nothing was sent.
@@ -103,8 +105,10 @@ class _Queue:
             AdjustmentRefused: A limit would be below 0 or above 2^53 - 1, or the quantity is without limit. Nothing was
                 changed.
             AdjustmentConflict: The id was used for other changes, or before the voucher was deleted and put again.
-            OutcomeUnknown: The reply was lost. Repeat the call with the ``adjustment_id`` that the error carries: if the
-                first one took effect, the repeat returns ``replayed=True``.
+                Nothing was changed.
+            OutcomeUnknown: The reply was lost, so the limits may or may not have changed. Repeat the call with the
+                ``adjustment_id`` that the error carries: if the first one took effect, the repeat returns
+                ``replayed=True``.
         """
         return self._queue(self._verbs.adjust(code, quantity, credits, points, adjustment_id))
 
@@ -236,8 +240,8 @@ class _Queue:
             LimitExceeded: Not enough is available; one of ``QuantityExceeded``, ``GiftAmountExceeded`` and
                 ``LoyaltyPointsExceeded``.
             RedemptionConflict: The id was used for another request: other amounts, another session or other vouchers.
-            RedemptionRolledBack: The id was used for this request, and its redemption was rolled back. An order that is
-                paid again needs a new id.
+            RedemptionRolledBack: The id was used for this request, and its redemption was rolled back, or all its
+                credits and points were given back in parts. An order that is paid again needs a new id.
             OutcomeUnknown: The reply was lost, so the redemption may or may not have happened. Repeat the call with the
                 ``redemption_id`` that the error carries: if it did happen, the repeat returns its result with
                 ``replayed=True``.
@@ -296,15 +300,17 @@ class _Queue:
         This method only queues the call, and returns the pipeline. ``execute`` sends it: the result and the errors
         below are those of ``execute``, except ``InvalidRequest``, which is raised at once.
 
-        A shop calls it when a payment begins, so that the lock lasts until the payment ends. Limits are not looked at: what the
-        session has locked, it keeps. The new expiry may also be earlier than the old one.
+        Use it when a payment begins, so that the lock lasts until the payment ends. Limits are not checked: the session
+        keeps what it has locked, even if the limits were lowered since. The new expiry may also be earlier than the old
+        one.
 
         Args:
             code: The voucher's code.
             session_key: The session's key.
-            ttl: How long the session lives from now on, in ``ttl_unit``; above 0, whole or fractional, rounded up to whole
-                milliseconds. Give both or neither; neither is the engine's ``default_ttl``, 7 days unless set.
-            ttl_unit: The unit of ``ttl``, such as ``"MINUTES"``.
+            ttl: How long the session lives from now on, in ``ttl_unit``: a number above 0, whole or fractional, rounded
+                up to whole milliseconds. Give both or neither. If neither is given, it is the engine's ``default_ttl``,
+                7 days unless set.
+            ttl_unit: The unit of ``ttl``, for example ``"MINUTES"``.
 
         Result of ``execute``:
             The session with its new expiry.
@@ -313,7 +319,8 @@ class _Queue:
             InvalidRequest: A parameter is wrong, or ``ttl`` is above the engine's ``max_ttl``. Nothing was sent.
             VoucherNotFound: There is no voucher with this code.
             SessionNotFound: The session is not live on this voucher. Validate again.
-            OutcomeUnknown: The reply was lost. Repeat the call: it sets the expiry again.
+            OutcomeUnknown: The reply was lost, so the expiry may be the old one or the new one. Repeat the call: it
+                sets the expiry again, counted from the repeated call.
         """
         return self._queue(self._verbs.extend(code, session_key, ttl, ttl_unit))
 
@@ -331,10 +338,13 @@ class _Queue:
         This method only queues the call, and returns the pipeline. ``execute`` sends it: the result and the errors
         below are those of ``execute``, except ``InvalidRequest``, which is raised at once.
 
-        Without amounts it gives back all that the redemption still has of its credits, its points and its quantity. That
-        happens once: a repeated call returns ``replayed=True`` and changes nothing. With amounts it gives back that much;
-        the rest and the quantity stay spent. Each partial rollback has an id: a repeated call with the same id and amounts
-        returns ``replayed=True``. In sum no more is given back than was taken.
+        Without amounts it gives back the quantity, and the credits and points that were not given back before. That
+        happens once: a repeated call returns ``replayed=True`` and changes nothing.
+
+        With amounts it is a partial rollback: it gives back that much, and the rest and the quantity stay spent. Each
+        partial rollback has an id: a repeated call with the same id, redemption and amounts returns ``replayed=True``
+        and changes nothing. The id is remembered as long as the receipt of the redemption. All rollbacks of a
+        redemption together never give back more than it took.
 
         It does not lock anything for the session again. The redemption id stays used: to redeem again, use a new one.
 
@@ -343,8 +353,9 @@ class _Queue:
             redemption_id: The id of the redemption, as in ``Redemption.id``.
             credits: Gift card credits to give back, in minor units (cents). None: 0, or all if points are None too.
             points: Loyalty points to give back. None: 0, or all if credits are None too.
-            rollback_id: Identifies a partial rollback, on this voucher; any text of 1 to 256 characters that is not blank.
-                Without one, the engine generates ``rbk_`` and 32 random letters and digits. Only with amounts.
+            rollback_id: The caller's id of a partial rollback, for example the id of the refund: any text of 1 to 256
+                characters that is not blank. It belongs to this voucher. Only with amounts. None: the engine generates
+                one before anything is sent; ``Rollback.id`` returns it.
 
         Result of ``execute``:
             What was given back.
@@ -353,10 +364,11 @@ class _Queue:
             InvalidRequest: A parameter is wrong, the amounts are all 0, or there is a ``rollback_id`` without amounts.
                 Nothing was sent.
             RedemptionNotFound: The voucher has no redemption with this id.
-            RollbackExceeded: The redemption has less left than is to be given back. Nothing was changed.
+            RollbackExceeded: The redemption took less, or less of it is left to give back. Nothing was changed.
             RedemptionConflict: The rollback id was used for another redemption or other amounts. Nothing was changed.
-            OutcomeUnknown: The reply was lost. Repeat the call, a partial one with the ``rollback_id`` that the error
-                carries: if the first one took effect, the repeat returns ``replayed=True``.
+            OutcomeUnknown: The reply was lost, so it may or may not have been given back. Repeat the call, a partial
+                rollback with the ``rollback_id`` that the error carries: if the first one took effect, the repeat
+                returns ``replayed=True``.
         """
         return self._queue(self._verbs.rollback(code, redemption_id, credits, points, rollback_id))
 
@@ -461,8 +473,9 @@ class _Queue:
             LimitExceeded: Not enough is available; ``refusals`` has one error for each voucher that refused.
             RedemptionConflict: The id was used for another request on one of the vouchers, or for another set of
                 vouchers.
-            RedemptionRolledBack: The id was used for this request, and its redemption was rolled back on at least one
-                of the vouchers. An order that is paid again needs a new id.
+            RedemptionRolledBack: The id was used for this request, and on at least one of the vouchers its redemption
+                was rolled back, or all its credits and points were given back in parts. An order that is paid again
+                needs a new id.
             OutcomeUnknown: The reply was lost, so the redemption may or may not have happened: all of it or nothing.
                 Repeat the call with the ``redemption_id`` that the error carries: if it did happen, the repeat returns
                 its result with ``replayed=True``.
@@ -499,26 +512,27 @@ class _Queue:
         ttl: float | None = None,
         ttl_unit: TtlUnit | TtlUnitName | None = None,
     ) -> Self:
-        """Give a live session a new expiry on several vouchers, or on none of them. Its amounts stay.
+        """Give a live session a new expiry on 1 to 30 vouchers, on all of them or on none. Its amounts stay.
 
         This method only queues the call, and returns the pipeline. ``execute`` sends it: the result and the errors
         below are those of ``execute``, except ``InvalidRequest``, which is raised at once.
 
         Args:
-            codes: The codes of 1 to 30 vouchers, none of them twice.
+            codes: The codes of the vouchers, none twice.
             session_key: The session's key.
-            ttl: As for ``extend``.
-            ttl_unit: As for ``extend``.
+            ttl: As in ``extend``.
+            ttl_unit: As in ``extend``.
 
         Result of ``execute``:
-            The session on each voucher, in the order of the codes, all with the same expiry.
+            The session on each voucher, in the order of ``codes``, all with the same expiry.
 
         Raises:
             InvalidRequest: A parameter is wrong, or ``ttl`` is above the engine's ``max_ttl``. Nothing was sent.
-            CrossSlotStack: On a cluster, the codes belong to several hash slots.
-            VoucherNotFound: One of the vouchers does not exist; the error names all that do not.
-            SessionNotFound: The session is not live on one of the vouchers; the error names all of these.
-            OutcomeUnknown: The reply was lost. Repeat the call: it sets the expiry again.
+            CrossSlotStack: On a cluster the codes belong to different hash slots. Nothing was sent.
+            VoucherNotFound: Vouchers do not exist; ``codes`` names all of them. Nothing was changed.
+            SessionNotFound: The session is not live on some vouchers; ``codes`` names all of them. Nothing was changed.
+            OutcomeUnknown: The reply was lost, so the expiry may be the old one or the new one: the new one on all
+                vouchers or on none. Repeat the call: it sets the expiry again, counted from the repeated call.
         """
         return self._queue(self._verbs.extend_stack(codes, session_key, ttl, ttl_unit))
 
@@ -561,7 +575,7 @@ class Pipeline(_Queue):
     one round trip to each server that has some of its vouchers. It takes two if it changes one session, one redemption
     id or one voucher's limits twice, three if three times, and so on: the second change is sent when the first has its
     reply, so that a repetition of the first cannot undo it. The calls of one voucher run in the order in which they
-    were queued, with one exception: a call that must be sent again (because the loader brought its voucher, a hash slot
+    were queued, with one exception: a call that must be sent again (because the loader loaded its voucher, a hash slot
     of the cluster moved, a reply belonged to another command, or more locks had expired than one script call can
     remove) can run after calls that were queued behind it.
 
@@ -603,7 +617,7 @@ class AsyncPipeline(_Queue):
     session, one redemption id or one voucher's limits twice, three if three times, and so on: the second change is
     sent when the first has its reply, so that a repetition of the first cannot undo it. The calls of one voucher run
     in the order in which they were queued, with one exception: a call that must be sent again (because the loader
-    brought its voucher, a hash slot of the cluster moved, a reply belonged to another command, or more locks had
+    loaded its voucher, a hash slot of the cluster moved, a reply belonged to another command, or more locks had
     expired than one script call can remove) can run after calls that were queued behind it.
 
     As an async context manager it empties the queue at the end of the block.

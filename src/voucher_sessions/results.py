@@ -122,9 +122,9 @@ class Redemption(Model):
         credits: The gift card credits redeemed, in minor units (cents).
         points: The loyalty points redeemed.
         redeemed_at: When it was redeemed, in UTC, by the server's clock.
-        rolled_back: True if the redemption was rolled back since. A partial rollback does not make it True.
-        credits_rolled_back: How many of the credits were given back since, by partial rollbacks or by that of the rest.
-        points_rolled_back: How many of the points were given back since.
+        rolled_back: True if a rollback without amounts was made since. Partial rollbacks do not change it.
+        credits_rolled_back: How many of the credits were given back since, by all rollbacks together.
+        points_rolled_back: How many of the points were given back since, by all rollbacks together.
         replayed: True if an earlier call with this id made the redemption, and this call changed nothing.
     """
 
@@ -164,8 +164,8 @@ class Rollback(Model):
     Attributes:
         code: The voucher's code.
         redemption_id: The id of the redemption that was rolled back.
-        id: The rollback id of a partial rollback, given or generated; None if the rest was given back.
-        quantity: The quantity given back: 1; 0 for a partial rollback.
+        id: The rollback id of a partial rollback, given or generated; None for a rollback without amounts.
+        quantity: The quantity given back: 0 by a partial rollback, otherwise 1.
         credits: The gift card credits given back, in minor units (cents).
         points: The loyalty points given back.
         replayed: True if an earlier call rolled it back, and this call changed nothing.
@@ -186,9 +186,9 @@ class Adjustment(Model):
     Attributes:
         id: The adjustment id, given or generated.
         code: The voucher's code.
-        quantity: What was added to the limit of the quantity; below 0 if it was lowered.
-        credits: What was added to the limit of the credits, in minor units (cents).
-        points: What was added to the limit of the points.
+        quantity: What was added to the limit of the quantity; negative if the limit was lowered.
+        credits: What was added to the limit of the credits, in minor units (cents); negative if it was lowered.
+        points: What was added to the limit of the points; negative if it was lowered.
         voucher: The voucher as it is now; None if it was deleted since.
         replayed: True if an earlier call with this id made the adjustment, and this call changed nothing.
     """
@@ -289,7 +289,7 @@ class RowProblem(Model):
 
     Attributes:
         position: The position of the row, from 0.
-        problem: What is wrong with it, or what Redis has instead.
+        problem: What is wrong with the row, or how Redis differs from it.
     """
 
     position: int
@@ -301,10 +301,10 @@ class BulkReport(Model):
 
     Attributes:
         new: How many rows were written.
-        known: How many rows were there already, as the row says. With ``if_exists="update"``, also those that were
+        known: How many rows Redis had already, without a conflict. With ``if_exists="update"``, also those that were
             updated.
-        conflicting: The rows for which Redis has something else, which stayed.
-        bad: The rows that are wrong.
+        conflicting: The rows that differ from what Redis has already. They were not written.
+        bad: The rows that are wrong, that name a missing voucher, or with ``if_exists="raise"`` one that exists.
     """
 
     new: Figure

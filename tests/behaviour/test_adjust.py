@@ -33,7 +33,7 @@ TEN_MINUTES = 600
 
 
 def run(backend: Backend, call: Call[Any]) -> Any:
-    """The result of a call; the same call again is what a client sends again by itself."""
+    """The result of a call. Running the same call again is an automatic retry of the client."""
     return call.result(backend.admin.execute_command(*call.eval_command()))
 
 
@@ -165,7 +165,7 @@ def test_there_must_be_a_voucher(engine: VoucherSessions, backend: Backend, dele
     assert backend.contents() == before
 
 
-def test_of_a_voucher_that_was_deleted_and_put_again_since(gift: VoucherSessions, backend: Backend) -> None:
+def test_an_id_that_was_used_before_the_voucher_was_deleted(gift: VoucherSessions, backend: Backend) -> None:
     gift.adjust("GIFT", credits=50, adjustment_id="topup")
     gift.delete_voucher("GIFT")
     before = backend.contents()
@@ -274,7 +274,7 @@ def test_in_a_pipeline(gift: VoucherSessions, execute: Callable[..., list[Any]])
     assert limits(gift) == (5, 150, 11)
 
 
-# 4 tills top up 25 times by 100, and each sends every top-up twice.
+# 4 workers top up 25 times by 100, and each sends every top-up twice.
 TOP_UPS = [f"till-{till}-{at}" for at in range(25) for till in range(4)] * 2
 
 
@@ -330,7 +330,9 @@ def test_a_put_that_a_client_sends_again_does_not_undo_an_adjustment(backend: Ba
 @pytest.mark.parametrize("key", ["vs:{GIFT}", "vs:{GIFT}:locks", RECEIPT])
 @pytest.mark.parametrize("kind", ["list", "text"])
 @pytest.mark.parametrize("expired", [False, True])
-def test_a_foreign_value_leaves_nothing_half_done(backend: Backend, key: str, kind: str, expired: bool) -> None:
+def test_a_foreign_value_is_refused_before_anything_is_written(
+    backend: Backend, key: str, kind: str, expired: bool
+) -> None:
     with backend.client() as client:
         engine = VoucherSessions(client)
         engine.put_voucher(Voucher(code="GIFT", credits=100))

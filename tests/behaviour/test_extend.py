@@ -185,7 +185,7 @@ def test_a_session_that_is_not_live_is_not_found(
 
 @pytest.mark.parametrize("was_deleted", [False, True])
 def test_no_such_voucher(alone: VoucherSessions, backend: Backend, was_deleted: bool) -> None:
-    """Also if the key of a session of it is still there."""
+    """Also if the key of one of its sessions still exists."""
     code = "GIFT" if was_deleted else "NOBODY"
     if was_deleted:
         locked_with(alone, ())
@@ -292,7 +292,7 @@ def refused_field(call: Callable[..., object], arguments: dict[str, Any]) -> str
 
 @pytest.fixture
 def send(backend: Backend) -> Callable[[Call[Any]], Any]:
-    """Sends a call as a client does that got no reply: as often as the test likes."""
+    """Sends a call. Sending the same call again is an automatic retry of the client after a lost reply."""
 
     def send(call: Call[Any]) -> Any:
         return call.result(backend.admin.execute_command(*call.eval_command()))
@@ -363,7 +363,7 @@ def test_a_retry_does_not_undo_a_later_change(
 def test_a_retry_of_a_stack_of_which_one_session_is_forgotten(
     alone: VoucherSessions, backend: Backend, send: Callable[[Call[Any]], Any], clock: Clock
 ) -> None:
-    """Other calls have made B's session end at once, and its key is gone with the call id; or B is deleted, too."""
+    """Other calls have ended B's session, and its key has expired with the call id; or B was deleted, too."""
     alone.put_voucher(Voucher(code="B", points=7))
     alone.validate_stack(["GIFT", "B"], session=lock("cart", 60_000))
     call = CALLS.extend_stack(["GIFT", "B"], "cart", 90, "SECONDS")
@@ -394,7 +394,7 @@ def test_a_retry_of_a_stack_of_which_one_session_is_forgotten(
 @on_fakeredis
 @only_or_beside
 @pytest.mark.parametrize("back_ms", [1, 5000])
-def test_a_lock_that_was_taken_out_stays_dead(
+def test_a_reclaimed_lock_stays_dead(
     alone: VoucherSessions, backend: Backend, clock: Clock, beside: tuple[str, ...], back_ms: int
 ) -> None:
     locked_with(alone, beside)
@@ -418,7 +418,7 @@ def test_a_lock_that_was_taken_out_stays_dead(
 
 @on_fakeredis
 @only_or_beside
-def test_a_lock_that_nobody_took_out_is_live_again(
+def test_an_expired_lock_that_was_not_reclaimed_is_live_again_if_the_clock_goes_back(
     alone: VoucherSessions, clock: Clock, beside: tuple[str, ...]
 ) -> None:
     locked_with(alone, beside)
@@ -524,8 +524,8 @@ def test_a_key_of_something_else_leaves_nothing_half_done(
     assert backend.contents() == before
 
 
-def test_expired_locks_that_nobody_has_taken_out_are_no_obstacle(backend: Backend) -> None:
-    """They are left to the calls that ask for what is available."""
+def test_expired_locks_that_were_not_reclaimed_are_no_obstacle(backend: Backend) -> None:
+    """extend does not reclaim them; the calls that compute what is available do."""
     engine = VoucherSessions(backend.client())
     engine.put_voucher(Voucher(code="GIFT", credits=1000))
     engine.validate("GIFT", credits=30, session=lock("cart", 60_000))

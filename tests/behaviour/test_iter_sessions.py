@@ -1,4 +1,4 @@
-"""``iter_sessions``: each session that is live during the whole walk comes exactly once, whatever others do meanwhile."""
+"""``iter_sessions`` yields each session that is live during the whole walk once, whatever other calls do meanwhile."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ on_fakeredis = pytest.mark.parametrize("backend", ["fakeredis"], indirect=True)
 
 
 def awaited(found: AsyncIterator[ActiveSession], loop: asyncio.AbstractEventLoop) -> Iterator[ActiveSession]:
-    """The same, step by step."""
+    """The items of an async iterator, as an iterator."""
     while True:
         try:
             yield loop.run_until_complete(anext(found))
@@ -133,7 +133,7 @@ NUMBERS = count()
 def test_what_lives_through_the_whole_walk_comes_exactly_once(
     backend: Backend, ttls: list[int], changes: list[list[Any]], batch: int
 ) -> None:
-    """Unless its lock is set back, to an earlier expiry or to other amounts, more than once."""
+    """Except a session whose expiry or amounts are lowered more than once during the walk."""
     engine, code = VoucherSessions(backend.client()), f"V{next(NUMBERS)}"
     engine.put_voucher(Voucher(code=code, quantity=None, credits=10**6))
     for at, ttl_ms in enumerate(ttls):
@@ -197,7 +197,7 @@ def test_a_session_that_is_shortened_to_before_the_place_reached_still_comes(
 def test_the_session_at_the_place_reached_may_end(
     engine: VoucherSessions, backend: Backend, clock: Clock, walk: Walk
 ) -> None:
-    """Also among others of its millisecond: the place is found again."""
+    """Also if other sessions expire in the same millisecond: the walk continues at the right place."""
     keys = locked(engine, 6)
     share_a_millisecond(backend, clock.now_ms() + 50_000)
     told = []
@@ -208,7 +208,7 @@ def test_the_session_at_the_place_reached_may_end(
 
 
 @two_backends
-def test_the_only_lock_gets_company_in_mid_walk(engine: VoucherSessions, walk: Walk) -> None:
+def test_a_second_lock_during_the_walk_of_the_only_one(engine: VoucherSessions, walk: Walk) -> None:
     locked(engine, 1)
     steps = walk(engine, "GIFT", batch=1)
     told = [next(steps).key]

@@ -1,4 +1,4 @@
-"""DESIGN.md 3.21: a loader brings the vouchers that Redis does not know."""
+"""DESIGN.md 3.21: a loader returns the vouchers that Redis does not know."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from voucher_sessions import (
 from voucher_sessions._transport import urls
 
 Make = Callable[..., VoucherSessions]
-# A loader is asked by the engine; what a server has to do with it, one real server shows.
+# The engine, not the server, calls the loader. So one real server is enough.
 two_backends = pytest.mark.parametrize("backend", ["fakeredis", "valkey"], indirect=True)
 on_valkey = pytest.mark.parametrize("backend", ["valkey"], indirect=True)
 
 
 class Shop:
-    """A loader with the shop's own records. It notes which codes it is asked for; an exception is raised."""
+    """A loader that returns the given values by code, or raises them if they are exceptions. It records each call."""
 
     def __init__(self, **known: object) -> None:
         self.known = known
@@ -129,7 +129,7 @@ def test_it_is_not_asked_by_other_verbs(make_engine: Make, backend: Backend, exe
 
 
 @two_backends
-def test_it_is_not_asked_where_a_receipt_has_the_answer(make_engine: Make) -> None:
+def test_it_is_not_asked_if_there_is_a_receipt(make_engine: Make) -> None:
     shop = Shop(A=gift())
     engine = make_engine(loader=shop)
     for name in ("redeem", "adjust"):
@@ -313,7 +313,7 @@ class AsyncCallable:
 
 
 class MyAwaitable:
-    """As a future is."""
+    """An awaitable that is no coroutine."""
 
     def __init__(self, code: str) -> None:
         self._code = code
@@ -333,7 +333,7 @@ ASYNC_LOADERS: list[Any] = [
 
 
 def kind(loader: object) -> str:
-    """A name for the test that every process gives it; a repr has an address."""
+    """A test id that is the same in every process. A repr contains an address."""
     name: str = getattr(loader, "__name__", type(loader).__name__)
     return name
 
@@ -445,7 +445,7 @@ def test_what_it_raises_reaches_the_caller_and_nothing_has_changed(
     assert not backend.keys()
 
 
-def test_what_stops_a_program_reaches_the_caller_too(backend: Backend) -> None:
+def test_keyboard_interrupt_and_system_exit_reach_the_caller(backend: Backend) -> None:
     for error in (KeyboardInterrupt(), SystemExit(3)):
         engine = VoucherSessions(backend.client(), loader=Shop(A=error))
         with pytest.raises(type(error)) as raised:
@@ -457,8 +457,8 @@ def test_what_stops_a_program_reaches_the_caller_too(backend: Backend) -> None:
 
 
 @two_backends
-def test_stop_iteration_is_no_answer(make_engine: Make, backend: Backend) -> None:
-    """As from any generator or coroutine, it comes as a RuntimeError; ``next`` of an empty cursor raises it."""
+def test_stop_iteration_is_raised_as_runtime_error(make_engine: Make, backend: Backend) -> None:
+    """Python turns it into a RuntimeError inside generators. A loader raises it by ``next`` of an empty cursor."""
     engine = make_engine(loader=lambda code: next(iter([])))
     with pytest.raises(RuntimeError):
         engine.get_voucher("A")

@@ -1,4 +1,4 @@
-"""DESIGN.md 3.11: a rollback with amounts gives back that much, once per rollback id, and in sum never more than was taken."""
+"""DESIGN.md 3.11: a partial rollback happens once per rollback id, and never gives back more than is left."""
 
 from __future__ import annotations
 
@@ -297,7 +297,7 @@ def test_its_receipt_lives_as_long_as_the_redemptions(
 
 
 @pytest.mark.parametrize("backend", ["fakeredis"], indirect=True)
-def test_both_receipts_go_at_once(make_engine: Callable[..., VoucherSessions], clock: Clock) -> None:
+def test_both_receipts_expire_at_the_same_time(make_engine: Callable[..., VoucherSessions], clock: Clock) -> None:
     engine = make_engine(receipt_ttl=TEN_MINUTES)
     engine.put_voucher(Voucher(code="GIFT", credits=100))
     engine.redeem("GIFT", credits=60, redemption_id="order")
@@ -358,7 +358,7 @@ def test_calls_that_a_client_sends_again_have_one_effect(backend: Backend) -> No
 
 @pytest.mark.parametrize("key", ["vs:{GIFT}", "vs:{GIFT}:redemption:order", RECEIPT])
 @pytest.mark.parametrize("kind", ["list", "text"])
-def test_a_foreign_value_leaves_nothing_half_done(backend: Backend, key: str, kind: str) -> None:
+def test_a_foreign_value_is_refused_before_anything_is_written(backend: Backend, key: str, kind: str) -> None:
     with backend.client() as client:
         engine = VoucherSessions(client)
         engine.put_voucher(Voucher(code="GIFT", credits=100))
@@ -373,7 +373,9 @@ def test_a_foreign_value_leaves_nothing_half_done(backend: Backend, key: str, ki
 @pytest.mark.parametrize("key", ["vs:{%s}", "vs:{%s}:redemption:order"])
 @pytest.mark.parametrize("kind", ["list", "text"])
 @pytest.mark.parametrize("code", ["A", "C"])
-def test_a_foreign_value_leaves_no_half_of_a_stack(backend: Backend, key: str, kind: str, code: str) -> None:
+def test_a_foreign_value_in_a_stack_is_refused_before_anything_is_written(
+    backend: Backend, key: str, kind: str, code: str
+) -> None:
     with backend.client() as client:
         engine = VoucherSessions(client)
         for each in ("A", "B", "C"):

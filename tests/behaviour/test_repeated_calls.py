@@ -282,7 +282,7 @@ def test_the_lock_of_a_later_call_keeps_its_expiry(gift: VoucherSessions, send: 
 def test_a_stack_that_was_extended_before_one_of_its_vouchers_went_away(
     gift: VoucherSessions, send: Callable[..., Any], backend: Backend, code: str
 ) -> None:
-    """Nothing is left that tells what the first result was, as when the session's key has expired as well."""
+    """The first result is not stored any more, as when the session's key has expired as well."""
     gift.put_voucher(Voucher(code="CARD", credits=100))
     stack = [Redeemable(code=each, credits=30) for each in ("GIFT", "CARD")]
     gift.validate_stack(stack, session={"type": "LOCK", "key": "cart"})

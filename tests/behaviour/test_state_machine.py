@@ -215,7 +215,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.books.adjustments)
     @rule(which=st.integers(0, 5), change=st.sampled_from([0, 0, 1]), delete=st.sampled_from([None, False, True]))
     def adjust_again(self, which: int, change: int, delete: bool | None) -> None:
-        """The same adjustment under its id, or one with a change; the voucher may be deleted, and be put again."""
+        """Repeat an adjustment under its id, or use the id for another. The voucher may be deleted, and put again."""
         (code, adjustment_id), done = sorted(self.books.adjustments.items())[which % len(self.books.adjustments)]
         if delete is not None:
             self.delete(code, put_again=delete)
@@ -347,7 +347,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(key=KEYS, lock_both=st.booleans(), ttl_ms=st.sampled_from([10, 5000, HOUR]))
     def lock_and_extend_a_stack(self, key: str, lock_both: bool, ttl_ms: int) -> None:
-        """Both of its locks, or one without the other, which refuses the stack."""
+        """Lock both vouchers and extend the stack, or lock only one, so that the stack is refused."""
         for code in ("A", "B") if lock_both else ("A",):
             book = self.books.vouchers.get(code)
             held = book.used.plus(book.locked(self.now())) if book else Amounts()
@@ -358,7 +358,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.locks())
     @rule(which=st.integers(0, 5), ttl_ms=st.sampled_from([1, 10, 5000, HOUR, WEEK]), then_use=st.booleans())
     def extend_a_lock(self, which: int, ttl_ms: int, then_use: bool) -> None:
-        """Of a session that is live: longer or shorter; its amounts are redeemed then."""
+        """Extend a live session to a later or an earlier expiry; perhaps redeem it afterwards."""
         code, key, _ = self.chosen_lock(which)
         self.extend_to([code], key, max(ttl_ms, self.shortest_ttl_ms))
         if then_use:
@@ -467,7 +467,7 @@ class Machine(RuleBasedStateMachine):
                 self.agree_on_rollback(code, redemption_id, seen, receipt, replayed)
 
     def agree_on_rollback(self, code: str, redemption_id: str, seen: Any, receipt: Receipt, replayed: bool) -> None:
-        """Of what was left of the redemption."""
+        """A rollback without amounts gives back what was left of the redemption."""
         assert (seen.code, seen.redemption_id, seen.id, seen.replayed) == (code, redemption_id, None, replayed)
         assert (seen.quantity, seen.credits, seen.points) == receipt.left
 
@@ -596,7 +596,7 @@ class Machine(RuleBasedStateMachine):
     def roll_back_a_part(
         self, which: int, credits: int | None, points: int | None, rollback_id: str | None, then: str
     ) -> None:
-        """Of any receipt, so that the ids of rollbacks collide; then the same again, or the rest, or a redemption."""
+        """Roll back a part of any receipt, so that rollback ids collide; then repeat it, roll back all, or redeem."""
         code, redemption_id = sorted(self.books.receipts)[which % len(self.books.receipts)]
         rollback_id = rollback_id or f"new{len(self.books.rollbacks)}"
         self.partial_rollback(code, redemption_id, credits, points, rollback_id)
@@ -613,7 +613,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.books.receipts)
     @rule(which=st.integers(0, 9), order=st.permutations(["credits", "points"]), then=st.booleans())
     def roll_back_in_parts(self, which: int, order: list[str], then: bool) -> None:
-        """All that a redemption has of credits and points; then it does not pay any more."""
+        """Give back all credits and points of a redemption in parts; then its id cannot be used again."""
         code, redemption_id = sorted(self.books.receipts)[which % len(self.books.receipts)]
         for name in order:
             left = self.books.receipts[code, redemption_id].left
@@ -668,7 +668,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(code=CODES, batch=st.sampled_from([1, 2, 3, 1000]))
     def iter_sessions(self, code: str, batch: int) -> None:
-        """All that are live, each once."""
+        """It yields all live sessions, each once."""
         now = self.now()
         both = self.outcome(lambda: list(self.engine.iter_sessions(code, batch=batch)), lambda: self.books.book(code))
         if both:

@@ -1,4 +1,4 @@
-"""The bulk tools are for sync engines. Here they send fewer calls together, so that few rows are many chunks."""
+"""The bulk tools need sync engines. Here they send fewer calls together, so that a few rows make several chunks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Codes and ids that look like patterns, like other keys, or like nothing."""
+"""Codes and ids that look like patterns or like other keys, and other unusual texts."""
 
 from __future__ import annotations
 

@@ -371,7 +371,7 @@ def test_bad_rows_are_named_and_nothing_is_done_of_them(gift: VoucherSessions, b
 
 
 @pytest.mark.parametrize("count", [None, 0, 1, "yes"])
-def test_count_is_to_be_decided(gift: VoucherSessions, count: object) -> None:
+def test_count_must_be_true_or_false(gift: VoucherSessions, count: object) -> None:
     with pytest.raises(InvalidRequest) as refused:
         import_any(gift, [row()], count=count)
     assert refused.value.field == "count"
@@ -425,7 +425,7 @@ FOREIGN = ["vs:{GIFT}", "vs:{GIFT}:redemption:order", "vs:{GIFT}:locks"]
 
 @pytest.mark.parametrize("key", FOREIGN)
 @pytest.mark.parametrize("only", [True, False])
-def test_a_key_of_another_type_is_told_before_anything_is_written(
+def test_a_key_of_another_type_is_refused_before_anything_is_written(
     gift: VoucherSessions, backend: Backend, key: str, only: bool
 ) -> None:
     gift.validate("GIFT", credits=5, session=lock("cart"))

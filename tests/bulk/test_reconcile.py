@@ -1,4 +1,4 @@
-"""DESIGN.md 3.22: ``reconcile`` finds every difference between the shop's rows and the receipts, and invents none."""
+"""DESIGN.md 3.22: ``reconcile`` finds every difference between the shop's rows and the receipts, and no others."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_every_planted_difference_is_found(
     }
 
 
-def test_both_sides_are_told(engine: VoucherSessions) -> None:
+def test_a_difference_has_both_sides(engine: VoucherSessions) -> None:
     engine.put_voucher(Voucher(code="GIFT", credits=100))
     for id_, credits in (("amounts", 10), ("no-row", 11), ("back", 12)):
         engine.redeem("GIFT", credits=credits, redemption_id=id_)
@@ -126,7 +126,7 @@ def test_what_was_rolled_back(engine: VoucherSessions) -> None:
         assert differing == {("rolled_back", "GIFT", id_) for id_ in ids - agrees}, says
 
 
-def test_a_rollback_of_nothing_is_told_apart_from_none(engine: VoucherSessions) -> None:
+def test_a_rollback_of_a_redemption_without_amounts_is_a_difference(engine: VoucherSessions) -> None:
     engine.put_voucher(Voucher(code="ONCE", quantity=1))
     engine.redeem("ONCE", redemption_id="order")
     engine.rollback("ONCE", "order")
@@ -163,7 +163,7 @@ def test_nothing_at_all(engine: VoucherSessions) -> None:
 
 
 @pytest.mark.parametrize("rows", [None, 5, "order", {"id": "order"}])
-def test_a_mistake_is_told_at_once(engine: VoucherSessions, rows: object) -> None:
+def test_bad_input_is_refused_at_once(engine: VoucherSessions, rows: object) -> None:
     with pytest.raises(InvalidRequest) as refused:
         reconcile_any(engine, rows)
     assert refused.value.field == "rows"
@@ -204,7 +204,7 @@ def test_odd_codes_ids_and_prefixes(
     assert told(reconcile(engine, [])) == {("no_row", each["code"], each["id"]) for each in rows}
 
 
-def test_keys_of_others_are_not_told(engine: VoucherSessions, backend: Backend) -> None:
+def test_other_keys_under_the_prefix_are_ignored(engine: VoucherSessions, backend: Backend) -> None:
     engine.put_voucher(Voucher(code="GIFT"))
     redeemed = engine.redeem(
         "GIFT", redemption_id="order", session={"key": "x}:redemption:y"}, if_session_missing="redeem"

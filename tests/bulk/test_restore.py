@@ -1,4 +1,4 @@
-"""Issue 13, point 7: a server is restored from an old backup, and the shop's rows are driven into it again."""
+"""DESIGN.md 3.22: a server is restored from an old backup, and the redemptions that the shop recorded are imported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CREDITS = 10_000
 
 
 class Shop:
-    """Sells and records what it sells, as a shop's database does: its rows are the truth."""
+    """Redeems, and records each redemption as a row, as a shop's database does."""
 
     def __init__(self, engine: VoucherSessions, seed: int) -> None:
         self.engine = engine
@@ -47,7 +47,7 @@ class Shop:
             self.rows[code, id_]["credits_rolled_back"] = 1
 
     def used(self, code: str) -> int:
-        """By the rows."""
+        """What is used of a voucher according to the rows."""
         return sum(
             row["credits"] - row["credits_rolled_back"]
             for row in self.rows.values()
@@ -55,7 +55,7 @@ class Shop:
         )
 
 
-def drive_again(shop: Shop) -> None:
+def import_and_roll_back_again(shop: Shop) -> None:
     """Import the rows, then repeat the rollbacks that were lost."""
     import_redemptions(shop.engine, list(shop.rows.values()), count=True)
     for difference in list(reconcile(shop.engine, list(shop.rows.values()))):
@@ -114,16 +114,18 @@ def assert_whole(shop: Shop, open_carts: int) -> None:
     assert sum(len(engine.list_sessions(code)) for code in CODES) == open_carts
 
 
-def test_a_backup_and_the_rows_of_the_shop_are_the_whole(engine: VoucherSessions, restored: Callable[[], None]) -> None:
+def test_a_backup_and_the_rows_of_the_shop_restore_everything(
+    engine: VoucherSessions, restored: Callable[[], None]
+) -> None:
     shop, open_carts = run(engine, restored)
-    drive_again(shop)
+    import_and_roll_back_again(shop)
     assert_whole(shop, len(open_carts))
-    drive_again(shop)  # again: nothing is counted or given back twice
+    import_and_roll_back_again(shop)  # again: nothing is counted or given back twice
     assert_whole(shop, len(open_carts))
 
 
 def test_the_shop_goes_on_selling_meanwhile(engine: VoucherSessions, restored: Callable[[], None]) -> None:
-    """Between the chunks of the import it sells, and repeats orders whose answer it never saw."""
+    """Between the chunks of the import it redeems, and repeats redemptions whose reply was lost."""
     shop, open_carts = run(engine, restored)
     old = list(shop.rows.values())
     lost = [row for row in old if not row["rolled_back"] and not row["credits_rolled_back"]]
@@ -137,12 +139,12 @@ def test_the_shop_goes_on_selling_meanwhile(engine: VoucherSessions, restored: C
         engine.redeem(row["code"], credits=row["credits"], **names)
 
     import_redemptions(engine, iter(old), count=True, on_progress=sell)
-    drive_again(shop)
+    import_and_roll_back_again(shop)
     assert_whole(shop, len(open_carts))
 
 
 def test_a_card_is_not_spent_twice_by_a_revived_lock(engine: VoucherSessions, restored: Callable[[], None]) -> None:
-    """Until its row comes, the revived lock keeps others out. Then the amount is used, at the same moment."""
+    """Until its row is imported, the lock of the backup holds the amount. The import ends the lock and adds to used."""
     engine.put_voucher(Voucher(code="GIFT", credits=100))
     engine.validate("GIFT", credits=100, session=lock("cart"))
     restored()
@@ -157,7 +159,7 @@ def test_a_card_is_not_spent_twice_by_a_revived_lock(engine: VoucherSessions, re
 
 
 def test_an_empty_server_and_used_from_the_shop(engine: VoucherSessions, backend: Backend) -> None:
-    """Without a backup: put the vouchers with what the rows sum up to, and import the receipts without counting."""
+    """Without a backup: put the vouchers with the sums of the rows as used, and import the rows with count=False."""
     put_vouchers(engine, (Voucher(code=code, credits=CREDITS) for code in CODES))
     shop = Shop(engine, seed=5)
     for _ in range(30):

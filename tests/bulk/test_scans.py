@@ -1,4 +1,4 @@
-"""Issue 13, point 5: ``scan_vouchers`` and ``scan_redemptions`` tell exactly once what lives through the whole walk."""
+"""DESIGN.md 3.22: ``scan_vouchers`` and ``scan_redemptions`` yield exactly once what exists during the whole scan."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def rows(code: str, number: int) -> Iterator[dict[str, Any]]:
     return ({"code": code, "id": f"order-{at}", "credits": 1} for at in range(number))
 
 
-def test_vouchers_are_told_as_get_voucher_tells_them(engine: VoucherSessions) -> None:
+def test_vouchers_equal_those_of_get_voucher(engine: VoucherSessions) -> None:
     engine.put_voucher(Voucher(code="GIFT", credits=100), used=Used(credits=10))
     engine.put_voucher(Voucher(code="ONCE", quantity=1))
     engine.validate("GIFT", credits=20, session=lock("cart"))
@@ -34,7 +34,7 @@ def test_vouchers_are_told_as_get_voucher_tells_them(engine: VoucherSessions) ->
     ]
 
 
-def test_redemptions_are_told_as_get_redemption_tells_them(engine: VoucherSessions) -> None:
+def test_redemptions_equal_those_of_get_redemption(engine: VoucherSessions) -> None:
     for code in ("GIFT", "CARD"):
         engine.put_voucher(Voucher(code=code, credits=100))
         for id_ in ("order", "other"):
@@ -64,7 +64,7 @@ def test_deleted_vouchers_are_left_out_and_their_redemptions_stay(engine: Vouche
 
 
 @pytest.mark.parametrize("batch", [1, 7, 10_000])
-def test_every_batch_tells_all(engine: VoucherSessions, batch: int) -> None:
+def test_every_batch_size_yields_all(engine: VoucherSessions, batch: int) -> None:
     put_vouchers(engine, (Voucher(code=str(at), credits=300) for at in range(60)))
     import_redemptions(engine, rows("7", 60), count=True)
     assert Counter(each.code for each in scan_vouchers(engine, batch=batch)) == Counter(map(str, range(60)))
@@ -154,7 +154,7 @@ def test_other_keys_under_the_prefix_are_ignored(engine: VoucherSessions, backen
 
 
 @pytest.mark.parametrize(("scan", "key"), [(scan_vouchers, "vs:{A}"), (scan_redemptions, "vs:{A}:redemption:order")])
-def test_a_value_of_another_kind_is_no_end_in_silence(
+def test_a_damaged_value_raises_an_error(
     engine: VoucherSessions, backend: Backend, scan: Callable[[VoucherSessions], Iterator[object]], key: str
 ) -> None:
     engine.put_voucher(Voucher(code="A"))
@@ -170,7 +170,7 @@ def test_a_value_of_another_kind_is_no_end_in_silence(
 
 
 @pytest.mark.parametrize("batch", [None, 0, -1, 10_001, 1.5, "10", True])
-def test_a_mistake_is_told_at_once(engine: VoucherSessions, batch: object) -> None:
+def test_bad_input_is_refused_at_once(engine: VoucherSessions, batch: object) -> None:
     for scan in (scan_vouchers_any, scan_redemptions_any):
         with pytest.raises(InvalidRequest) as refused:
             scan(engine, batch=batch)

@@ -57,7 +57,7 @@ def test_odd_codes_and_ids(engine: VoucherSessions) -> None:
 
 @pytest.mark.parametrize("backend", ["cluster"], indirect=True)
 def test_exactly_once_while_slots_move(engine: VoucherSessions, backend: Backend, cluster: Cluster) -> None:
-    """Keys that have moved to a server which the walk has passed are looked for again."""
+    """If slots move during the walk, it is repeated, so that keys that moved to a server already read are found."""
     fill(engine)
     walk = scan_vouchers(engine, batch=20)
     told = [next(walk).code]

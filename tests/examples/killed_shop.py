@@ -1,4 +1,4 @@
-"""The steps of the shop in examples/sql_agreement, and an end at each of them.
+"""Runs the shop of examples/sql_agreement, and ends it at any of its steps.
 
 As a program it pays an order and ends itself with SIGKILL at a step: killed_shop.py <database> <server> <step>
 """

@@ -1,4 +1,4 @@
-"""The shop of examples/sql_agreement: killed anywhere, it ends consistent after what is pending was done again."""
+"""The shop of examples/sql_agreement: wherever it is killed, orders and vouchers agree after ``pay_pending``."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def raise_killed() -> None:
     raise Killed
 
 
-def test_killed_while_what_is_pending_is_done_again(database: Engine, vouchers: VoucherSessions) -> None:
+def test_killed_while_pending_orders_are_paid(database: Engine, vouchers: VoucherSessions) -> None:
     place_order(database, "order", "GIFT", credits=30, session_key="cart")
     for step in range(30):
         reached = ends_at(step, raise_killed)

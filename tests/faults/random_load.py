@@ -134,7 +134,7 @@ class RandomCaller:
             yield from self._give_back(code, getattr(done, "id", order))
 
     def _give_back(self, code: str, order: str) -> CallSequence:
-        """Parts of a redemption, the rest, both or nothing."""
+        """Roll back parts of a redemption, the rest, both or nothing."""
         rollback_id = {"rollback_id": self._new_name()} if self._random.random() < 0.7 else {}
         if self._random.random() < 0.4:
             yield from self._settled(verb_call("rollback", code, order, credits=1, **rollback_id))
@@ -147,7 +147,7 @@ class RandomCaller:
         yield from self._give_back(code, order)
 
     def _adjust(self, found: list[str]) -> CallSequence:
-        """Up and down again, so that callers go on competing."""
+        """Raise a limit and lower it again, so that callers go on competing."""
         code, chance = self._random.choice(found), self._random
         for credits in (chance.choice([3, 60]), -3):
             id_ = {"adjustment_id": self._new_name()} if chance.random() < 0.7 else {}

@@ -1,4 +1,4 @@
-"""A server restarts in the middle of a walk: its hash table has another order then, and an old cursor means nothing."""
+"""A server restarts during a scan: its hash table then has another order, so that an old cursor is invalid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from voucher_sessions.bulk import put_vouchers, scan_vouchers
 CODES = [f"GIFT-{at}" for at in range(600)]
 
 
-def test_each_voucher_is_told_once() -> None:
+def test_each_voucher_is_yielded_once() -> None:
     with (
         running("valkey", save="3600 1") as server,
         server.client(retry=Retry(ConstantBackoff(0.1), 200)) as client,

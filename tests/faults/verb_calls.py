@@ -50,7 +50,7 @@ class VerbCall(NamedTuple):
 
     @property
     def generates(self) -> str | None:
-        """What an engine generates where the call does not name it."""
+        """The name of the id that an engine generates if the call does not name one."""
         match self.verb.removesuffix("_stack"):
             case "redeem":
                 return "redemption_id"

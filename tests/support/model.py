@@ -129,7 +129,7 @@ class Receipt:
 
     @property
     def pays(self) -> bool:
-        """Whether the redemption can stand for a payment: not all of it was given back."""
+        """Whether the redemption still pays for its order: not all of it was given back."""
         taken = self.taken[1:]
         return not self.rolled_back and (taken == (0, 0) or taken != self.back[1:])
 
@@ -295,7 +295,7 @@ class Books:
         self.ended[code, key] = None
 
     def live_locks(self, codes: Sequence[str], key: str, now: int) -> list[Lock]:
-        """The locks of a session. Nothing is taken out."""
+        """The locks of a session. Nothing is reclaimed."""
         self.refuse_without("VoucherNotFound", [code for code in codes if code not in self.vouchers])
         not_live = [code for code in codes if key not in self.vouchers[code].live(now)]
         self.refuse_without("SessionNotFound", not_live, session_key=key)

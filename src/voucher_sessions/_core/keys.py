@@ -5,17 +5,17 @@
                                              amounts and session key, by expiry in ms
     prefix:{CODE}:session:<key>      STRING  the lock of one session                            expires with the lock
     prefix:{CODE}:redemption:<id>    STRING  the receipt of one redemption                      no TTL, or receipt_ttl
-    prefix:{CODE}:rollback:<id>      STRING  the receipt of one partial rollback            as long as its redemption's
-    prefix:{CODE}:adjustment:<id>    STRING  the receipt of one adjustment                  no TTL, or receipt_ttl
+    prefix:{CODE}:rollback:<id>      STRING  the receipt of one partial rollback                as its redemption's
+    prefix:{CODE}:adjustment:<id>    STRING  the receipt of one adjustment                      no TTL, or receipt_ttl
     prefix:{CODE}:fence              STRING  the write that WAIT waits for, with durability=    1 second
     prefix:partition                 STRING  the fingerprint of the partition function          no TTL
-    prefix:probe{TAG}                        the key that check_server tries commands on        never exists
+    prefix:probe{TAG}                        decides the server of check_server and of a scan   never exists
 
 (* So it survives a clock that jumps forward and back, and until then a script can UNLINK it, which does not block Redis.)
 
 The braces put all keys of a voucher into one hash slot of a cluster. With a partition function, the keys are
 ``prefix:{PARTITION}{CODE}…``. Braces inside a code are escaped, so the closing brace always ends the code, and the text
-after it can be anything: no code, session key or redemption id can form a key of another voucher.
+after it can be anything: no code, session key or id can form a key of another voucher.
 """
 
 from __future__ import annotations
@@ -146,11 +146,11 @@ class Keys:
         return [*self.voucher(code), self._book(code) + b":adjustment:" + adjustment_id.encode()]
 
     def books_pattern(self) -> bytes:
-        """Of SCAN: it matches every book, and other keys that end with a brace."""
+        """A pattern of SCAN: every book, and other keys that end with a brace."""
         return _literal(self._prefix) + b"{*}"
 
     def redemptions_pattern(self, code: str | None) -> bytes:
-        """Of SCAN: it matches every receipt of a redemption, of one voucher if a code is given, and perhaps other keys."""
+        """A pattern of SCAN: all receipts of redemptions, or those of one voucher, and perhaps other keys."""
         return (_literal(self._prefix) + b"{*}" if code is None else _literal(self._book(code))) + b":redemption:*"
 
     def code_of(self, key: bytes) -> tuple[str, bytes] | None:

@@ -1,4 +1,4 @@
-"""Vouchers that the application's loader brings when Redis does not know them."""
+"""Ask the application's loader for vouchers that Redis does not know, put them, and run the call again."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _ASKING: Final = frozenset(("validate", "redeem", "get_voucher", "adjust"))
 
 
 def is_asking(call: Call[Any]) -> bool:
-    """Whether it is a call of a verb that asks the loader."""
+    """Whether the call's verb asks the loader."""
     return call.verb in _ASKING
 
 
 def check_loader(loader: Any, *, asynchronous: bool) -> Any:
-    """The loader of an engine, or None."""
+    """The checked loader of an engine, or None."""
     if loader is not None and not callable(loader):
         raise InvalidRequest("loader", "must be a function of a code, or None")
     if loader is not None and not asynchronous and iscoroutinefunction(loader):
@@ -35,20 +35,20 @@ def check_loader(loader: Any, *, asynchronous: bool) -> Any:
 
 
 class _PutFailed(Exception):
-    """The voucher that the loader brought could not be put: what that means for a call depends on the call."""
+    """The put of a loaded voucher got no reply, or was not sent. ``_failure`` makes the error of the call from it."""
 
     def __init__(self, error: OutcomeUnknown | ServerUnavailable) -> None:
         super().__init__()
         self.error = error
 
 
-# What came of a code: the loader does not know it either; the call that puts it, as long as that was not sent; True: it
-# was put; or the error of the loader or of the put.
+# The state of loading one code. None: the loader does not know it either; a ``Call``: the put, which was not sent yet;
+# True: the voucher was put; an exception: the error of the loader or of the put.
 _Load = Call[VoucherState] | Exception | Literal[True] | None
 
 
 def loading(verbs: Verbs, call: Call[T]) -> Steps[T]:
-    """The result of a call; if it names vouchers that Redis does not know, once the loader has brought them."""
+    """The result of a call. If Redis does not know its vouchers, they are loaded, and the call is sent again."""
     outcome: Any
     try:
         outcome = yield call
@@ -67,7 +67,7 @@ def loading(verbs: Verbs, call: Call[T]) -> Steps[T]:
 
 
 def loading_all(verbs: Verbs, calls: Sequence[Call[Any]]) -> Steps[list[Any]]:
-    """The outcomes of calls that are sent together. Those that the loader has brought a voucher for are sent again."""
+    """The outcomes of calls that are sent together. Those for which a voucher was loaded are sent again."""
     outcomes: list[Any] = yield list(calls)
     missing = [_missing(call, outcome) for call, outcome in zip(calls, outcomes, strict=True)]
     loads = yield from _load_all(verbs, missing)
@@ -85,7 +85,7 @@ def loading_all(verbs: Verbs, calls: Sequence[Call[Any]]) -> Steps[list[Any]]:
 
 
 def _missing(call: Call[Any], outcome: object) -> Sequence[str]:
-    """The codes of vouchers that Redis does not know, of a call that asks the loader."""
+    """The codes for which the call asks the loader: those of vouchers that Redis does not know."""
     if not is_asking(call):
         return ()
     if isinstance(outcome, VoucherNotFound):
@@ -103,9 +103,9 @@ def _missing(call: Call[Any], outcome: object) -> Sequence[str]:
 
 
 def _load_all(verbs: Verbs, missing: Sequence[Sequence[str]]) -> Steps[dict[str, _Load]]:
-    """For each code that a call misses, what came of it. All are asked for before any is put.
+    """Load the codes that are missing, one sequence for each call. The loader is asked for all before any is put.
 
-    Nothing is put for a call that misses a voucher which the loader cannot bring.
+    If the loader fails for a code, no voucher is put for the calls that miss it.
     """
     loads: dict[str, _Load] = {}
     for code in dict.fromkeys(chain.from_iterable(missing)):
@@ -124,12 +124,12 @@ def _load_all(verbs: Verbs, missing: Sequence[Sequence[str]]) -> Steps[dict[str,
 
 
 def _put(put: Call[VoucherState]) -> Steps[_Load]:
-    """Put what the loader brought, unless another has put it meanwhile."""
+    """Put a loaded voucher, unless another process has put it meanwhile."""
     try:
         yield put
     except (OutcomeUnknown, ServerUnavailable) as error:
         return _PutFailed(error)
-    except NotDurable:  # the voucher is there; whether the call itself is durable is asked of the call
+    except NotDurable:  # the voucher is there; the call that needs it reports whether its own change is durable
         pass
     except Exception as error:
         return error
@@ -147,7 +147,7 @@ def _loaded(code: str, given: object) -> tuple[Voucher, Used | None]:
 
 
 def _failure(call: Call[Any], codes: Iterable[str], loads: Mapping[str, _Load]) -> Exception | None:
-    """The first error of loading one of the codes. A lost reply of the put is one of the call that needs the voucher."""
+    """The first error of loading one of the codes. A lost reply of the put counts as a lost reply of ``call``."""
     failed = next((load for load in map(loads.__getitem__, codes) if isinstance(load, Exception)), None)
     if not isinstance(failed, _PutFailed):
         return failed

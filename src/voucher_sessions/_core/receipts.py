@@ -1,4 +1,4 @@
-"""Receipts, the records of redemptions: how they are read, and the results of redeem, rollback and get_redemption."""
+"""Receipts of redemptions, partial rollbacks and adjustments: how they are read, and the results made of them."""
 
 from __future__ import annotations
 
@@ -62,10 +62,11 @@ class RedemptionRequest(NamedTuple):
 class Receipt(NamedTuple):
     """The record of one redemption. redeem.lua writes it as fields with spaces between them.
 
-    ``call_id`` and ``rolled_back_by`` are the call ids of the redeem and of the rollback of the rest. An engine uses
-    them to distinguish a client library's automatic retry after a lost reply from a call that the caller repeats.
+    ``call_id`` and ``rolled_back_by`` are the call ids of the redeem and of the rollback without amounts. An engine
+    uses them to distinguish a client library's automatic retry after a lost reply from a call that the caller repeats.
     ``credits_back`` and ``points_back`` are what partial rollbacks have given back. ``stack`` is '?' for a redemption
-    that was imported: then its stack is not known, nor, if there is no session key, its session.
+    that was imported: then it is not known whether it was part of a stack, nor, if there is no session key, whether it
+    had a session.
     """
 
     quantity: int
@@ -102,12 +103,12 @@ class Receipt(NamedTuple):
 
     @property
     def rolled_back(self) -> bool:
-        """Whether a rollback has given back the rest."""
+        """Whether a rollback without amounts was made."""
         return self.rolled_back_by is not None
 
     @property
     def has_nothing_left(self) -> bool:
-        """Whether all was given back: the rest, or by partial rollbacks all credits and points, if it took any."""
+        """Whether it was rolled back, or partial rollbacks have given back all credits and points, if it took any."""
         taken = self.credits, self.points
         return self.rolled_back or (taken != (0, 0) and taken == (self.credits_back, self.points_back))
 

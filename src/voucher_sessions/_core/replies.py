@@ -216,7 +216,7 @@ def limit_exceeded(code: str, row: Reply) -> LimitExceeded | None:
 
 
 class ListedSession(NamedTuple):
-    """A session as the index has it: where a walk over the index is to go on, and the session."""
+    """A session, and its place in the index, from which a walk over the index continues."""
 
     expires_at_ms: int
     member: bytes
@@ -236,14 +236,14 @@ def listed_sessions(reply: Reply) -> list[ListedSession]:
 
 
 def active_sessions(reply: Reply) -> list[ActiveSession]:
-    """The reply 'sessions' without where to go on."""
+    """The reply 'sessions', without the places in the index."""
     return [each.session for each in listed_sessions(reply)]
 
 
 def live_sessions(
     codes: tuple[str, ...], session_key: str, request: SessionRequest | None, reply: Reply
 ) -> list[ActiveSession]:
-    """The reply 'live', one per voucher. ``request`` is given if this call has set the expiry; it knows the ``ttl``."""
+    """The reply 'live', one per voucher. ``request`` is given if this call has set the expiry; it has the ``ttl``."""
     now_ms, *items = without_status(reply, b"live")
     return [
         model_of(ActiveSession, _active_session(session_key, int(now_ms), int(expires_at_ms), credits, points, request))

@@ -204,7 +204,7 @@ def session_request(session: SessionLike | ActiveSession, policy: TtlPolicy) -> 
 def extension(
     session_key: str, ttl: int | float | None, ttl_unit: TtlUnit | TtlUnitName | None, policy: TtlPolicy
 ) -> SessionRequest:
-    """The session to extend, and its new time to live; if none is given, the engine's default."""
+    """The key of the session to extend, and its new time to live: the engine's default if none is given."""
     key = check_text("session_key", session_key)
     plain = _PLAIN_TYPES.issuperset((type(ttl), type(ttl_unit)))
     time_to_live = (_cached_time_to_live if plain else _uncached_time_to_live)(SessionType.LOCK, ttl, ttl_unit)

@@ -1,4 +1,4 @@
-"""The rows of the bulk tools: how they are checked, and how they differ from what Redis has."""
+"""Check the rows of the bulk tools, and compare them with what Redis has."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class VoucherRow(NamedTuple):
     used: Used | None
 
     def conflict(self, state: VoucherState) -> str | None:
-        """What the voucher in Redis has otherwise; None if it is as the row says.
+        """How the voucher in Redis differs from the row; None if it does not.
 
-        More used than the row names is no conflict: redemptions have been made since.
+        If more is used than the row says, that is no conflict: redemptions were made since.
         """
         differs = [
             name
@@ -54,7 +54,7 @@ def redemption_row(row: object) -> RedemptionRow:
 
 
 def conflict(row: RedemptionRow, receipt: Redemption) -> str | None:
-    """What the receipt says otherwise, of what the row knows; None if they agree."""
+    """How the receipt differs from the row in the fields that the row has; None if they agree."""
     known = {
         name: value
         for name in ("credits", "points", "session_key", "rolled_back", "credits_rolled_back", "points_rolled_back")
@@ -62,7 +62,7 @@ def conflict(row: RedemptionRow, receipt: Redemption) -> str | None:
     }
     if receipt.session_key is None or (row.session_key == receipt.session_key):
         known.pop("session_key", None)
-    if row.rolled_back:  # then all has gone back, however it was divided
+    if row.rolled_back:  # everything was given back; how it was divided into rollbacks does not matter
         known.pop("credits_rolled_back", None)
         known.pop("points_rolled_back", None)
     differs = [name for name, value in known.items() if getattr(receipt, name) != value]
@@ -70,7 +70,7 @@ def conflict(row: RedemptionRow, receipt: Redemption) -> str | None:
 
 
 def difference(row: RedemptionRow, receipt: Redemption | None) -> Difference | None:
-    """How the row differs from its receipt. A row that says nothing of rollbacks says that there was none."""
+    """How the row differs from its receipt. A row without any field of rollbacks means that there was none."""
     if receipt is None:
         return Difference(code=row.code, id=row.id, kind="no_receipt", row=row, receipt=None)
     if (row.credits, row.points) != (receipt.credits, receipt.points):
@@ -81,10 +81,11 @@ def difference(row: RedemptionRow, receipt: Redemption | None) -> Difference | N
 
 
 def _rolled_back(row: RedemptionRow, receipt: Redemption) -> tuple[bool, int, int]:
-    """What was rolled back by the row."""
+    """What was given back according to the row, in the form of the receipt's fields."""
     if row.rolled_back:
         return True, row.credits, row.points
     back = row.credits_rolled_back or 0, row.points_rolled_back or 0
-    # A row that names only amounts, and all of them, does not tell whether one rollback or several gave them back.
+    # If the row has only amounts, and they are all that was taken, they may have been given back by one rollback or by
+    # several: then the receipt decides.
     is_all = row.rolled_back is None and any(back) and back == (row.credits, row.points)
     return is_all and receipt.rolled_back, *back

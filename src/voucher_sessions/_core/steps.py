@@ -1,4 +1,4 @@
-"""What takes more than one call: generators of steps, which an engine of either kind carries out one after the other."""
+"""Operations that take more than one call: generators of steps, which a sync or an asyncio engine runs in turn."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ class Ask(NamedTuple):
 
 
 Step = Call[Any] | list[Call[Any]] | Ask
-# Yields steps, receives the outcome of each, and returns the result of the whole. The outcome is the result of a call,
-# for a list the list of their results and errors, or what the loader returned, as a tuple of one: it may be an exception.
-# An error of the step is raised there.
+# An operation: yields steps, receives the outcome of each, and returns the result. The outcome is
+# - of a call: its result;
+# - of a list of calls: the list of their results and errors;
+# - of ``Ask``: a tuple with the value that the loader returned, which may even be an exception.
+# If a step raises an error, it is raised in the generator, at that ``yield``.
 Steps = Generator[Step, Any, T]
-# The same if all steps are single calls.
+# An operation whose steps are all single calls.
 Calls = Generator[Call[Any], Any, T]
-# The same for a walk over many items: what it yields besides calls are the items that were found.
+# A walk over many items: yields calls, and tuples of the items that were found.
 Walk = Generator[Call[Any] | tuple[T, ...], Any, None]
 
 
 def advance(steps: Generator[T, Any, Any], outcome: Any) -> T:
-    """The next step, once the one before it has had this outcome. Raises ``StopIteration`` behind the last."""
+    """Send the outcome of the last step to the generator, and return its next step; ``StopIteration`` at its end."""
     return steps.throw(outcome) if isinstance(outcome, Exception) else steps.send(outcome)

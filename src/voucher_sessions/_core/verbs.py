@@ -10,12 +10,14 @@ A session has a lock on each of its vouchers: quantity 1, credits, points, and a
 States of a session. On each voucher a session is either live or not live. Only these events change that:
 
     validate with a session   not live -> live;  live -> live with the new amounts and expiry
+    extend                    live -> live with the new expiry
     release                   live -> not live;  so does validate_stack(release=[…]) on the vouchers it names
-    redeem with the session   live -> not live, and the amounts are used
+    redeem with the session   live -> not live, and the amounts are used;  so does the import of such a redemption
     expiry                    live -> not live, when the server's clock reaches the expiry; no process has to act
     delete_voucher            live -> not live, for all sessions of the voucher
 
-A call that is refused changes no state. rollback reduces what is used; it does not make a session live again.
+A call that is refused changes no state. rollback reduces what is used, and adjust changes the limits; neither makes a
+session live again.
 
 Scripts. Each verb is one Lua script, which Redis runs atomically. It reads the keys, subtracts expired locks from the
 totals, checks the request, writes, and replies. It subtracts a limited number of expired locks in one run, so that it
@@ -29,19 +31,19 @@ lost. An error has no id, so it counts only if ECHO, sent behind the call, shows
 
 Repeated runs. The engine, or the client through which it sends, sends a command again when no reply arrives, so a
 script may run several times for one call. To prevent a second effect, the script of a call that changes something
-stores the call id with the change: in the book, in the session's key or in the receipt. When it runs again and finds
+stores the call id with the change: in the book, in the session's key or in a receipt. When it runs again and finds
 its own call id there, it changes nothing and replies as the first run did. A session's key and a book keep the ids of
 the last few calls, so this works even if other calls ran in between. The session's key of a released or redeemed
 session, and the book of a deleted voucher, stay for 120 seconds for this purpose.
 
-The caller repeats a call with a new call id. A redemption id that has a receipt already gives the first result, marked
-``replayed=True``; validate with the same session key sets the same lock again; release of a session that is not live
-returns ``released=False``.
+The caller repeats a call with a new call id. A redemption, rollback or adjustment id that has a receipt already gives
+the first result, marked ``replayed=True``; validate with the same session key sets the same lock again, and extend the
+expiry; release of a session that is not live returns ``released=False``.
 
 Lost replies. If the connection fails after a command was sent, the script may or may not have run. A call that changes
-something then raises ``OutcomeUnknown``, which carries the session key or the redemption id of the call, generated ones
-too. The caller repeats the call with them: if the first call had its effect, the repeated one does not add a second. A
-call that only reads, or that was never sent, raises ``ServerUnavailable``: nothing has changed.
+something then raises ``OutcomeUnknown``, which carries the session key and the ids of the call, generated ones too. The
+caller repeats the call with them: if the first call had its effect, the repeated one does not add a second. A call that
+only reads, or that was never sent, raises ``ServerUnavailable``: nothing has changed.
 """
 
 from __future__ import annotations
@@ -157,7 +159,7 @@ class Verbs:
     def import_voucher(
         self, voucher: Voucher, used: Used | None, if_exists: IfExists
     ) -> Call[tuple[bool, VoucherState]]:
-        """``put_voucher`` that tells whether this call has created the voucher."""
+        """``put_voucher``, which also returns whether this call has created the voucher."""
         return self._put_voucher(voucher, used, if_exists, replies.voucher_put)
 
     def _put_voucher(
@@ -360,7 +362,7 @@ class Verbs:
         )
 
     def _receipt_ttl(self) -> str:
-        """The argument of a script: '' if receipts do not expire."""
+        """``receipt_ttl_ms`` as the argument of a script: '' if receipts do not expire."""
         return "" if self._receipt_ttl_ms is None else str(self._receipt_ttl_ms)
 
     def get_session(self, code: str, session_key: str) -> Call[ActiveSession]:
@@ -496,7 +498,7 @@ class Verbs:
         )
 
     def import_redemption(self, row: RedemptionRow, *, count: bool) -> Call[tuple[bool, Redemption]]:
-        """The call that writes the receipt of a redemption which another system has made, or a lost server had."""
+        """Write the receipt of a redemption that another system has made, or that a lost server had."""
         call_id = new_call_id()
         keys = self.keys.sessions_and_redemptions((row.code,), row.session_key or "", row.id)
         rolled_back = bool(row.rolled_back)
@@ -519,11 +521,11 @@ class Verbs:
         )
 
     def scanned_vouchers(self, place: bytes, batch: int) -> Walk[bytes]:
-        """The walk over the keys of books, of the server that has the key ``place``."""
+        """The walk over the keys of books on the server that has the key ``place``."""
         return walks.scanned_keys("scan_vouchers", place, self.keys.books_pattern(), batch)
 
     def scanned_redemptions(self, place: bytes, code: str | None, batch: int) -> Walk[bytes]:
-        """The walk over the keys of receipts, of the server that has the key ``place``."""
+        """The walk over the keys of receipts on the server that has the key ``place``."""
         return walks.scanned_keys("scan_redemptions", place, self.keys.redemptions_pattern(code), batch)
 
     def audit(self, code: str) -> Calls[Audit]:

@@ -12,11 +12,11 @@ from voucher_sessions.results import ActiveSession
 
 
 def sessions(keys: Keys, code: str, batch: int) -> Walk[ActiveSession]:
-    """Each session that is live during the whole walk, exactly once.
+    """Yield each session that is live during the whole walk, once.
 
-    The index is walked in the order of expiry. A session that is extended meanwhile comes up again further on, and is
-    told only once. One whose expiry is set earlier can fall behind the place that the walk has reached, so a walk of
-    more than one call is made twice.
+    The index is read in the order of expiry. A session that is extended meanwhile is found again further on, and is
+    yielded only once. A session whose expiry is set earlier can move to before the place that the walk has reached.
+    Therefore, if the first pass takes more than one call, a second pass follows.
     """
     told: set[str] = set()
     for is_last in (False, True):
@@ -51,7 +51,7 @@ def _list(keys: Keys, code: str, batch: int, from_ms: int, after: bytes) -> Call
 
 
 def scanned_keys(verb: str, key: bytes, pattern: bytes, batch: int) -> Walk[bytes]:
-    """The keys that match a pattern, of the server that has ``key``. Some can come more than once."""
+    """The keys that match a pattern, on the server that has ``key``. SCAN can return a key more than once."""
     cursor = b"0"
     while True:
         cursor, found = yield Call(

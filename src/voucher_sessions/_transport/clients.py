@@ -102,7 +102,7 @@ def refresh_slots(client: Any) -> None:
 
 
 def read_slot_owners(client: Any) -> dict[int, str]:
-    """The primary of each slot of a cluster, from a slot table that was read just now; of one server, nothing."""
+    """The primary of each slot of a cluster, by its slot table, which is read anew; empty for a single server."""
     if not is_cluster(client):
         return {}
     refresh_slots(client)

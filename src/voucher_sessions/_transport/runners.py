@@ -1,6 +1,6 @@
-"""Carry out the calls of an engine and its pipelines, and what takes more than one call.
+"""Run the calls of an engine and its pipelines, operations that take several calls, and walks.
 
-If the engine has a loader, they ask it for vouchers that Redis does not know.
+If the engine has a loader, it is asked for vouchers that Redis does not know.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Runner:
-    """Of a sync engine."""
+    """Runs the calls of a sync engine."""
 
     def __init__(self, verbs: Verbs, transport: SyncTransport, loader: Loader | None) -> None:
         self._verbs = verbs
@@ -41,7 +41,7 @@ class Runner:
         return self.run_steps(loading_all(self._verbs, calls))
 
     def run_steps(self, steps: Steps[T]) -> T:
-        """The result of the whole."""
+        """The result of an operation that takes several calls."""
         outcome: Any = None
         try:
             while True:
@@ -65,20 +65,20 @@ class Runner:
                 yield from step
 
     def _outcome(self, step: Step) -> Any:
-        """What the step resulted in, or the error that it raised."""
+        """The outcome of a step: its result, or the error that it raised."""
         try:
             if isinstance(step, Ask):
                 found = self._loader(step.code)
                 if iscoroutine(found):
-                    found.close()  # so that Python does not warn that it was never awaited; it is refused as any value
+                    found.close()  # without this, Python warns that it was never awaited; as a value it is refused
                 return (found,)
             return self._transport.run(step) if isinstance(step, Call) else self._transport.run_all(step)
-        except Exception as error:  # the generator raises it again, unless it knows what to do
+        except Exception as error:  # the generator gets it, and raises it again unless it handles it
             return error
 
 
 class AsyncRunner:
-    """Of an asyncio engine."""
+    """Runs the calls of an asyncio engine."""
 
     def __init__(self, verbs: Verbs, transport: AsyncTransport, loader: AsyncLoader | None) -> None:
         self._verbs = verbs
@@ -98,7 +98,7 @@ class AsyncRunner:
         return await self.run_steps(loading_all(self._verbs, calls))
 
     async def run_steps(self, steps: Steps[T]) -> T:
-        """The result of the whole."""
+        """The result of an operation that takes several calls."""
         outcome: Any = None
         try:
             while True:
@@ -123,7 +123,7 @@ class AsyncRunner:
                     yield item
 
     async def _outcome(self, step: Step) -> Any:
-        """What the step resulted in, or the error that it raised."""
+        """The outcome of a step: its result, or the error that it raised."""
         try:
             if isinstance(step, Ask):
                 found = self._loader(step.code)
@@ -131,5 +131,5 @@ class AsyncRunner:
             if isinstance(step, Call):
                 return await self._transport.run(step)
             return await self._transport.run_all(step)
-        except Exception as error:  # the generator raises it again, unless it knows what to do
+        except Exception as error:  # the generator gets it, and raises it again unless it handles it
             return error
