@@ -30,6 +30,8 @@
 -- have given back, and the call id of the rollback that gave back the rest, '-' if there was none.
 -- vs:{CODE}:rollback:<id> is the receipt of a partial rollback, '1 <credits> <points> <call id> <redemption id>'.
 -- vs:{CODE}:adjustment:<id> is the receipt of an adjustment, '1 <life> <quantity> <credits> <points> <call id>'.
+-- A key or an id of a caller is any text, so it is the last field, and is appended with `..`: the %s of string.format
+-- cuts a text at a NUL byte.
 --
 -- A call id is the random token of one call. A key keeps the ids of the latest calls that changed it, the last call
 -- last, and '!' precedes the id of a call that ended the session. A client that got no reply sends the same call again

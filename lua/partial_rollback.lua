@@ -36,15 +36,15 @@ elseif points > points_left then
   return {call_id, 'exceeded', 2, points_left}
 end
 
-rollback = string.format('1 %d %d %s %s', credits, points, call_id, ARGV[2])
+rollback = string.format('1 %d %d %s ', credits, points, call_id) .. ARGV[2]
 local ttl_ms = redis.call('PTTL', KEYS[2])
 if ttl_ms < 0 then
   redis.call('SET', KEYS[3], rollback)
 else
   redis.call('SET', KEYS[3], rollback, 'PX', math.max(1, ttl_ms)) -- as long as the receipt of the redemption
 end
-redis.call('SET', KEYS[2], string.format('%s %d,%d,- %s', redemption, credits_back + credits, points_back + points,
-  receipt_session), 'KEEPTTL')
+receipt = string.format('%s %d,%d,- ', redemption, credits_back + credits, points_back + points) .. receipt_session
+redis.call('SET', KEYS[2], receipt, 'KEEPTTL')
 local quantity = 0
 -- include: give_back
 return {call_id, 'rollback', rollback}

@@ -20,7 +20,7 @@ for i = 1, #KEYS / 2 do
   if receipt then
     -- include: receipt
     if rolled_back_by == '-' then
-      receipt = string.format('%s %d,%d,%s %s', redemption, credits_back, points_back, call_id, receipt_session)
+      receipt = string.format('%s %d,%d,%s ', redemption, credits_back, points_back, call_id) .. receipt_session
       given_back[i] = {receipt_life, credits_left, points_left}
     end
     reply[i + 2] = receipt
