@@ -172,13 +172,14 @@ end
 -- block: session
 -- Decodes `session_text`, the value of the session's key, into the amounts of its live lock (0 if it has none) and the
 -- call ids that the key keeps (nil if it is absent).
--- Reads: session_text, session_key, book, book_key, locks_key, now
+-- Reads: session_text, session_key, session_name, book, book_key, locks_key, now
 -- Sets: session_text, own_quantity, own_credits, own_points, own_expires_at, expires_at_text, credits_text, points_text,
 --   call_ids
 if not session_text and session_key ~= '' and book[ONLY_KEY] == session_key then
-  -- Redis has dropped the key, since its clock was ahead for a while; the book still has the lock.
-  session_text = string.format('1 %s %d %d %d -', book[LIFE], book[LOCKED_UNTIL],
-    book[CREDITS_LOCKED], book[POINTS_LOCKED])
+  -- Redis has dropped the key, since its clock was ahead for a while; the book still has the lock. Or MGET has returned
+  -- nil for a key of another type, for which GET raises an error.
+  session_text = redis.call('GET', session_name) or string.format('1 %s %d %d %d -',
+    book[LIFE], book[LOCKED_UNTIL], book[CREDITS_LOCKED], book[POINTS_LOCKED])
 end
 local own_quantity, own_credits, own_points, own_expires_at = 0, 0, 0, 0
 local session_life, expires_at_text, credits_text, points_text, call_ids

@@ -20,9 +20,9 @@ local reply, books, repeated = {call_id, 'live', now}, {}, false
 local missing = {call_id, 'voucher_missing'}
 local not_live = {call_id, 'session_missing'}
 for i = 1, #KEYS / 3 do
-  local book_key, locks_key, text = KEYS[3 * i - 2], KEYS[3 * i], texts[3 * i - 2]
+  local book_key, session_name, locks_key, text = KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i], texts[3 * i - 2]
   -- MGET returns nil for a key of another type, as for an absent one; GET raises an error for it.
-  local session_text = texts[3 * i - 1] or redis.call('GET', KEYS[3 * i - 1])
+  local session_text = texts[3 * i - 1] or redis.call('GET', session_name)
   if session_text and string.find(session_text, call_id, 1, true) then
     -- A retry: it gets the first result, even if the session has ended or the voucher was deleted since.
     local expires_at_text, credits_text, points_text = string.match(session_text, '^1 %w+ (%d+) (%d+) (%d+) ')

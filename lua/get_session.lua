@@ -11,8 +11,10 @@
 --   session_missing          1: the session is not live
 --   live                     now_ms; expires_at_ms, credits, points of the lock
 -- include: constants
-local book_key, locks_key, call_id, session_key = KEYS[1], KEYS[3], ARGV[1], ARGV[2]
-local text, session_text = unpack(redis.call('MGET', KEYS[1], KEYS[2]))
+local book_key, session_name, locks_key, call_id, session_key = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2]
+local text, session_text = unpack(redis.call('MGET', book_key, session_name))
+-- MGET returns nil for a key of another type, as for an absent one; GET raises an error for it.
+session_text = session_text or redis.call('GET', session_name)
 -- include: open
 if not book then
   return {call_id, 'voucher_missing', 1}

@@ -52,7 +52,8 @@ local missing = {call_id, 'voucher_missing'}
 local not_live = {call_id, 'session_missing'}
 local without_amounts = {call_id, 'amount_required'}
 for i = 1, vouchers do
-  local book_key, locks_key, text, session_text = KEYS[4 * i - 3], KEYS[4 * i - 1], texts[4 * i - 3], texts[4 * i - 2]
+  local book_key, session_name, locks_key = KEYS[4 * i - 3], KEYS[4 * i - 2], KEYS[4 * i - 1]
+  local text, session_text = texts[4 * i - 3], texts[4 * i - 2]
   -- include: open
   books[i] = book
   if book then

@@ -26,7 +26,8 @@ local reply = {call_id, 'answered', now, '', 0, 0, 0, 0, 0, 0, 0, 0} -- prealloc
 local books, again, fits, repeated = {}, false, true, false
 local session_names, sessions = {}, 0
 for i = 1, #KEYS / 3 do
-  local book_key, locks_key, text, session_text = KEYS[3 * i - 2], KEYS[3 * i], texts[3 * i - 2], texts[3 * i - 1]
+  local book_key, session_name, locks_key = KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]
+  local text, session_text = texts[3 * i - 2], texts[3 * i - 1]
   -- include: open
   books[i] = book or false
   if book then
@@ -50,7 +51,7 @@ for i = 1, #KEYS / 3 do
   end
   if #KEYS > 3 and session_key ~= '' and not again then
     redis.call('ZCARD', locks_key) -- raises an error for a key of another type, before anything is written
-    session_names[i] = KEYS[3 * i - 1]
+    session_names[i] = session_name
     sessions = sessions + (texts[3 * i - 1] and 1 or 0)
   end
 end

@@ -34,7 +34,7 @@ def engine_with_foreign_value(
         engine.put_voucher(Voucher(code="A", credits=50))
         engine.validate("A", credits=5, session={"type": "LOCK", "key": "cart"})
         engine.validate("A", credits=5, session={"type": "LOCK", "key": "other"})
-        ttl_ms = backend.keys()[key.encode()]
+        ttl_ms = backend.keys().get(key.encode(), 60_000)
         backend.admin.delete(key)
         if value == "list":
             backend.admin.rpush(key, "someone else's")
@@ -78,6 +78,39 @@ def test_a_foreign_value_at_a_session_key_is_corrupt_state(
     before = backend.contents()
     with pytest.raises(CorruptState, match="'A'"):
         act(engine)
+    assert backend.contents() == before
+
+
+@pytest.mark.parametrize("value", ["list", "some text"])
+@pytest.mark.parametrize("key", ["cart", "not live"])
+@pytest.mark.parametrize("method", ["get_session", "extend"])
+def test_one_sessions_verbs_with_a_foreign_value_at_its_key(
+    engine_with_foreign_value: Callable[..., VoucherSessions], backend: Backend, value: str, key: str, method: str
+) -> None:
+    engine = engine_with_foreign_value(f"vs:{{A}}:session:{key}", value)
+    before = backend.contents()
+    with pytest.raises(CorruptState, match="'A'"):
+        methodcaller(method, "A", key)(engine)
+    assert backend.contents() == before
+
+
+@pytest.mark.parametrize("method", ["get_session", "extend", "release", "redeem", "validate"])
+def test_the_key_of_the_only_lock_with_a_value_of_another_type(
+    engine: VoucherSessions, backend: Backend, method: str
+) -> None:
+    """The book has this lock as well, so the session counts as live if its key is absent."""
+    engine.put_voucher(Voucher(code="A", credits=50))
+    engine.validate("A", credits=5, session={"type": "LOCK", "key": "cart"})
+    backend.admin.delete("vs:{A}:session:cart")
+    backend.admin.rpush("vs:{A}:session:cart", "someone else's")
+    backend.admin.expire("vs:{A}:session:cart", 1000)
+    before = backend.contents()
+    acts: dict[str, methodcaller] = {
+        "redeem": methodcaller("redeem", "A", session="cart"),
+        "validate": methodcaller("validate", "A", session={"type": "LOCK", "key": "cart"}),
+    }
+    with pytest.raises(CorruptState, match="'A'"):
+        acts.get(method, methodcaller(method, "A", "cart"))(engine)
     assert backend.contents() == before
 
 
