@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from behaviour.test_state_machine import IDS, KEYS, FEW, OnServer
+from behaviour.test_state_machine import FEW, IDS, KEYS, OnServer
 from conftest import BlockingAsync
 from hypothesis import settings
 from hypothesis import strategies as st
