@@ -82,6 +82,7 @@ class AsyncVoucherSessions:
             changed; another value, or a voucher with another code, raises ``InvalidRequest``. After
             ``delete_voucher`` it is called again for that code, so delete the voucher from the loader's source first.
             A plain function blocks the event loop while it runs; use a coroutine function if it waits for something.
+            If it raises ``StopIteration``, Python makes it a ``RuntimeError``, as in every coroutine.
 
     Every method can raise these errors:
         ``InvalidRequest``: a parameter is wrong; the call was not sent.

@@ -12,7 +12,7 @@ from typing import Any
 import fakeredis
 import pytest
 import redis.exceptions
-from conftest import Backend
+from conftest import Backend, BlockingAsync
 from core.both_engines import outcome
 from support import untyped
 from support.scripted_clients import AsyncScriptedClient, ScriptedClient
@@ -457,12 +457,22 @@ def test_keyboard_interrupt_and_system_exit_reach_the_caller(backend: Backend) -
 
 
 @two_backends
-def test_stop_iteration_is_raised_as_runtime_error(make_engine: Make, backend: Backend) -> None:
-    """Python turns it into a RuntimeError inside generators. A loader raises it by ``next`` of an empty cursor."""
-    engine = make_engine(loader=lambda code: next(iter([])))
-    with pytest.raises(RuntimeError):
-        engine.get_voucher("A")
-    assert not backend.keys()
+@pytest.mark.parametrize("error", [StopIteration("x"), StopAsyncIteration("x")], ids=kind)
+def test_the_end_of_an_iteration_reaches_the_caller(
+    make_engine: Make, backend: Backend, execute: Callable[..., list[Any]], error: Exception
+) -> None:
+    """A loader raises it by ``next`` of an empty cursor. A coroutine cannot: Python makes a RuntimeError of it."""
+    engine: Any = make_engine(loader=Shop(A=error, Z=gift("Z"), known=gift("known")))
+    is_wrapped = isinstance(engine, BlockingAsync) and isinstance(error, StopIteration)
+    acts: list[Callable[[], object]] = [partial(call, engine, "A") for call in (*ASKING.values(), of_stack)]
+    acts.append(lambda: execute(engine.pipeline().get_voucher("Z").get_voucher("A")))
+    for act in acts:
+        with pytest.raises(RuntimeError if is_wrapped else type(error)) as raised:
+            act()
+        assert (raised.value.__cause__ if is_wrapped else raised.value) is error
+        if act is not acts[-1]:
+            assert not backend.keys()
+    assert execute(engine.pipeline().get_voucher("A"), raise_on_error=False) == [error]
 
 
 # --- Pipelines ------------------------------------------------------------------------------------------------------

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
 from itertools import chain
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 from voucher_sessions._core.call import Call
 from voucher_sessions._core.steps import Ask, Steps
@@ -42,14 +43,21 @@ class _PutFailed(Exception):
         self.error = error
 
 
-# The state of loading one code. None: the loader does not know it either; a ``Call``: the put, which was not sent yet;
-# True: the voucher was put; an exception: the error of the loader or of the put.
-_Load = Call[VoucherState] | Exception | Literal[True] | None
+@dataclass(frozen=True, slots=True)
+class _Loads:
+    """What became of the codes for which the loader was asked. It does not know those that are in neither of the two."""
+
+    put: set[str] = field(default_factory=set)
+    failed: dict[str, Exception] = field(default_factory=dict)  # the error of the loader or of the put
 
 
-def loading(verbs: Verbs, call: Call[T]) -> Steps[T]:
-    """The result of a call. If Redis does not know its vouchers, they are loaded, and the call is sent again."""
-    outcome: Any
+def loading(verbs: Verbs, call: Call[T]) -> Steps[T | Exception]:
+    """The outcome of a call. If Redis does not know its vouchers, they are loaded, and the call is sent again.
+
+    The outcome is the result or the error, to be raised: a generator cannot raise every error that a loader can, since
+    Python makes a ``RuntimeError`` of ``StopIteration``.
+    """
+    outcome: T | Exception
     try:
         outcome = yield call
     except (VoucherNotFound, NotDurable) as error:
@@ -57,13 +65,10 @@ def loading(verbs: Verbs, call: Call[T]) -> Steps[T]:
     codes = _missing(call, outcome)
     loads = yield from _load_all(verbs, [codes])
     if (failed := _failure(call, codes, loads)) is not None:
-        raise failed
-    if any(loads.values()):
+        return failed
+    if loads.put:
         outcome = yield call
-    if isinstance(outcome, Exception):
-        raise outcome
-    result: T = outcome
-    return result
+    return outcome
 
 
 def loading_all(verbs: Verbs, calls: Sequence[Call[Any]]) -> Steps[list[Any]]:
@@ -76,7 +81,7 @@ def loading_all(verbs: Verbs, calls: Sequence[Call[Any]]) -> Steps[list[Any]]:
         failed = _failure(calls[at], codes, loads)
         if failed is not None:
             outcomes[at] = failed
-        elif any(loads[code] for code in codes):
+        elif not loads.put.isdisjoint(codes):
             again.append(at)
     if again:
         for at, outcome in zip(again, (yield [calls[at] for at in again]), strict=True):
@@ -102,38 +107,39 @@ def _missing(call: Call[Any], outcome: object) -> Sequence[str]:
     return [each.code for each in validations if each.reason == "not_found"]
 
 
-def _load_all(verbs: Verbs, missing: Sequence[Sequence[str]]) -> Steps[dict[str, _Load]]:
+def _load_all(verbs: Verbs, missing: Sequence[Sequence[str]]) -> Steps[_Loads]:
     """Load the codes that are missing, one sequence for each call. The loader is asked for all before any is put.
 
     If the loader fails for a code, no voucher is put for the calls that miss it.
     """
-    loads: dict[str, _Load] = {}
+    loads, puts = _Loads(), dict[str, Call[VoucherState]]()
     for code in dict.fromkeys(chain.from_iterable(missing)):
         try:
             (given,) = yield Ask(code)
-            loads[code] = None if given is None else verbs.put_voucher(*_loaded(code, given), "keep")
+            if given is not None:
+                puts[code] = verbs.put_voucher(*_loaded(code, given), "keep")
         except Exception as error:  # the loader can raise any
-            loads[code] = error
+            loads.failed[code] = error
     for codes in missing:
-        if any(isinstance(loads[code], Exception) for code in codes):
-            continue
-        for code in codes:
-            if isinstance(put := loads[code], Call):
-                loads[code] = yield from _put(put)
+        if loads.failed.keys().isdisjoint(codes):
+            for code in codes:
+                if code in puts:
+                    yield from _put(code, puts.pop(code), loads)
     return loads
 
 
-def _put(put: Call[VoucherState]) -> Steps[_Load]:
+def _put(code: str, put: Call[VoucherState], loads: _Loads) -> Steps[None]:
     """Put a loaded voucher, unless another process has put it meanwhile."""
     try:
         yield put
     except (OutcomeUnknown, ServerUnavailable) as error:
-        return _PutFailed(error)
+        loads.failed[code] = _PutFailed(error)
     except NotDurable:  # the voucher is there; the call that needs it reports whether its own change is durable
-        pass
+        loads.put.add(code)
     except Exception as error:
-        return error
-    return True
+        loads.failed[code] = error
+    else:
+        loads.put.add(code)
 
 
 def _loaded(code: str, given: object) -> tuple[Voucher, Used | None]:
@@ -146,9 +152,9 @@ def _loaded(code: str, given: object) -> tuple[Voucher, Used | None]:
     return voucher, None if used is None else checked_model("loader", Used, used)
 
 
-def _failure(call: Call[Any], codes: Iterable[str], loads: Mapping[str, _Load]) -> Exception | None:
+def _failure(call: Call[Any], codes: Iterable[str], loads: _Loads) -> Exception | None:
     """The first error of loading one of the codes. A lost reply of the put counts as a lost reply of ``call``."""
-    failed = next((load for load in map(loads.__getitem__, codes) if isinstance(load, Exception)), None)
+    failed = next((loads.failed[code] for code in codes if code in loads.failed), None)
     if not isinstance(failed, _PutFailed):
         return failed
     if isinstance(failed.error, ServerUnavailable):

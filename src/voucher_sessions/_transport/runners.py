@@ -32,7 +32,11 @@ class Runner:
         """The result of a call; raises the error of its refusal or failure."""
         if self._loader is None or not is_asking(call):
             return self._transport.run(call)
-        return self.run_steps(loading(self._verbs, call))
+        steps = loading(self._verbs, call)
+        outcome = self.run_steps(steps)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """The results of calls that are sent together; for a call that failed, its exception."""
@@ -89,7 +93,11 @@ class AsyncRunner:
         """The result of a call; raises the error of its refusal or failure."""
         if self._loader is None or not is_asking(call):
             return await self._transport.run(call)
-        return await self.run_steps(loading(self._verbs, call))
+        steps = loading(self._verbs, call)
+        outcome = await self.run_steps(steps)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     async def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """The results of calls that are sent together; for a call that failed, its exception."""
