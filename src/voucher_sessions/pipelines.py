@@ -577,7 +577,8 @@ class Pipeline(_Queue):
     reply, so that a repetition of the first cannot undo it. The calls of one voucher run in the order in which they
     were queued, with one exception: a call that must be sent again (because the loader loaded its voucher, a hash slot
     of the cluster moved, a reply belonged to another command, or more locks had expired than one script call can
-    remove) can run after calls that were queued behind it.
+    remove) can run after calls that were queued behind it. So put a call that depends on another, such as ``release``
+    on ``validate``, into the next pipeline.
 
     As a context manager it empties the queue at the end of the block.
     """
@@ -618,7 +619,8 @@ class AsyncPipeline(_Queue):
     sent when the first has its reply, so that a repetition of the first cannot undo it. The calls of one voucher run
     in the order in which they were queued, with one exception: a call that must be sent again (because the loader
     loaded its voucher, a hash slot of the cluster moved, a reply belonged to another command, or more locks had
-    expired than one script call can remove) can run after calls that were queued behind it.
+    expired than one script call can remove) can run after calls that were queued behind it. So put a call that depends
+    on another, such as ``release`` on ``validate``, into the next pipeline.
 
     As an async context manager it empties the queue at the end of the block.
     """

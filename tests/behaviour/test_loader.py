@@ -511,6 +511,20 @@ def test_in_a_pipeline_only_calls_whose_voucher_was_loaded_are_sent_again(
 
 
 @two_backends
+def test_in_a_pipeline_a_call_whose_voucher_is_loaded_runs_after_those_behind_it(
+    make_engine: Make, execute: Callable[..., list[Any]]
+) -> None:
+    engine = make_engine(loader=Shop(A=gift()))
+    validation, release, extension = execute(
+        engine.pipeline().validate("A", session=lock("cart")).release("A", "cart").extend("A", "cart"),
+        raise_on_error=False,
+    )
+    assert (validation.valid, release.released, type(extension)) == (True, False, VoucherNotFound)
+    assert engine.get_session("A", "cart").key == "cart", "the lock stays"
+    assert execute(engine.pipeline().release("A", "cart"))[0].released, "the next pipeline finds it"
+
+
+@two_backends
 def test_a_refusal_after_loading_has_its_place(make_engine: Make, execute: Callable[..., list[Any]]) -> None:
     engine = make_engine(loader=lambda code: Voucher(code=code, quantity=1))
     first, second = execute(engine.pipeline().redeem("A").redeem("A"), raise_on_error=False)
