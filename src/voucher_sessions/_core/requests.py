@@ -206,9 +206,7 @@ def extension(
 ) -> SessionRequest:
     """The key of the session to extend, and its new time to live: the engine's default if none is given."""
     key = check_text("session_key", session_key)
-    plain = _PLAIN_TYPES.issuperset((type(ttl), type(ttl_unit)))
-    time_to_live = (_cached_time_to_live if plain else _uncached_time_to_live)(SessionType.LOCK, ttl, ttl_unit)
-    return _request(key, time_to_live, policy, field="ttl")
+    return _request(key, _checked_time_to_live(SessionType.LOCK, ttl, ttl_unit), policy, field="ttl")
 
 
 def _request(
@@ -244,12 +242,12 @@ def _request_from_plain_values(session: object, policy: TtlPolicy) -> SessionReq
         return None
 
 
-def _uncached_time_to_live(type_: Any, ttl: Any, ttl_unit: Any) -> tuple[int | float, TtlUnit, int] | None:
+def _checked_time_to_live(type_: Any, ttl: Any, ttl_unit: Any) -> tuple[int | float, TtlUnit, int] | None:
     checked = Session(type=type_, ttl=ttl, ttl_unit=ttl_unit)
     return _time_to_live(checked.type, checked.ttl, checked.ttl_unit)
 
 
-_cached_time_to_live = lru_cache(maxsize=1024, typed=True)(_uncached_time_to_live)
+_cached_time_to_live = lru_cache(maxsize=1024, typed=True)(_checked_time_to_live)
 
 
 def _time_to_live(
