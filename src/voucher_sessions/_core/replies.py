@@ -240,14 +240,14 @@ def active_sessions(reply: Reply) -> list[ActiveSession]:
     return [each.session for each in listed_sessions(reply)]
 
 
-def live_sessions(
-    codes: tuple[str, ...], session_key: str, request: SessionRequest | None, reply: Reply
-) -> list[ActiveSession]:
+def live_sessions(vouchers: int, session_key: str, request: SessionRequest | None, reply: Reply) -> list[ActiveSession]:
     """The reply 'live', one per voucher. ``request`` is given if this call has set the expiry; it has the ``ttl``."""
     now_ms, *items = without_status(reply, b"live")
+    if len(items) != 3 * vouchers:
+        raise ValueError(f"{len(items)} items for {vouchers} vouchers")
     return [
         model_of(ActiveSession, _active_session(session_key, int(now_ms), int(expires_at_ms), credits, points, request))
-        for _, (expires_at_ms, credits, points) in zip(codes, groups(items, 3), strict=True)
+        for expires_at_ms, credits, points in groups(items, 3)
     ]
 
 

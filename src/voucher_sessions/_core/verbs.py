@@ -373,7 +373,7 @@ class Verbs:
             script=scripts.GET_SESSION,
             keys=self.keys.sessions((code,), session_key),
             args=[session_key.encode()],
-            read=lambda reply: replies.live_sessions((code,), session_key, None, reply)[0],
+            read=lambda reply: replies.live_sessions(1, session_key, None, reply)[0],
             changes=False,
             session_key=session_key,
         )
@@ -395,7 +395,7 @@ class Verbs:
         session_key: str,
         ttl: float | None,
         ttl_unit: TtlUnit | TtlUnitName | None,
-        read: Callable[[tuple[str, ...], str, SessionRequest | None, Reply], T],
+        read: Callable[[int, str, SessionRequest | None, Reply], T],
     ) -> Call[T]:
         request = requests.extension(session_key, ttl, ttl_unit, self._ttl_policy)
         keys = self.keys.sessions(codes, request.key)
@@ -405,7 +405,7 @@ class Verbs:
             script=scripts.EXTEND,
             keys=keys,
             args=[request.key.encode(), str(request.ttl_ms)],
-            read=partial(read, codes, request.key, request),
+            read=partial(read, len(codes), request.key, request),
             session_key=request.key,
             changed_keys=keys[1::3],
         )
