@@ -46,7 +46,7 @@ FILES: Final = [
         f"src/voucher_sessions/_core/{name}.py"
         for name in (
             *("verbs", "call", "confirmation", "client_errors", "replies", "receipts", "keys", "requests"),
-            *("audit", "batch", "loading", "walks", "rows", "steps"),
+            *("adjustments", "audit", "batch", "loading", "walks", "rows", "steps"),
         )
     ),
     *(

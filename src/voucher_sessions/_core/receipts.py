@@ -1,4 +1,4 @@
-"""Receipts of redemptions, partial rollbacks and adjustments: how they are read, and the results made of them."""
+"""Receipts of redemptions and partial rollbacks: how they are read, and the results made of them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,11 @@ from voucher_sessions._core.replies import (
     datetime_of,
     groups,
     limit_exceeded,
-    voucher_of,
     without_status,
 )
 from voucher_sessions._core.requests import VoucherRequest
 from voucher_sessions.errors import (
     FORMAT,
-    AdjustmentConflict,
-    AdjustmentRefused,
     InvalidRequest,
     RedemptionConflict,
     RedemptionRolledBack,
@@ -29,9 +26,8 @@ from voucher_sessions.errors import (
     UnknownFormat,
 )
 from voucher_sessions.models import model_of
-from voucher_sessions.results import Adjustment, Redemption, Rollback, StackRedemption
+from voucher_sessions.results import Redemption, Rollback, StackRedemption
 
-_BALANCES: Final = {1: "quantity", 2: "credits", 3: "points"}
 _UNKNOWN: Final = "?"  # the stack of an imported redemption
 
 
@@ -227,29 +223,4 @@ def partial_rollback(
         credits=credits,
         points=points,
         replayed=rolled_by != call_id,
-    )
-
-
-def adjustment(code: str, adjustment_id: str, changes: tuple[int, int, int], call_id: str, reply: Reply) -> Adjustment:
-    """The reply 'adjusted' or 'adjustment_refused'. ``call_id`` is the id of this call: another id means a replay."""
-    if reply[0] == b"adjustment_refused":
-        at, limit = int(reply[1]), int(reply[2])
-        without_limit = (at, limit) == (1, -1)
-        raise AdjustmentRefused(code, _BALANCES[at], None if without_limit else as_amount(limit), changes[at - 1])
-    item, *voucher = without_status(reply, b"adjusted")
-    life, quantity_text, credits_text, points_text, adjusted_by = fields_of("an adjustment", item).split(" ")
-    adjusted = int(quantity_text), int(credits_text), int(points_text)
-    replayed = adjusted_by != call_id
-    is_another = bool(voucher) and as_bytes(voucher[0]).decode() != life  # put again after a deletion
-    if adjusted != changes or (is_another and replayed):
-        raise AdjustmentConflict(code, adjustment_id)
-    quantity, credits, points = changes
-    return Adjustment(
-        id=adjustment_id,
-        code=code,
-        quantity=quantity,
-        credits=credits,
-        points=points,
-        voucher=voucher_of(code, voucher[1:]) if voucher and not is_another else None,
-        replayed=replayed,
     )

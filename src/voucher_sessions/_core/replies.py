@@ -1,8 +1,8 @@
 """Turns replies of the scripts into results, or into the errors of refusals.
 
 A reply is a flat list of bytes and integers. ``Call.result`` has removed the call id at its beginning, so here the
-first item is the status; the header of each script documents what follows it. ``receipts.py`` reads the replies that
-consist of receipts.
+first item is the status; the header of each script documents what follows it. ``receipts.py`` and ``adjustments.py``
+read the replies that contain receipts.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TypeVar
 
-from voucher_sessions._core import audit, receipts, replies, requests, scripts, server_check, walks
+from voucher_sessions._core import adjustments, audit, receipts, replies, requests, scripts, server_check, walks
 from voucher_sessions._core.call import Arg, Call
 from voucher_sessions._core.keys import Keys
 from voucher_sessions._core.replies import Reply
@@ -115,7 +115,9 @@ class Verbs:
         max_ttl: float | timedelta | None = None,
     ) -> None:
         self.keys = keys
-        self._receipt_ttl_ms = requests.receipt_ttl_in_ms(receipt_ttl)
+        receipt_ttl_ms = requests.receipt_ttl_in_ms(receipt_ttl)
+        # The argument of scripts: '' if receipts do not expire.
+        self._receipt_ttl_ms = "" if receipt_ttl_ms is None else str(receipt_ttl_ms)
         self._ttl_policy = requests.ttl_policy(default_ttl, max_ttl)
 
     def agree_on_partition(self) -> Call[None] | None:
@@ -203,8 +205,8 @@ class Verbs:
             codes=(code,),
             script=scripts.ADJUST,
             keys=keys,
-            args=[*map(str, changes), self._receipt_ttl()],
-            read=partial(receipts.adjustment, code, id_, changes, call_id),
+            args=[*map(str, changes), self._receipt_ttl_ms],
+            read=partial(adjustments.adjustment, code, id_, changes, call_id),
             adjustment_id=id_,
             changed_keys=[keys[0], keys[2]],
             id=call_id,
@@ -318,7 +320,7 @@ class Verbs:
         codes = tuple(request.code for request in requested)
         call_id = new_call_id()
         stack = receipts.stack_fingerprint(codes)
-        args: list[Arg] = [(key or "").encode(), if_session_missing, self._receipt_ttl(), stack]
+        args: list[Arg] = [(key or "").encode(), if_session_missing, self._receipt_ttl_ms, stack]
         for request in requested:
             args += (
                 "-" if request.credits is None else str(request.credits),
@@ -360,10 +362,6 @@ class Verbs:
             session_key=session_key,
             changed_keys=keys[1::3],
         )
-
-    def _receipt_ttl(self) -> str:
-        """``receipt_ttl_ms`` as the argument of a script: '' if receipts do not expire."""
-        return "" if self._receipt_ttl_ms is None else str(self._receipt_ttl_ms)
 
     def get_session(self, code: str, session_key: str) -> Call[ActiveSession]:
         code, session_key = check_text("code", code), check_text("session_key", session_key)
@@ -512,7 +510,7 @@ class Verbs:
                 *((row.session_key or "").encode(), str(int(count))),
                 "" if row.redeemed_at is None else str(replies.ms_of(row.redeemed_at)),
                 *map(str, (row.credits, row.points, *back, int(rolled_back))),
-                self._receipt_ttl(),
+                self._receipt_ttl_ms,
             ],
             read=partial(receipts.imported, row.code, row.id, call_id),
             redemption_id=row.id,
