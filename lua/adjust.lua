@@ -18,10 +18,10 @@
 --   adjusted                   the receipt; if there is a voucher, also its life, limits, used, locked (quantity,
 --                              credits, points each)
 -- include: constants
-local book_key, locks_key, call_id, receipt_ttl_ms = KEYS[1], KEYS[2], ARGV[1], ARGV[5]
+local book_key, locks_key, receipt_key, call_id, receipt_ttl_ms = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[5]
 local again = false
 
-local receipt = redis.call('GET', KEYS[3])
+local receipt = redis.call('GET', receipt_key)
 if receipt and not string.find(receipt, '^1 %w+ %-?%d+ %-?%d+ %-?%d+ %w+$') then
   local value = receipt
   -- include: refuse
@@ -50,11 +50,7 @@ if not receipt then
   end
   book[QUANTITY_LIMIT], book[CREDITS_LIMIT], book[POINTS_LIMIT] = unpack(changed)
   receipt = string.format('1 %s %s %s %s %s', book[LIFE], ARGV[2], ARGV[3], ARGV[4], call_id)
-  if receipt_ttl_ms == '' then
-    redis.call('SET', KEYS[3], receipt)
-  else
-    redis.call('SET', KEYS[3], receipt, 'PX', receipt_ttl_ms)
-  end
+  -- include: set_receipt
   -- include: save
 end
 return {call_id, 'adjusted', receipt, book[LIFE], unpack(book, QUANTITY_LIMIT, POINTS_LOCKED)}

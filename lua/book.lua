@@ -332,6 +332,16 @@ if not rolled_back_by then
 end
 credits_left, points_left = credits_left - credits_back, points_left - points_back
 
+-- block: set_receipt
+-- Writes `receipt` to `receipt_key`, to expire after `receipt_ttl_ms`, or never if that is ''.
+-- Reads: receipt, receipt_key, receipt_ttl_ms
+-- Sets: nothing
+if receipt_ttl_ms == '' then
+  redis.call('SET', receipt_key, receipt)
+else
+  redis.call('SET', receipt_key, receipt, 'PX', receipt_ttl_ms)
+end
+
 -- block: give_back
 -- Subtracts what a redemption gives back from what is used, unless it is a redemption of a deleted voucher.
 -- Reads: book, book_key, receipt_life, quantity, credits, points

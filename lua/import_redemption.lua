@@ -22,13 +22,13 @@
 --   too_much                   1: what is used would exceed 2^53 - 1
 --   receipts                   the receipt
 -- include: constants
-local book_key, session_name, locks_key = KEYS[1], KEYS[2], KEYS[3]
+local book_key, session_name, locks_key, receipt_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local call_id, session_key, rolled_back, receipt_ttl_ms = ARGV[1], ARGV[2], ARGV[9], ARGV[10]
-local receipt = redis.call('GET', KEYS[4])
+local receipt = redis.call('GET', receipt_key)
 if receipt then
   return {call_id, 'receipts', receipt}
 end
-local text, session_text = unpack(redis.call('MGET', KEYS[1], KEYS[2]))
+local text, session_text = unpack(redis.call('MGET', book_key, session_name))
 -- include: open
 if not book then
   return {call_id, 'voucher_missing', 1}
@@ -50,10 +50,6 @@ end
 receipt = string.format('1 %s 1 %s %s %s %s ? %s,%s,%s ', book[LIFE], ARGV[5], ARGV[6],
   ARGV[4] == '' and string.format('%d', now) or ARGV[4], call_id, ARGV[7], ARGV[8], rolled_back == '1' and call_id or '-')
   .. session_key
-if receipt_ttl_ms == '' then
-  redis.call('SET', KEYS[4], receipt)
-else
-  redis.call('SET', KEYS[4], receipt, 'PX', receipt_ttl_ms)
-end
+-- include: set_receipt
 -- include: save
 return {call_id, 'receipts', receipt}

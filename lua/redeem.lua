@@ -93,16 +93,12 @@ end
 
 for i = 1, vouchers do
   local book, book_key, session_name, locks_key = books[i], KEYS[4 * i - 3], KEYS[4 * i - 2], KEYS[4 * i - 1]
-  local credits, points = reply[8 * i - 5], reply[8 * i - 4]
+  local receipt_key, credits, points = KEYS[4 * i], reply[8 * i - 5], reply[8 * i - 4]
   if book[SESSION_TEXT] then
     -- include: unlock
   end
   local receipt = string.format('1 %s 1 %d %d %d %s %s - ', book[LIFE], credits, points, now, call_id, stack) .. session_key
-  if receipt_ttl_ms == '' then
-    redis.call('SET', KEYS[4 * i], receipt)
-  else
-    redis.call('SET', KEYS[4 * i], receipt, 'PX', receipt_ttl_ms)
-  end
+  -- include: set_receipt
   book[QUANTITY_USED] = book[QUANTITY_USED] + 1
   book[CREDITS_USED] = book[CREDITS_USED] + credits
   book[POINTS_USED] = book[POINTS_USED] + points
