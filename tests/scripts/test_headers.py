@@ -1,7 +1,7 @@
 """The headers of the scripts say what the code does.
 
-Every reply begins with the call id, and the status follows it. A header is one or two sentences, then the sections below, each with one line per entry: ``--   entry  what it is``.
-The second line of an entry is indented further.
+Every reply begins with the call id, and the status follows it. A header is one or two sentences, then the sections
+below, each with one line per entry: ``--   entry  what it is``. The second line of an entry is indented further.
 
     KEYS    or  KEYS, for each voucher                pattern and type
     ARGV    and, perhaps,  ARGV, for each voucher     name and unit

@@ -18,19 +18,19 @@ def sessions(keys: Keys, code: str, batch: int) -> Walk[ActiveSession]:
     yielded only once. A session whose expiry is set earlier can move to before the place that the walk has reached.
     Therefore, if the first pass takes more than one call, a second pass follows.
     """
-    told: set[str] = set()
+    yielded: set[str] = set()
     for is_last in (False, True):
         from_ms, after, calls = 0, b"", 0
         while True:
             try:
                 listed: list[ListedSession] = yield _list(keys, code, batch, from_ms, after)
             except VoucherNotFound:
-                if not told and not calls and not is_last:
+                if not yielded and not calls and not is_last:
                     raise
                 return  # deleted meanwhile, and its sessions with it
             calls += 1
-            yield tuple(each.session for each in listed if each.session.key not in told)
-            told.update(each.session.key for each in listed)
+            yield tuple(each.session for each in listed if each.session.key not in yielded)
+            yielded.update(each.session.key for each in listed)
             if len(listed) < batch:
                 break
             from_ms, after = listed[-1].expires_at_ms, listed[-1].member
