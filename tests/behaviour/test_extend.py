@@ -1,4 +1,4 @@
-"""DESIGN.md 3.20: ``extend`` and ``extend_stack`` set a new expiry and nothing else; ``get_session`` reads a session."""
+"""DESIGN.md 3.20: ``extend`` sets a new expiry of a live session, and nothing else."""
 
 from __future__ import annotations
 
@@ -14,37 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.model import LINGER_MS
 
-from behaviour.test_blocked_stacks import CODES, write_foreign_value
-from behaviour.test_semantics import KEYS, figures, lock, plant_expired_locks
-from voucher_sessions import (
-    ActiveSession,
-    CorruptState,
-    InvalidRequest,
-    Redeemable,
-    SessionNotFound,
-    Voucher,
-    VoucherNotFound,
-    VoucherSessions,
+from behaviour.cart_session import (
+    MS,
+    assert_nothing_differs,
+    expiry_ms,
+    facts,
+    locked_with,
+    on_fakeredis,
+    only_or_beside,
 )
-from voucher_sessions._core.call import Call
-from voucher_sessions._core.keys import Keys
-from voucher_sessions._core.verbs import Verbs
+from behaviour.test_semantics import KEYS, figures, lock
+from voucher_sessions import InvalidRequest, SessionNotFound, Voucher, VoucherNotFound, VoucherSessions
 
-CALLS = Verbs(Keys("vs"))
-MS: Any = "MILLISECONDS"
 WEEK_MS = 7 * 86_400_000
-NOT_OF_THE_SESSION = {"remaining_ms", "ttl", "ttl_unit"}
-on_fakeredis = pytest.mark.parametrize("backend", ["fakeredis"], indirect=True)
-only_or_beside = pytest.mark.parametrize("beside", [(), ("x", "y")], ids=["the only lock", "beside others"])
-
-
-def facts(session: ActiveSession | None) -> dict[str, Any]:
-    assert session is not None
-    return session.model_dump(exclude=NOT_OF_THE_SESSION)
-
-
-def expiry_ms(session: ActiveSession) -> int:
-    return round(session.expires_at.timestamp() * 1000)
 
 
 @pytest.fixture
@@ -59,23 +41,6 @@ def alone(backend: Backend) -> VoucherSessions:
     engine = VoucherSessions(backend.client())
     engine.put_voucher(Voucher(code="GIFT", quantity=3, credits=1000, points=100))
     return engine
-
-
-def locked_with(engine: VoucherSessions, beside: tuple[str, ...], code: str = "GIFT") -> ActiveSession:
-    """The session ``cart`` of 60 s, beside locks of others."""
-    for key in beside:
-        assert engine.validate(code, credits=5, session=lock(key, 50_000)).valid
-    session = engine.validate(code, credits=30, points=4, session=lock("cart", 60_000)).session
-    assert session is not None
-    return session
-
-
-def assert_nothing_differs(engine: VoucherSessions, code: str = "GIFT") -> None:
-    audit = engine.audit(code)
-    assert (audit.differs, audit.expiries_agree) == (False, True)
-
-
-# --- extend ---------------------------------------------------------------------------------------------------------
 
 
 @only_or_beside
@@ -213,6 +178,19 @@ def test_any_session_key(alone: VoucherSessions) -> None:
         assert alone.redeem(code, session=key).credits == 7
 
 
+def test_in_a_pipeline(gift: VoucherSessions, execute: Callable[..., list[Any]]) -> None:
+    pipe = gift.pipeline()
+    pipe.validate("GIFT", credits=30, session=lock("cart", 60_000))
+    pipe.extend("GIFT", "cart", ttl=90, ttl_unit="SECONDS").get_session("GIFT", "cart")
+    pipe.extend("GIFT", "other").extend_stack(["GIFT", "NOBODY"], "cart").get_session("NOBODY", "cart")
+    pipe.extend_stack(["GIFT"], "cart", ttl=80, ttl_unit="SECONDS").get_session("GIFT", "cart")
+    _, longer, read, no_session, no_voucher, not_read, (shorter,), last = execute(pipe, raise_on_error=False)
+    assert facts(read) == facts(longer)
+    assert facts(last) == facts(shorter)
+    assert 5_000 < (longer.expires_at - shorter.expires_at).total_seconds() * 1000 <= 10_000
+    assert list(map(type, (no_session, no_voucher, not_read))) == [SessionNotFound, VoucherNotFound, VoucherNotFound]
+
+
 # --- The time to live -----------------------------------------------------------------------------------------------
 
 
@@ -287,107 +265,6 @@ def refused_field(call: Callable[..., object], arguments: dict[str, Any]) -> str
     return field
 
 
-# --- Retries of a client --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def send(backend: Backend) -> Callable[[Call[Any]], Any]:
-    """Sends a call. Sending the same call again is an automatic retry of the client after a lost reply."""
-
-    def send(call: Call[Any]) -> Any:
-        return call.result(backend.admin.execute_command(*call.eval_command()))
-
-    return send
-
-
-def deleted_and_put(engine: VoucherSessions) -> None:
-    engine.delete_voucher("GIFT")
-    engine.put_voucher(Voucher(code="GIFT", credits=9))
-
-
-MEANWHILE: dict[str, Callable[[VoucherSessions], object]] = {
-    "nothing": lambda engine: None,
-    "released": lambda engine: engine.release("GIFT", "cart"),
-    "redeemed": lambda engine: engine.redeem("GIFT", session="cart"),
-    "deleted": lambda engine: engine.delete_voucher("GIFT"),
-    "put anew": deleted_and_put,
-    "a lock beside": lambda engine: engine.validate("GIFT", session=lock("new", 70_000)),
-    "limits lowered": lambda engine: engine.put_voucher(Voucher(code="GIFT", quantity=0)),
-}
-
-
-@pytest.mark.parametrize("stacked", [False, True], ids=["extend", "extend_stack"])
-@pytest.mark.parametrize("meanwhile", MEANWHILE.values(), ids=list(MEANWHILE))
-@only_or_beside
-def test_a_retry_gets_the_first_result_and_changes_nothing(
-    alone: VoucherSessions,
-    backend: Backend,
-    send: Callable[[Call[Any]], Any],
-    clock: Clock,
-    meanwhile: Callable[[VoucherSessions], object],
-    beside: tuple[str, ...],
-    stacked: bool,
-) -> None:
-    locked_with(alone, beside)
-    alone.put_voucher(Voucher(code="B", points=7))
-    alone.validate("B", points=7, session=lock("cart", 60_000))
-    call: Call[Any] = (
-        CALLS.extend_stack(["GIFT", "B"], "cart", 90, "SECONDS")
-        if stacked
-        else CALLS.extend("GIFT", "cart", 90, "SECONDS")
-    )
-    first = send(call)
-    clock.advance(2)
-    meanwhile(alone)
-    before = backend.contents()
-    again = send(call)
-    assert list(map(facts, again if stacked else [again])) == list(map(facts, first if stacked else [first]))
-    assert backend.contents() == before
-
-
-def test_a_retry_does_not_undo_a_later_change(
-    alone: VoucherSessions, backend: Backend, send: Callable[[Call[Any]], Any]
-) -> None:
-    """Up to three calls later, its call id is still known."""
-    locked_with(alone, ())
-    call = CALLS.extend("GIFT", "cart", 90, "SECONDS")
-    send(call)
-    alone.extend("GIFT", "cart", ttl=40, ttl_unit="SECONDS")
-    alone.validate("GIFT", credits=70, session=lock("cart", 30_000))
-    later = alone.extend("GIFT", "cart", ttl=20, ttl_unit="SECONDS")
-    before = backend.contents()
-    assert facts(send(call)) == facts(later)
-    assert backend.contents() == before
-
-
-def test_a_retry_of_a_stack_of_which_one_session_is_forgotten(
-    alone: VoucherSessions, backend: Backend, send: Callable[[Call[Any]], Any], clock: Clock
-) -> None:
-    """Other calls have ended B's session, and its key has expired with the call id; or B was deleted, too."""
-    alone.put_voucher(Voucher(code="B", points=7))
-    alone.validate_stack(["GIFT", "B"], session=lock("cart", 60_000))
-    call = CALLS.extend_stack(["GIFT", "B"], "cart", 90, "SECONDS")
-    first = send(call)
-    alone.validate("B", points=7, session=lock("x"))
-    for ttl in (50, 40, 30, 20):
-        live = alone.extend("B", "cart", ttl=ttl, ttl_unit="SECONDS")
-    before = backend.contents()
-    assert list(map(facts, send(call))) == [facts(first[0]), facts(live)], "the session as it is"
-    assert backend.contents() == before
-    clock.reach(expiry_ms(alone.extend("B", "cart", ttl=1, ttl_unit=MS)) + 1)
-    backend.admin.exists("vs:{B}:session:cart")
-    before = backend.contents()
-    with pytest.raises(SessionNotFound) as not_live:
-        send(call)
-    assert not_live.value.codes == ("B",)
-    assert backend.contents() == before
-    alone.delete_voucher("B")
-    with pytest.raises(VoucherNotFound) as missing:
-        send(call)
-    assert missing.value.codes == ("B",)
-    assert facts(alone.get_session("GIFT", "cart")) == facts(first[0])
-
-
 # --- A clock that goes back -----------------------------------------------------------------------------------------
 
 
@@ -444,129 +321,6 @@ def test_the_only_lock_without_its_session_key_is_extended(alone: VoucherSession
     with pytest.raises(SessionNotFound):
         alone.extend("GIFT", "other")
     assert_nothing_differs(alone)
-
-
-# --- Stacks ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def cart_engine(engine: VoucherSessions) -> VoucherSessions:
-    """A has the only lock, B and C have others beside; D has no lock of the session."""
-    for code, locks in (("A", ()), ("B", ("x",)), ("C", ("x", "y")), ("D", ("x",))):
-        engine.put_voucher(Voucher(code=code, credits=100))
-        for key in locks:
-            engine.validate(code, credits=9, session=lock(key))
-    stack = [Redeemable(code="A", credits=1), Redeemable(code="B", credits=2), Redeemable(code="C", credits=3)]
-    assert engine.validate_stack(stack, session=lock("cart", 60_000)).valid
-    return engine
-
-
-def test_a_stack_gets_one_expiry(cart_engine: VoucherSessions) -> None:
-    totals = [figures(cart_engine, code) for code in CODES]
-    sessions = cart_engine.extend_stack(["C", "A", "B"], "cart", ttl=90, ttl_unit="SECONDS")
-    assert [each.credits for each in sessions] == [3, 1, 2]
-    assert {each.expires_at for each in sessions} == {sessions[0].expires_at}
-    assert {(each.key, each.quantity, each.ttl, each.ttl_unit) for each in sessions} == {("cart", 1, 90, "SECONDS")}
-    assert 89_000 < sessions[0].remaining_ms <= 90_000
-    for code, session in zip(["C", "A", "B"], sessions, strict=True):
-        assert facts(cart_engine.get_session(code, "cart")) == facts(session)
-        assert_nothing_differs(cart_engine, code)
-    assert [figures(cart_engine, code) for code in CODES] == totals
-
-
-@pytest.mark.parametrize(
-    ("codes", "error", "named"),
-    [
-        (["A", "D", "B"], SessionNotFound, ("D",)),
-        (["A", "N", "B", "D", "M"], VoucherNotFound, ("N", "M")),
-        (["N", "A"], VoucherNotFound, ("N",)),
-    ],
-)
-def test_of_a_stack_all_or_none(
-    cart_engine: VoucherSessions, backend: Backend, codes: list[str], error: Any, named: tuple[str, ...]
-) -> None:
-    before = backend.contents()
-    with pytest.raises(error) as refused:
-        cart_engine.extend_stack(codes, "cart")
-    assert refused.value.codes == named
-    assert backend.contents() == before
-
-
-@pytest.mark.parametrize("codes", [[], "A", None, ["A", "A"], [f"c{at}" for at in range(31)]], ids=str)
-@on_fakeredis
-def test_the_codes_of_a_stack_are_1_to_30(cart_engine: VoucherSessions, codes: Any) -> None:
-    with pytest.raises(InvalidRequest) as refused:
-        cart_engine.extend_stack(codes, "cart")
-    assert refused.value.field == "codes"
-
-
-@pytest.mark.parametrize("key", ["vs:{%s}", "vs:{%s}:session:cart", "vs:{%s}:locks"])
-@pytest.mark.parametrize("code", CODES)
-@pytest.mark.parametrize("kind", ["list", "text"])
-@only_or_beside
-def test_a_key_of_something_else_leaves_nothing_half_done(
-    backend: Backend, key: str, code: str, kind: str, beside: tuple[str, ...]
-) -> None:
-    engine = VoucherSessions(backend.client())
-    for each in CODES:
-        engine.put_voucher(Voucher(code=each, credits=100, points=100))
-        locked_with(engine, beside, each)
-    write_foreign_value(backend.admin, key % code, kind)
-    before = backend.contents()
-    with pytest.raises(CorruptState):
-        engine.extend_stack(CODES, "cart", ttl=90_000, ttl_unit=MS)
-    assert backend.contents() == before
-    if key.endswith("locks") and not beside:
-        assert engine.extend(code, "cart", ttl=90_000, ttl_unit=MS).credits == 30, "the only lock needs no index"
-        return
-    with pytest.raises(CorruptState):
-        engine.extend(code, "cart", ttl=90_000, ttl_unit=MS)
-    assert backend.contents() == before
-
-
-def test_expired_locks_that_were_not_reclaimed_are_no_obstacle(backend: Backend) -> None:
-    """extend does not reclaim them; the calls that compute what is available do."""
-    engine = VoucherSessions(backend.client())
-    engine.put_voucher(Voucher(code="GIFT", credits=1000))
-    engine.validate("GIFT", credits=30, session=lock("cart", 60_000))
-    plant_expired_locks(backend, "GIFT", 600)
-    assert engine.extend("GIFT", "cart", ttl=90, ttl_unit="SECONDS").credits == 30
-    assert figures(engine, "GIFT")["credits"] == (1000, 0, 30, 970)
-    assert_nothing_differs(engine)
-
-
-def test_in_a_pipeline(gift: VoucherSessions, execute: Callable[..., list[Any]]) -> None:
-    pipe = gift.pipeline()
-    pipe.validate("GIFT", credits=30, session=lock("cart", 60_000))
-    pipe.extend("GIFT", "cart", ttl=90, ttl_unit="SECONDS").get_session("GIFT", "cart")
-    pipe.extend("GIFT", "other").extend_stack(["GIFT", "NOBODY"], "cart").get_session("NOBODY", "cart")
-    pipe.extend_stack(["GIFT"], "cart", ttl=80, ttl_unit="SECONDS").get_session("GIFT", "cart")
-    _, longer, read, no_session, no_voucher, not_read, (shorter,), last = execute(pipe, raise_on_error=False)
-    assert facts(read) == facts(longer)
-    assert facts(last) == facts(shorter)
-    assert 5_000 < (longer.expires_at - shorter.expires_at).total_seconds() * 1000 <= 10_000
-    assert list(map(type, (no_session, no_voucher, not_read))) == [SessionNotFound, VoucherNotFound, VoucherNotFound]
-
-
-# --- get_session ----------------------------------------------------------------------------------------------------
-
-
-@only_or_beside
-def test_get_session_returns_what_validate_returned(
-    gift: VoucherSessions, backend: Backend, beside: tuple[str, ...]
-) -> None:
-    validated = locked_with(gift, beside)
-    before = backend.contents()
-    session = gift.get_session("GIFT", "cart")
-    assert facts(session) == facts(validated)
-    assert (session.ttl, session.ttl_unit) == (None, None)
-    assert 0 < session.remaining_ms <= validated.remaining_ms
-    assert backend.contents() == before
-    gift.validate("GIFT", credits=1001, session=lock("cart"))
-    assert facts(gift.get_session("GIFT", "cart")) == facts(validated), "a refused override leaves it as it was"
-    gift.validate("GIFT", points=9, session=lock("cart", 70_000))
-    session = gift.get_session("GIFT", "cart")
-    assert (session.credits, session.points) == (0, 9)
 
 
 # --- extend is validate of the same amounts, without limits ---------------------------------------------------------
