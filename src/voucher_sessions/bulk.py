@@ -102,17 +102,21 @@ def import_redemptions(
 
     Afterwards, a redemption that is repeated under its id is recognised, and it can be rolled back. Put the vouchers
     first. A receipt that exists stays as it is. So if a backup was restored that lacks a rollback, the row is reported
-    as conflicting, and by ``reconcile`` as ``rolled_back``: repeat that rollback with ``rollback``. The ids of partial
-    rollbacks are not imported: do not repeat a partial rollback that an imported row contains.
+    as conflicting, and by ``reconcile`` as ``rolled_back``: repeat that rollback with ``rollback``.
+
+    The ids of partial rollbacks are not imported. If ``credits_rolled_back`` or ``points_rolled_back`` is in a row, a
+    repeated rollback would be given back a second time. To restore a lost server, leave both out of the rows, and
+    afterwards repeat the partial rollbacks with their ids: those that are in the backup are recognised.
 
     Args:
         engine: The engine. If it has a ``receipt_ttl``, the receipts expire that long after the import.
         rows: ``Redemption`` models, or mappings of ``code``, ``id``, ``credits``, ``points`` and, where they are known,
             ``redeemed_at`` (a datetime with a time zone), ``session_key``, ``rolled_back``, ``credits_rolled_back`` and
-            ``points_rolled_back``. A row with a ``session_key`` whose receipt is new also ends that session's lock,
-            which a restored backup may contain.
-        count: True: the redemptions are not in the used figures yet, so each receipt that is new adds what it took and
-            did not give back. False: the used figures contain them already.
+            ``points_rolled_back``. If a row has a ``session_key`` and its receipt is new, it also ends the lock of that
+            session, which a restored backup may contain, even if the cart has locked anew since. A row whose receipt is
+            known ends no lock.
+        count: True: the redemptions are not in the used figures yet, so each receipt that is new adds what it took,
+            without what was given back according to its row. False: the used figures contain them already.
         on_progress: Called with the number of rows that are done, bad rows included, after every few hundred rows.
         on_bad_row: What to do with a row that is wrong or whose voucher does not exist: ``"raise"`` stops,
             ``"collect"`` goes on and reports it.
@@ -150,7 +154,8 @@ def import_redemptions(
 def reconcile(engine: VoucherSessions, rows: Iterable[RedemptionLike]) -> Iterator[Difference]:
     """Compare the redemptions that the shop has recorded with the receipts in Redis, and yield each difference.
 
-    Nothing is changed. Redemptions that are made or rolled back while it runs can be reported, too: run it again, and
+    Nothing is changed. A redemption without a row is reported as ``no_row``, even if it was rolled back: record it with
+    ``rolled_back=True``. Redemptions that are made or rolled back while it runs can be reported, too: run it again, and
     they are gone. To find the receipts that no row has, it reads all keys of the server with SCAN, on a cluster of
     every primary, and keeps the codes and ids of all rows and receipts in memory.
 

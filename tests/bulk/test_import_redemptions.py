@@ -213,6 +213,15 @@ def test_a_known_row_ends_no_lock_of_a_later_cart(gift: VoucherSessions) -> None
     assert gift.get_session("GIFT", "cart").credits == 10
 
 
+def test_a_new_row_ends_the_lock_even_if_the_cart_has_locked_anew(gift: VoucherSessions) -> None:
+    """After the redemption was lost, nothing shows that this lock is a later one."""
+    gift.validate("GIFT", credits=10, session=lock("cart"))
+    gift.validate("GIFT", credits=40, session=lock("cart"))
+    assert import_redemptions(gift, [row(session_key="cart", redeemed_at=AT)], count=True) == report(new=1)
+    assert figures(gift, "GIFT")["credits"] == (1000, 30, 0, 970)
+    assert not gift.list_sessions("GIFT")
+
+
 def test_a_lock_that_has_expired_is_no_obstacle(gift: VoucherSessions, clock: Clock) -> None:
     gift.validate("GIFT", credits=30, session=lock("cart", 20))
     gift.validate("GIFT", credits=30, session=lock("other", 20))
