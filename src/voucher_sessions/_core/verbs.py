@@ -101,6 +101,14 @@ def _id(prefix: str, field: str, given: str | None) -> str:
     return prefix + random_text(32) if given is None else check_text(field, given)
 
 
+def _is_text(value: str | bytes) -> bool:
+    """Whether it can be a code or an id. If it cannot, something other than this library has written it."""
+    try:
+        return bool(check_text("value", value if isinstance(value, str) else value.decode()))
+    except ValueError:  # InvalidRequest is one, and the error of a text that is not UTF-8
+        return False
+
+
 class Verbs:
     """Builds the calls of one engine, sync or asyncio, from the arguments of its methods.
 
@@ -520,13 +528,29 @@ class Verbs:
             id=call_id,
         )
 
-    def scanned_vouchers(self, place: bytes, batch: int) -> Walk[bytes]:
-        """The walk over the keys of books on the server that has the key ``place``."""
-        return walks.scanned_keys("scan_vouchers", place, self.keys.books_pattern(), batch)
+    def scanned_vouchers(self, tag: str, batch: int) -> Walk[bytes]:
+        """The walk over the keys of books on the server that has this hash tag."""
+        return walks.scanned_keys("scan_vouchers", self.keys.probe(tag), self.keys.books_pattern(), batch)
 
-    def scanned_redemptions(self, place: bytes, code: str | None, batch: int) -> Walk[bytes]:
-        """The walk over the keys of receipts on the server that has the key ``place``."""
-        return walks.scanned_keys("scan_redemptions", place, self.keys.redemptions_pattern(code), batch)
+    def scanned_redemptions(self, tag: str, batch: int) -> Walk[bytes]:
+        """The walk over the keys of receipts on the server that has this hash tag."""
+        return walks.scanned_keys("scan_redemptions", self.keys.probe(tag), self.keys.redemptions_pattern(None), batch)
+
+    def scanned_redemptions_of(self, code: str, batch: int) -> Walk[bytes]:
+        """The walk over the keys of the receipts of one voucher."""
+        book_key = self.keys.voucher(code)[0]
+        return walks.scanned_keys("scan_redemptions", book_key, self.keys.redemptions_pattern(code), batch)
+
+    def voucher_at(self, key: bytes) -> tuple[str] | None:
+        """The code of the voucher whose book has this key; None for any other key."""
+        code, rest = self.keys.code_of(key) or ("", b"")
+        return (code,) if not rest and _is_text(code) else None
+
+    def redemption_at(self, key: bytes) -> tuple[str, str] | None:
+        """The code and the id of the redemption whose receipt has this key; None for any other key."""
+        code, rest = self.keys.code_of(key) or ("", b"")
+        before, _, id_ = rest.partition(b":redemption:")
+        return (code, id_.decode()) if not before and _is_text(code) and _is_text(id_) else None
 
     def audit(self, code: str) -> Calls[Audit]:
         return audit.audit(self.keys, check_text("code", code))
