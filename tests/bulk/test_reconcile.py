@@ -137,7 +137,7 @@ def test_a_rollback_of_a_redemption_without_amounts_is_a_difference(engine: Vouc
 
 
 @pytest.mark.parametrize("before", [{}, {"credits": 4}, {"credits": 10, "points": 2}], ids=["whole", "part", "all"])
-def test_a_redemption_that_the_shop_does_not_want(engine: VoucherSessions, before: dict[str, int]) -> None:
+def test_a_redemption_that_the_shop_does_not_want(engine: VoucherSessions, before: dict[str, Any]) -> None:
     """Rolled back without being recorded, it is still a redemption that the shop does not know."""
     engine.put_voucher(Voucher(code="GIFT", credits=100, points=20))
     engine.put_voucher(Voucher(code="ONCE", quantity=1))

@@ -47,7 +47,7 @@ class Shop:
 
     def refund(self, code: str, id_: str, credits: int) -> None:
         """Roll back a part, and record the rollback id."""
-        refund = {"credits": credits, "rollback_id": f"refund-{len(self.refunds)}"}
+        refund: dict[str, Any] = {"credits": credits, "rollback_id": f"refund-{len(self.refunds)}"}
         self.engine.rollback(code, id_, **refund)
         self.refunds.append((code, id_, refund))
         self.rows[code, id_]["credits_rolled_back"] += credits
