@@ -145,6 +145,14 @@ class Verbs:
             changes=False,
         )
 
+    def partition_fails_for(self, code: str) -> bool:
+        """Whether the engine's ``partition`` raises an error for this code, or returns no text."""
+        try:
+            self.keys.voucher(code)
+        except Exception:
+            return True
+        return False
+
     def check_partition(self) -> list[Finding]:
         """The findings of ``check_server`` about the engine's own ``partition``."""
         return server_check.partition_findings(always_fails=self.keys.partition_always_fails())

@@ -11,10 +11,10 @@ from voucher_sessions._core.requests import check_if_exists
 from voucher_sessions.bulk.rows import OnBadRow, RedemptionLike, Rows, result
 from voucher_sessions.engine import VoucherSessions
 from voucher_sessions.errors import InvalidRequest, VoucherExists, VoucherNotFound
-from voucher_sessions.models import IfExists, Used, Voucher, is_a
+from voucher_sessions.models import IfExists, RedemptionRow, Used, Voucher, is_a
 from voucher_sessions.results import BulkReport, RowProblem
 
-R = TypeVar("R")
+R = TypeVar("R", bound=RedemptionRow | row_checks.VoucherRow)
 VoucherRow = Voucher | tuple[Voucher, Used]
 
 
@@ -35,7 +35,8 @@ def put_vouchers(
             and its used figures if the row has them, which overwrites what was redeemed since; ``"raise"`` treats the
             row as a wrong one.
         on_progress: Called with the number of rows that are done, bad rows included, after every few hundred rows.
-        on_bad_row: What to do with a row that is wrong: ``"raise"`` stops, ``"collect"`` goes on and reports it.
+        on_bad_row: What to do with a row that is wrong, or for which the engine's ``partition`` fails: ``"raise"``
+            stops, ``"collect"`` goes on and reports it.
 
     Returns:
         How many vouchers are new, and how many were known; and the positions, counted from 0, of rows that are wrong
@@ -86,8 +87,8 @@ def import_redemptions(
         count: True: the redemptions are not in the used figures yet, so each receipt that is new adds what it took,
             without what was given back according to its row. False: the used figures contain them already.
         on_progress: Called with the number of rows that are done, bad rows included, after every few hundred rows.
-        on_bad_row: What to do with a row that is wrong or whose voucher does not exist: ``"raise"`` stops,
-            ``"collect"`` goes on and reports it.
+        on_bad_row: What to do with a row that is wrong, whose voucher does not exist, or for which the engine's
+            ``partition`` fails: ``"raise"`` stops, ``"collect"`` goes on and reports it.
 
     Returns:
         How many receipts are new, and how many were known; and the positions, counted from 0, of rows that are wrong

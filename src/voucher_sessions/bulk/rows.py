@@ -7,13 +7,14 @@ from itertools import islice
 from typing import Any, Final, Literal, TypeVar
 
 from voucher_sessions._core.call import Call
+from voucher_sessions._core.rows import VoucherRow
 from voucher_sessions.engine import VoucherSessions
-from voucher_sessions.errors import InvalidRequest
+from voucher_sessions.errors import InvalidRequest, VoucherSessionsError
 from voucher_sessions.models import Checker, RedemptionRow, is_a
 from voucher_sessions.results import Redemption, RowProblem
 
 T = TypeVar("T")
-R = TypeVar("R")
+R = TypeVar("R", bound=RedemptionRow | VoucherRow)
 OnBadRow = Literal["raise", "collect"]
 RedemptionLike = Redemption | RedemptionRow | Mapping[str, Any]
 
@@ -47,18 +48,34 @@ class Rows:
         """Send a call for each row. Yield the row's position, the checked row, and the call's result or error."""
         done = 0
         for chunk in in_chunks(enumerate(self._rows)):
-            checked: list[tuple[int, R]] = []
+            good: list[tuple[int, R]] = []
+            calls: list[Call[Any]] = []
             for at, row in chunk:
-                try:
-                    checked.append((at, check(row)))
-                except InvalidRequest as error:
-                    self.add_bad(at, error)
-            outcomes = self._engine._runner.run_all([call_of(row) for _, row in checked])
-            for (at, row), outcome in zip(checked, outcomes, strict=True):
+                if prepared := self._prepared(at, row, check, call_of):
+                    good.append((at, prepared[0]))
+                    calls.append(prepared[1])
+            for (at, row), outcome in zip(good, self._engine._runner.run_all(calls), strict=True):
                 yield at, row, outcome
             done += len(chunk)
             if self._on_progress is not None:
                 self._on_progress(done)
+
+    def _prepared(
+        self, at: int, row: Any, check: Callable[[Any], R], call_of: Callable[[R], Call[Any]]
+    ) -> tuple[R, Call[Any]] | None:
+        """The checked row and its call; None if the row is bad, also because the engine's ``partition`` fails for it."""
+        try:
+            checked = check(row)
+        except InvalidRequest as error:
+            self.add_bad(at, error)
+            return None
+        try:
+            return checked, call_of(checked)
+        except Exception as error:
+            if not self._engine._verbs.partition_fails_for(checked.code):
+                raise  # not the function's error: a signal handler's, say
+            self.add_bad(at, error)
+            return None
 
     def add_bad(self, at: int, error: Exception) -> None:
         """Raise the error of a wrong row or, with ``on_bad_row="collect"``, keep it for the report."""
@@ -67,7 +84,9 @@ class Rows:
                 raise InvalidRequest(f"rows.{at}.{error.field}", error.problem)
             error.add_note(f"This error is about row {at}, counted from 0.")
             raise error
-        self.bad.append(RowProblem(position=at, problem=str(error)))
+        is_ours = isinstance(error, VoucherSessionsError)
+        problem = str(error) if is_ours else f"the engine's partition function raised {error!r}"
+        self.bad.append(RowProblem(position=at, problem=problem))
 
 
 def check_engine(engine: object) -> None:
