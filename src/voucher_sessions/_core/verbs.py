@@ -540,12 +540,12 @@ class Verbs:
         """The walk over the keys of books on the server that has this hash tag."""
         return walks.scanned_keys("scan_vouchers", self.keys.probe(tag), self.keys.books_pattern(), batch)
 
-    def scanned_redemptions(self, tag: str, batch: int) -> Walk[bytes]:
-        """The walk over the keys of receipts on the server that has this hash tag."""
-        return walks.scanned_keys("scan_redemptions", self.keys.probe(tag), self.keys.redemptions_pattern(None), batch)
+    def scanned_redemptions(self, tag: str, code: str | None, batch: int) -> Walk[bytes]:
+        """The walk over the keys of receipts, or those of one voucher, on the server that has this hash tag."""
+        return walks.scanned_keys("scan_redemptions", self.keys.probe(tag), self.keys.redemptions_pattern(code), batch)
 
     def scanned_redemptions_of(self, code: str, batch: int) -> Walk[bytes]:
-        """The walk over the keys of the receipts of one voucher."""
+        """The walk over the keys of receipts of one voucher, on the server that has its book."""
         book_key = self.keys.voucher(code)[0]
         return walks.scanned_keys("scan_redemptions", book_key, self.keys.redemptions_pattern(code), batch)
 
