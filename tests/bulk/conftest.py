@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from conftest import VARIANTS
 
-from voucher_sessions import bulk
+from voucher_sessions.bulk import rows
 
 CHUNK = 20
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "_CHUNK", CHUNK)
+    monkeypatch.setattr(rows, "CHUNK", CHUNK)
 
 
 @pytest.fixture(params=[variant for variant in VARIANTS if str(variant.id).startswith("sync")])

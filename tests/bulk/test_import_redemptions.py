@@ -213,6 +213,15 @@ def test_a_known_row_ends_no_lock_of_a_later_cart(gift: VoucherSessions) -> None
     assert gift.get_session("GIFT", "cart").credits == 10
 
 
+def test_a_new_row_ends_the_lock_even_if_the_cart_has_locked_anew(gift: VoucherSessions) -> None:
+    """After the redemption was lost, nothing shows that this lock is a later one."""
+    gift.validate("GIFT", credits=10, session=lock("cart"))
+    gift.validate("GIFT", credits=40, session=lock("cart"))
+    assert import_redemptions(gift, [row(session_key="cart", redeemed_at=AT)], count=True) == report(new=1)
+    assert figures(gift, "GIFT")["credits"] == (1000, 30, 0, 970)
+    assert not gift.list_sessions("GIFT")
+
+
 def test_a_lock_that_has_expired_is_no_obstacle(gift: VoucherSessions, clock: Clock) -> None:
     gift.validate("GIFT", credits=30, session=lock("cart", 20))
     gift.validate("GIFT", credits=30, session=lock("other", 20))
@@ -289,10 +298,10 @@ def test_a_receipt_that_says_something_else_stays(gift: VoucherSessions, backend
     gift.rollback("GIFT", "order", credits=10)
     before = backend.contents()
     for fields, named in CONFLICTS:
-        told = import_redemptions(gift, [{**row(), **fields}], count=True)
-        assert (told.new, told.known, told.bad) == (0, 0 if named else 1, []), fields
-        assert [each.position for each in told.conflicting] == ([0] if named else [])
-        assert all(each.problem.endswith(f" has another {named}") for each in told.conflicting), fields
+        outcome = import_redemptions(gift, [{**row(), **fields}], count=True)
+        assert (outcome.new, outcome.known, outcome.bad) == (0, 0 if named else 1, []), fields
+        assert [each.position for each in outcome.conflicting] == ([0] if named else [])
+        assert all(each.problem.endswith(f" has another {named}") for each in outcome.conflicting), fields
     assert backend.contents() == before
 
 
@@ -304,10 +313,10 @@ def test_an_unknown_voucher(gift: VoucherSessions) -> None:
         import_redemptions(gift, rows, count=True)
     assert refused.value.codes == ("NONE",)
     assert "row 1" in refused.value.__notes__[0]
-    told = import_redemptions(gift, rows, count=True, on_bad_row="collect")
-    assert told.new + told.known == 2
+    outcome = import_redemptions(gift, rows, count=True, on_bad_row="collect")
+    assert outcome.new + outcome.known == 2
     assert [
-        (each.position, name in each.problem) for each, name in zip(told.bad, ("NONE", "DELETED"), strict=True)
+        (each.position, name in each.problem) for each, name in zip(outcome.bad, ("NONE", "DELETED"), strict=True)
     ] == [
         (1, True),
         (3, True),
@@ -363,10 +372,10 @@ def test_bad_rows_are_named_and_nothing_is_done_of_them(gift: VoucherSessions, b
         assert refused.value.field == f"rows.1.{field}", bad
     assert backend.contents() == before
     rows = [row(), *(bad for bad, _ in BAD_ROWS), row("last")]
-    told = import_any(gift, rows, count=True, on_bad_row="collect")
-    assert (told.new, told.known) == (2, 0)
-    assert [each.position for each in told.bad] == list(range(1, len(BAD_ROWS) + 1))
-    assert all(field in each.problem for (_, field), each in zip(BAD_ROWS, told.bad, strict=True))
+    outcome = import_any(gift, rows, count=True, on_bad_row="collect")
+    assert (outcome.new, outcome.known) == (2, 0)
+    assert [each.position for each in outcome.bad] == list(range(1, len(BAD_ROWS) + 1))
+    assert all(field in each.problem for (_, field), each in zip(BAD_ROWS, outcome.bad, strict=True))
     assert len(backend.keys()) == 3
 
 
@@ -386,13 +395,13 @@ def test_an_error_shows_no_session_key(gift: VoucherSessions) -> None:
         row(session_key=secret * 10),
         row(session_key=secret, code="NONE"),
     ):
-        told = import_any(gift, [bad], count=True, on_bad_row="collect")
-        assert len(told.bad) == 1
-        assert secret not in str(told)
+        outcome = import_any(gift, [bad], count=True, on_bad_row="collect")
+        assert len(outcome.bad) == 1
+        assert secret not in str(outcome)
     import_redemptions(gift, [row(session_key="other")], count=True)
-    told = import_redemptions(gift, [row(session_key=secret)], count=True)
-    assert len(told.conflicting) == 1
-    assert secret not in str(told)
+    outcome = import_redemptions(gift, [row(session_key=secret)], count=True)
+    assert len(outcome.conflicting) == 1
+    assert secret not in str(outcome)
 
 
 # What is stored

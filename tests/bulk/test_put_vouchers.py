@@ -88,7 +88,7 @@ def test_keep_reports_other_limits_and_less_used(engine: VoucherSessions, backen
     ]
     put_vouchers(engine, rows)
     before = backend.contents()
-    told = put_vouchers(
+    outcome = put_vouchers(
         engine,
         [
             Voucher(code="LIMIT", credits=200, quantity=7),
@@ -98,8 +98,8 @@ def test_keep_reports_other_limits_and_less_used(engine: VoucherSessions, backen
             Voucher(code="ENDLESS", quantity=0),
         ],
     )
-    assert (told.new, told.known) == (0, 2)
-    assert [(each.position, each.problem) for each in told.conflicting] == [
+    assert (outcome.new, outcome.known) == (0, 2)
+    assert [(each.position, each.problem) for each in outcome.conflicting] == [
         (0, "the voucher 'LIMIT' exists with another quantity and credits"),
         (1, "the voucher 'LESS' exists with another credits"),
         (4, "the voucher 'ENDLESS' exists with another quantity"),
@@ -133,20 +133,20 @@ def test_raise_names_the_voucher_and_the_row(engine: VoucherSessions) -> None:
 
 def test_raise_and_collect_goes_on(engine: VoucherSessions) -> None:
     engine.put_voucher(Voucher(code="GIFT-1", credits=7))
-    told = put_vouchers(engine, vouchers(3), if_exists="raise", on_bad_row="collect")
-    assert (told.new, told.known) == (2, 0)
-    assert [(each.position, "GIFT-1" in each.problem) for each in told.bad] == [(1, True)]
+    outcome = put_vouchers(engine, vouchers(3), if_exists="raise", on_bad_row="collect")
+    assert (outcome.new, outcome.known) == (2, 0)
+    assert [(each.position, "GIFT-1" in each.problem) for each in outcome.bad] == [(1, True)]
     assert figures(engine, "GIFT-1")["credits"] == (7, 0, 0, 7)
 
 
 @pytest.mark.parametrize("if_exists", ["keep", "update", "raise"])
 def test_the_same_code_twice(engine: VoucherSessions, if_exists: str) -> None:
     rows = [Voucher(code="A", credits=1), Voucher(code="A", credits=1), Voucher(code="A", credits=2)] * 4
-    told = put_any(engine, rows, if_exists=if_exists, on_bad_row="collect")
-    assert told.new == 1
+    outcome = put_any(engine, rows, if_exists=if_exists, on_bad_row="collect")
+    assert outcome.new == 1
     assert figures(engine, "A")["credits"] == ((2, 0, 0, 2) if if_exists == "update" else (1, 0, 0, 1))
     expected = {"keep": (7, 4, 0), "update": (11, 0, 0), "raise": (0, 0, 11)}[if_exists]
-    assert (told.known, len(told.conflicting), len(told.bad)) == expected
+    assert (outcome.known, len(outcome.conflicting), len(outcome.bad)) == expected
 
 
 BAD_ROWS: list[tuple[object, str]] = [
@@ -175,9 +175,9 @@ def test_bad_rows_are_named(engine: VoucherSessions, backend: Backend) -> None:
         assert refused.value.field == f"rows.1.{field}", row
     assert not backend.keys()
     rows = [Voucher(code="FIRST"), *(row for row, _ in BAD_ROWS), Voucher(code="LAST")]
-    told = put_any(engine, rows, on_bad_row="collect")
-    assert [each.position for each in told.bad] == list(range(1, len(BAD_ROWS) + 1))
-    assert all(field in each.problem for (_, field), each in zip(BAD_ROWS, told.bad, strict=True))
+    outcome = put_any(engine, rows, on_bad_row="collect")
+    assert [each.position for each in outcome.bad] == list(range(1, len(BAD_ROWS) + 1))
+    assert all(field in each.problem for (_, field), each in zip(BAD_ROWS, outcome.bad, strict=True))
     assert set(backend.keys()) == {b"vs:{FIRST}", b"vs:{LAST}"}
 
 

@@ -18,7 +18,7 @@ from voucher_sessions.bulk import Difference, import_redemptions, put_vouchers, 
 reconcile_any: Any = reconcile  # takes what type checkers refuse
 
 
-def told(differences: Iterator[Difference]) -> set[tuple[str, str, str]]:
+def kinds_of(differences: Iterator[Difference]) -> set[tuple[str, str, str]]:
     listed = [(each.kind, each.code, each.id) for each in differences]
     assert len(listed) == len(set(listed))
     return set(listed)
@@ -64,7 +64,7 @@ def test_every_planted_difference_is_found(
     rows["GIFT", "order-2"]["credits_rolled_back"] = 3
     rows["GIFT", "order-4"]["rolled_back"] = True
     rows["GIFT", "order-5"]["credits_rolled_back"] = 15
-    assert told(reconcile(engine, iter(rows.values()))) == {
+    assert kinds_of(reconcile(engine, iter(rows.values()))) == {
         ("no_row", "GIFT", "order-0"),
         ("no_row", "CARD", "stack"),
         ("no_receipt", "GIFT", "lost"),
@@ -122,7 +122,7 @@ def test_what_was_rolled_back(engine: VoucherSessions) -> None:
     ids = {NOTHING, WHOLE, PART, ALL_IN_PARTS}
     for says, agrees in SAYINGS:
         rows = [{"code": "GIFT", "id": id_, "credits": 10, "points": 2, **says} for id_ in ids]
-        differing = told(reconcile(engine, rows))
+        differing = kinds_of(reconcile(engine, rows))
         assert differing == {("rolled_back", "GIFT", id_) for id_ in ids - agrees}, says
 
 
@@ -131,14 +131,38 @@ def test_a_rollback_of_a_redemption_without_amounts_is_a_difference(engine: Vouc
     engine.redeem("ONCE", redemption_id="order")
     engine.rollback("ONCE", "order")
     for says in ({}, {"credits_rolled_back": 0, "points_rolled_back": 0}):
-        assert told(reconcile(engine, [{"code": "ONCE", "id": "order", **says}])) == {("rolled_back", "ONCE", "order")}
+        assert kinds_of(reconcile(engine, [{"code": "ONCE", "id": "order", **says}])) == {
+            ("rolled_back", "ONCE", "order")
+        }
+
+
+@pytest.mark.parametrize("before", [{}, {"credits": 4}, {"credits": 10, "points": 2}], ids=["whole", "part", "all"])
+def test_a_redemption_that_the_shop_does_not_want(engine: VoucherSessions, before: dict[str, Any]) -> None:
+    """Rolled back without being recorded, it is still a redemption that the shop does not know."""
+    engine.put_voucher(Voucher(code="GIFT", credits=100, points=20))
+    engine.put_voucher(Voucher(code="ONCE", quantity=1))
+    engine.redeem("GIFT", credits=10, points=2, redemption_id="order")
+    engine.redeem("ONCE", redemption_id="order")
+    if before:
+        engine.rollback("GIFT", "order", **before)
+    unwanted = list(reconcile(engine, []))
+    assert {(each.kind, each.code) for each in unwanted} == {("no_row", "GIFT"), ("no_row", "ONCE")}
+    for each in unwanted:
+        engine.rollback(each.code, each.id)
+    assert kinds_of(reconcile(engine, [])) == {("no_row", "GIFT", "order"), ("no_row", "ONCE", "order")}
+    recorded = [each.receipt.model_dump() | {"rolled_back": True} for each in unwanted if each.receipt]
+    assert not list(reconcile(engine, recorded))
+    short = [
+        {"code": row["code"], "id": "order", "credits": row["credits"], "points": row["points"]} for row in recorded
+    ]
+    assert not list(reconcile(engine, [row | {"rolled_back": True} for row in short]))
 
 
 def test_the_same_row_with_other_amounts(engine: VoucherSessions) -> None:
     engine.put_voucher(Voucher(code="GIFT", credits=100))
     engine.redeem("GIFT", credits=10, redemption_id="order")
     rows = [{"code": "GIFT", "id": "order", "credits": credits} for credits in (10, 11)]
-    assert told(reconcile(engine, rows)) == {("amounts", "GIFT", "order")}
+    assert kinds_of(reconcile(engine, rows)) == {("amounts", "GIFT", "order")}
 
 
 def test_a_generator_of_many_rows(engine: VoucherSessions) -> None:
@@ -201,7 +225,7 @@ def test_odd_codes_ids_and_prefixes(
     rows = [{"code": code, "id": ODD_TEXTS[-at], "credits": at} for at, code in enumerate(ODD_TEXTS)]
     import_redemptions(engine, rows, count=True)
     assert not list(reconcile(engine, rows))
-    assert told(reconcile(engine, [])) == {("no_row", each["code"], each["id"]) for each in rows}
+    assert kinds_of(reconcile(engine, [])) == {("no_row", each["code"], each["id"]) for each in rows}
 
 
 def test_other_keys_under_the_prefix_are_ignored(engine: VoucherSessions, backend: Backend) -> None:

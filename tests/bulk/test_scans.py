@@ -205,13 +205,13 @@ def test_exactly_once_while_the_table_grows_and_shrinks(engine: VoucherSessions,
     staying = [f"stays-{at}" for at in range(1500)]
     put_vouchers(engine, (Voucher(code=code) for code in staying))
     seen: Counter[str] = Counter()
-    for told, state in enumerate(scan_vouchers(engine, batch=10)):
+    for number, state in enumerate(scan_vouchers(engine, batch=10)):
         seen[state.code] += 1
-        if told % 150 == 75:
-            coming = [f"vs:{{comes-{told}-{at}}}" for at in range(4000)]
+        if number % 150 == 75:
+            coming = [f"vs:{{comes-{number}-{at}}}" for at in range(4000)]
             value: Any = backend.admin.get("vs:{stays-0}")
             backend.admin.mset(dict.fromkeys(coming, value))
-        elif told % 150 == 149:
+        elif number % 150 == 149:
             backend.admin.delete(*coming)
     assert max(seen.values()) == 1
     assert set(staying) <= set(seen)
@@ -227,8 +227,8 @@ def test_what_is_deleted_or_expires_meanwhile_is_no_error(engine: VoucherSession
             engine.delete_voucher(str(at))
             backend.admin.delete(f"vs:{{{at}}}:redemption:order")
     left = {str(at) for at in range(0, 80, 2)}
-    told = {first.code, *(each.code for each in vouchers)}
-    assert left <= told
+    yielded = {first.code, *(each.code for each in vouchers)}
+    assert left <= yielded
     assert left <= {each.code for each in redemptions} | {_.code}
 
 

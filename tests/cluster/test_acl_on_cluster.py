@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,16 +14,18 @@ import redis
 import redis.exceptions
 from conftest import BlockingAsync
 from redis.crc import key_slot
-from transport.test_acl import RULE, everything, extra, without_each
+from transport.test_acl import OPTIONAL, RULE, everything, extra, without_each
 
 from cluster.topology import SERVICE, Cluster, Node, Sentinels
-from voucher_sessions import AsyncVoucherSessions, RedemptionNotFound, VoucherSessions
+from voucher_sessions import AsyncVoucherSessions, RedemptionNotFound, Voucher, VoucherSessions
 from voucher_sessions._transport import clients
+from voucher_sessions.bulk import scan_vouchers
 
 # redis.asyncio forgets nodes that it met before it failed to read the slot table, without closing them.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 FOR_CLUSTERS = extra("a cluster client")
+FOR_SCANS = [*extra("a restart"), *extra("open slots")]
 FOR_SENTINELS = extra("a user of the sentinels")
 ON_ITS_WAY = "on its way"
 PREFIX = "vs:unpartitioned"  # which the rule allows too
@@ -44,8 +46,9 @@ def allowed(nodes: list[Node], rule: list[str]) -> Iterator[None]:
             node.ask("ACL", "DELUSER", "till")
 
 
-def denied(nodes: list[Node]) -> set[str]:
-    return {str(each["object"]) for node in nodes for each in node.admin.acl_log()} - {"client|setinfo"}
+def denied(nodes: list[Node], optional: Collection[str] = (*OPTIONAL, *FOR_SCANS)) -> set[str]:
+    found = {str(each["object"]) for node in nodes for each in node.admin.acl_log()}
+    return found.difference(word.removeprefix("+") for word in optional)
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -81,6 +84,20 @@ def test_a_cluster_client_needs_its_row(cluster: Cluster, call_as_user: Callable
                 with pytest.raises((redis.RedisError, redis.exceptions.RedisClusterException)):
                     call_as_user(url, everything, partition=lambda _: "all")
                 assert denied(cluster.nodes) == {name}
+
+
+def test_a_scan_that_notices_changes_of_the_cluster_needs_its_rows(cluster: Cluster) -> None:
+    """Without them, it works, and the servers log what they denied."""
+    url = cluster.url.replace("://", "://till:secret@")
+    rule = [*RULE, *FOR_CLUSTERS]
+    for added, expected in ((FOR_SCANS, set()), (FOR_SCANS[:1], {"cluster|nodes"}), (FOR_SCANS[1:], {"info"})):
+        with (
+            allowed(cluster.nodes, [*rule, *added]),
+            VoucherSessions.from_url(url, partition=lambda _: "all") as engine,
+        ):
+            engine.put_voucher(Voucher(code="A"))
+            assert [each.code for each in scan_vouchers(engine)] == ["A"]
+            assert denied(cluster.nodes, optional=["client|setinfo"]) == expected
 
 
 def test_missing_permission_for_cluster_slots_raises_at_once(

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -217,19 +217,33 @@ class Cluster:
         ``open_for`` seconds it stays open with half of its keys moved.
         """
         source = self.primary_of(slot)
-        source_id = self._own(source).id
-        target_id, target = random.choice([each for each in self._primaries().items() if each[0] != source_id])
-        target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
-        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
+        target = random.choice([node for node in self._primaries().values() if node is not source])
+        self.open_slot(slot, target)
         moved, half = 0, int(source.ask("CLUSTER", "COUNTKEYSINSLOT", slot)) // 2
         while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 100):
-            source.ask("MIGRATE", HOST, target.port, "", 0, 5000, "KEYS", *keys)
+            self.migrate(keys, source, target)
             if moved <= half < moved + len(keys):
                 time.sleep(open_for)
             moved += len(keys)
-        for node in (target, source):
-            node.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+        self.close_slot(slot, source, target)
         return moved
+
+    def open_slot(self, slot: int, target: Node) -> None:
+        """Begin to give a slot to another server: from now on its keys can be moved, one by one."""
+        source = self.primary_of(slot)
+        target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", self._own(source).id)
+        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", self._own(target).id)
+
+    @staticmethod
+    def migrate(keys: Sequence[bytes], source: Node, target: Node) -> None:
+        source.ask("MIGRATE", HOST, target.port, "", 0, 5000, "KEYS", *keys)
+
+    def close_slot(self, slot: int, source: Node, target: Node) -> None:
+        """Give an open slot to the target for good, with the keys that are left."""
+        if keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1000):
+            self.migrate(keys, source, target)
+        for node in (target, source):
+            node.ask("CLUSTER", "SETSLOT", slot, "NODE", self._own(target).id)
 
     def move_at_once(self, slot: int) -> int:
         """Give a slot to another primary as one, which Valkey can since 9.0; how many keys it had."""

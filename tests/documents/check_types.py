@@ -2,7 +2,8 @@
 
     PYTHONPATH=tests python -m documents.check_types
 
-Each example becomes a file of its own, named after its document, in which it keeps its line numbers.
+Each example becomes a file of its own, named after its document, in which it keeps its line numbers. It can import the
+package and what is in examples/.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Final
 
 from documents.examples import ROOT, examples
 
-SOURCES: Final = str(ROOT / "src")
-PYRIGHT_CONFIGURATION: Final = {"include": ["."], "typeCheckingMode": "strict", "extraPaths": [SOURCES]}
+SOURCES: Final = [str(ROOT / "src"), str(ROOT / "examples")]
+PYRIGHT_CONFIGURATION: Final = {"include": ["."], "typeCheckingMode": "strict", "extraPaths": SOURCES}
 CHECKERS: Final = (
     # What it has to say about the package itself, it says in the run on the sources.
     [sys.executable, "-m", "mypy", "--strict", "--follow-imports", "silent", "--cache-dir", os.devnull, "."],
@@ -31,7 +32,8 @@ def write_examples(folder: Path) -> int:
     blocks = [(path, block[0]) for path, block in examples()]
     for path, example in blocks:
         lines_before = "\n" * (example.line + example.parsed.line_offset)
-        (folder / f"{path.stem.replace('-', '_')}_{example.line}.py").write_text(lines_before + example.parsed, "utf-8")
+        name = "_".join(path.relative_to(ROOT).with_suffix("").parts).replace("-", "_")
+        (folder / f"{name}_{example.line}.py").write_text(lines_before + example.parsed, "utf-8")
     return len(blocks)
 
 
@@ -41,7 +43,7 @@ def main() -> int:
         folder = Path(name)
         print(f"{write_examples(folder)} examples", flush=True)
         (folder / "pyrightconfig.json").write_text(json.dumps(PYRIGHT_CONFIGURATION), "utf-8")
-        environment = os.environ | {"MYPYPATH": SOURCES}
+        environment = os.environ | {"MYPYPATH": os.pathsep.join(SOURCES)}
         runs = [subprocess.run(checker, cwd=folder, env=environment, check=False) for checker in CHECKERS]
     return int(any(run.returncode for run in runs))
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from sybil import Example
 
-from documents.examples import examples
+from documents.examples import ROOT, examples
 
-EXAMPLES = [pytest.param(block, id=f"{path.name}:{block[0].line}") for path, block in examples()]
+EXAMPLES = [pytest.param(block, id=f"{path.relative_to(ROOT)}:{block[0].line}") for path, block in examples()]
 
 
 @pytest.mark.parametrize("block", EXAMPLES)

@@ -10,6 +10,7 @@ import pytest
 from documents.examples import DOCUMENTS, ROOT
 
 LINK = re.compile(r"\]\(([^()\s]+)\)")
+NAMES = [str(document.relative_to(ROOT)) for document in DOCUMENTS]
 # `lua/`, `src/voucher_sessions/engine.py`, `pyproject.toml`: what is written as code and looks like a path
 PATH = re.compile(r"`((?:\.?\w+/)+[\w.]*|\w+\.(?:py|lua|md|toml|ini))`")
 # [lua/book.lua](lua/book.lua) (`block: session`, `call id`): what a reader looks for in that file
@@ -22,7 +23,7 @@ def anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
 def test_links_lead_somewhere(document: Path) -> None:
     for link in LINK.findall(document.read_text("utf-8")):
         if link.startswith("https://"):
@@ -47,7 +48,7 @@ def test_what_contributors_look_for_is_in_the_file_named() -> None:
         assert [name for name in re.findall(r"`([^`]+)`", names) if name not in text] == [], path
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
 def test_tests_that_are_named_exist(document: Path) -> None:
     for name in re.findall(r"`(test_\w+)`", document.read_text("utf-8")):
         assert list((ROOT / "tests").glob(f"*/{name}.py")), name

@@ -22,8 +22,8 @@ def test_each_voucher_is_yielded_once() -> None:
     ):
         put_vouchers(engine, (Voucher(code=code) for code in CODES))
         walk = scan_vouchers(engine, batch=10)
-        told = [next(walk).code]
+        yielded = [next(walk).code]
         server.stop()  # saves what it has
         server.start()
-        told += [each.code for each in walk]
-    assert Counter(told) == Counter(CODES)
+        yielded += [each.code for each in walk]
+    assert Counter(yielded) == Counter(CODES)

@@ -51,7 +51,10 @@ FILES: Final = [
     ),
     *(
         f"src/voucher_sessions/{name}.py"
-        for name in ("_transport/sync", "_transport/aio", "_transport/runners", "bulk")
+        for name in (
+            *("_transport/sync", "_transport/aio", "_transport/runners"),
+            *("bulk/imports", "bulk/reconciling", "bulk/rows", "bulk/scans"),
+        )
     ),
 ]
 COPIED: Final = ("lua", "src", "tests", "docs", "README.md", "pyproject.toml")

@@ -16,6 +16,10 @@ class VoucherRow(NamedTuple):
     voucher: Voucher
     used: Used | None
 
+    @property
+    def code(self) -> str:
+        return self.voucher.code
+
     def conflict(self, state: VoucherState) -> str | None:
         """How the voucher in Redis differs from the row; None if it does not.
 

@@ -101,6 +101,14 @@ def _id(prefix: str, field: str, given: str | None) -> str:
     return prefix + random_text(32) if given is None else check_text(field, given)
 
 
+def _is_text(value: str | bytes) -> bool:
+    """Whether it can be a code or an id. If it cannot, something other than this library has written it."""
+    try:
+        return bool(check_text("value", value if isinstance(value, str) else value.decode()))
+    except ValueError:  # InvalidRequest is one, and the error of a text that is not UTF-8
+        return False
+
+
 class Verbs:
     """Builds the calls of one engine, sync or asyncio, from the arguments of its methods.
 
@@ -114,7 +122,7 @@ class Verbs:
         default_ttl: float | timedelta | None = None,
         max_ttl: float | timedelta | None = None,
     ) -> None:
-        self.keys = keys
+        self._keys = keys
         receipt_ttl_ms = requests.receipt_ttl_in_ms(receipt_ttl)
         # The argument of scripts: '' if receipts do not expire.
         self._receipt_ttl_ms = "" if receipt_ttl_ms is None else str(receipt_ttl_ms)
@@ -125,7 +133,7 @@ class Verbs:
 
         None if there is nothing to check.
         """
-        partition = self.keys.partition()
+        partition = self._keys.partition()
         if partition is None:
             return None
         key, fingerprint = partition
@@ -139,9 +147,17 @@ class Verbs:
             changes=False,
         )
 
+    def partition_fails_for(self, code: str) -> bool:
+        """Whether the engine's ``partition`` raises an error for this code, or returns no text."""
+        try:
+            self._keys.voucher(code)
+        except Exception:
+            return True
+        return False
+
     def check_partition(self) -> list[Finding]:
         """The findings of ``check_server`` about the engine's own ``partition``."""
-        return server_check.partition_findings(always_fails=self.keys.partition_always_fails())
+        return server_check.partition_findings(always_fails=self._keys.partition_always_fails())
 
     def check_permissions(self, tag: str) -> Call[dict[str, str]]:
         """For each of ``scripts.COMMANDS`` the error with which the server refuses it, or ''."""
@@ -149,7 +165,7 @@ class Verbs:
             verb="check_permissions",
             codes=(),
             script=scripts.CHECK_PERMISSIONS,
-            keys=[self.keys.probe(tag)],
+            keys=[self._keys.probe(tag)],
             args=[server_check.TRIAL_COMMANDS],
             read=partial(replies.refusals, scripts.COMMANDS),
             changes=False,
@@ -172,7 +188,7 @@ class Verbs:
         if_exists = requests.check_if_exists("if_exists", if_exists)
         quantity = -1 if voucher.quantity is None else voucher.quantity
         figures = used or Used()
-        keys = self.keys.voucher(voucher.code)
+        keys = self._keys.voucher(voucher.code)
         return Call(
             verb="put_voucher",
             codes=(voucher.code,),
@@ -199,7 +215,7 @@ class Verbs:
             raise InvalidRequest("quantity", "must not be 0 if credits and points are: name what is to change")
         id_ = _id("adj_", "adjustment_id", adjustment_id)
         call_id = new_call_id()
-        keys = self.keys.adjustment(code, id_)
+        keys = self._keys.adjustment(code, id_)
         return Call(
             verb="adjust",
             codes=(code,),
@@ -218,7 +234,7 @@ class Verbs:
             verb="get_voucher",
             codes=(code,),
             script=scripts.GET_VOUCHER,
-            keys=self.keys.voucher(code),
+            keys=self._keys.voucher(code),
             args=[],
             read=partial(replies.voucher_state, code),
             changes=False,
@@ -226,7 +242,7 @@ class Verbs:
 
     def delete_voucher(self, code: str) -> Call[bool]:
         code = check_text("code", code)
-        keys = self.keys.voucher(code)
+        keys = self._keys.voucher(code)
         return Call(
             verb="delete_voucher",
             codes=(code,),
@@ -271,7 +287,7 @@ class Verbs:
         args: list[Arg] = [key.encode(), str(to_lock.ttl_ms) if to_lock else "0"]
         for request in requested:
             args += str(request.credits or 0), str(request.points or 0)
-        keys = self.keys.sessions(codes + released, key)
+        keys = self._keys.sessions(codes + released, key)
         return Call(
             verb="validate",
             codes=codes + released,
@@ -326,7 +342,7 @@ class Verbs:
                 "-" if request.credits is None else str(request.credits),
                 "-" if request.points is None else str(request.points),
             )
-        keys = self.keys.sessions_and_redemptions(codes, key or "", id_)
+        keys = self._keys.sessions_and_redemptions(codes, key or "", id_)
         asked = receipts.RedemptionRequest(id_, key, stack, call_id)
         return Call(
             verb="redeem",
@@ -351,7 +367,7 @@ class Verbs:
         self, codes: tuple[str, ...], session_key: str, read: Callable[[tuple[str, ...], str, Reply], T]
     ) -> Call[T]:
         session_key = check_text("session_key", session_key)
-        keys = self.keys.sessions(codes, session_key)
+        keys = self._keys.sessions(codes, session_key)
         return Call(
             verb="release",
             codes=codes,
@@ -369,7 +385,7 @@ class Verbs:
             verb="get_session",
             codes=(code,),
             script=scripts.GET_SESSION,
-            keys=self.keys.sessions((code,), session_key),
+            keys=self._keys.sessions((code,), session_key),
             args=[session_key.encode()],
             read=lambda reply: replies.live_sessions(1, session_key, None, reply)[0],
             changes=False,
@@ -396,7 +412,7 @@ class Verbs:
         read: Callable[[int, str, SessionRequest | None, Reply], T],
     ) -> Call[T]:
         request = requests.extension(session_key, ttl, ttl_unit, self._ttl_policy)
-        keys = self.keys.sessions(codes, request.key)
+        keys = self._keys.sessions(codes, request.key)
         return Call(
             verb="extend",
             codes=codes,
@@ -430,7 +446,7 @@ class Verbs:
             raise InvalidRequest("credits", "must not be 0 if points are: to give back the rest, name no amounts")
         id_ = _id("rbk_", "rollback_id", rollback_id)
         call_id = new_call_id()
-        keys = self.keys.partial_rollback(code, redemption_id, id_)
+        keys = self._keys.partial_rollback(code, redemption_id, id_)
         return Call(
             verb="rollback",
             codes=(code,),
@@ -452,7 +468,7 @@ class Verbs:
     ) -> Call[T]:
         redemption_id = check_text("redemption_id", redemption_id)
         call_id = new_call_id()
-        keys = self.keys.redemptions(codes, redemption_id)
+        keys = self._keys.redemptions(codes, redemption_id)
         return Call(
             verb="rollback",
             codes=codes,
@@ -471,7 +487,7 @@ class Verbs:
             verb="list_sessions",
             codes=(code,),
             script=scripts.LIST_SESSIONS,
-            keys=self.keys.voucher(code),
+            keys=self._keys.voucher(code),
             args=[str(requests.check_list_limit("limit", limit)), "0", ""],
             read=replies.active_sessions,
             changes=False,
@@ -479,7 +495,7 @@ class Verbs:
 
     def iter_sessions(self, code: str, batch: int) -> Walk[ActiveSession]:
         """The walk over all live sessions."""
-        return walks.sessions(self.keys, check_text("code", code), requests.check_list_limit("batch", batch))
+        return walks.sessions(self._keys, check_text("code", code), requests.check_list_limit("batch", batch))
 
     def get_redemption(self, code: str, redemption_id: str) -> Call[Redemption]:
         code = check_text("code", code)
@@ -488,7 +504,7 @@ class Verbs:
             verb="get_redemption",
             codes=(code,),
             script=scripts.GET_REDEMPTION,
-            keys=[self.keys.redemption(code, redemption_id)],
+            keys=[self._keys.redemption(code, redemption_id)],
             args=[],
             read=partial(receipts.only_redemption, code, redemption_id),
             changes=False,
@@ -498,7 +514,7 @@ class Verbs:
     def import_redemption(self, row: RedemptionRow, *, count: bool) -> Call[tuple[bool, Redemption]]:
         """Write the receipt of a redemption that another system has made, or that a lost server had."""
         call_id = new_call_id()
-        keys = self.keys.sessions_and_redemptions((row.code,), row.session_key or "", row.id)
+        keys = self._keys.sessions_and_redemptions((row.code,), row.session_key or "", row.id)
         rolled_back = bool(row.rolled_back)
         back = (0, 0) if rolled_back else (row.credits_rolled_back or 0, row.points_rolled_back or 0)
         return Call(
@@ -518,16 +534,34 @@ class Verbs:
             id=call_id,
         )
 
-    def scanned_vouchers(self, place: bytes, batch: int) -> Walk[bytes]:
-        """The walk over the keys of books on the server that has the key ``place``."""
-        return walks.scanned_keys("scan_vouchers", place, self.keys.books_pattern(), batch)
+    def scanned_vouchers(self, tag: str, batch: int) -> Walk[bytes]:
+        """The walk over the keys of books on the server that has this hash tag."""
+        return walks.scanned_keys("scan_vouchers", self._keys.probe(tag), self._keys.books_pattern(), batch)
 
-    def scanned_redemptions(self, place: bytes, code: str | None, batch: int) -> Walk[bytes]:
-        """The walk over the keys of receipts on the server that has the key ``place``."""
-        return walks.scanned_keys("scan_redemptions", place, self.keys.redemptions_pattern(code), batch)
+    def scanned_redemptions(self, tag: str, code: str | None, batch: int) -> Walk[bytes]:
+        """The walk over the keys of receipts, or those of one voucher, on the server that has this hash tag."""
+        return walks.scanned_keys(
+            "scan_redemptions", self._keys.probe(tag), self._keys.redemptions_pattern(code), batch
+        )
+
+    def scanned_redemptions_of(self, code: str, batch: int) -> Walk[bytes]:
+        """The walk over the keys of receipts of one voucher, on the server that has its book."""
+        book_key = self._keys.voucher(code)[0]
+        return walks.scanned_keys("scan_redemptions", book_key, self._keys.redemptions_pattern(code), batch)
+
+    def voucher_at(self, key: bytes) -> tuple[str] | None:
+        """The code of the voucher whose book has this key; None for any other key."""
+        code, rest = self._keys.code_of(key) or ("", b"")
+        return (code,) if not rest and _is_text(code) else None
+
+    def redemption_at(self, key: bytes) -> tuple[str, str] | None:
+        """The code and the id of the redemption whose receipt has this key; None for any other key."""
+        code, rest = self._keys.code_of(key) or ("", b"")
+        before, _, id_ = rest.partition(b":redemption:")
+        return (code, id_.decode()) if not before and _is_text(code) and _is_text(id_) else None
 
     def audit(self, code: str) -> Calls[Audit]:
-        return audit.audit(self.keys, check_text("code", code))
+        return audit.audit(self._keys, check_text("code", code))
 
     def repair(self, code: str) -> Calls[Audit]:
-        return audit.repair(self.keys, check_text("code", code))
+        return audit.repair(self._keys, check_text("code", code))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from itertools import count
 from queue import Empty
@@ -71,20 +71,27 @@ def is_cluster(client: object) -> bool:
     return isinstance(client, redis.RedisCluster | aioredis.RedisCluster)
 
 
-def primaries(client: Any) -> list[Primary]:
-    """The one server, or every primary that serves slots according to the cluster client's slot table."""
+def primaries(client: Any, open_slots: Collection[int] = ()) -> list[Primary]:
+    """The one server, or every primary that serves slots according to the cluster client's slot table.
+
+    The tags are not those of open slots, if a primary has any other: from an open slot, a call about a key that does not
+    exist is redirected to the server to which the slot is being moved.
+    """
     if not is_cluster(client):
         return [Primary("", {}, "0")]
     owners = {slot: nodes[0] for slot, nodes in client.nodes_manager.slots_cache.items()}
+    with_closed_slots = {node.name for slot, node in owners.items() if slot not in open_slots}
     unknown = {node.name for node in owners.values()}
     found: list[Primary] = []
     tags = map(str, count())
     while unknown:
         tag = next(tags)
-        node = owners.get(key_slot(tag.encode()))
-        if node is not None and node.name in unknown:
-            unknown.remove(node.name)
-            found.append(Primary(node.name, {"target_nodes": node}, tag))
+        slot = key_slot(tag.encode())
+        node = owners.get(slot)
+        if node is None or node.name not in unknown or (slot in open_slots and node.name in with_closed_slots):
+            continue
+        unknown.remove(node.name)
+        found.append(Primary(node.name, {"target_nodes": node}, tag))
     return sorted(found, key=lambda primary: primary.address)
 
 
