@@ -99,7 +99,7 @@ def assert_well_formed(refused: InvalidRequest) -> None:
 
 def concerns(field: str | None, name: str) -> bool:
     """Whether what is refused is this parameter, or a part of it, or what is of no use without it."""
-    names = (name, "release") if name == "session" else (name,)
+    names = {"session": ("session", "release"), "ttl_unit": ("ttl_unit", "ttl")}.get(name, (name,))
     return field is None or field in names or field.startswith((f"{name}.", f"{name}("))
 
 

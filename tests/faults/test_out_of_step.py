@@ -260,7 +260,8 @@ def test_an_error_that_says_that_a_script_did_not_run_is_no_wrong_result(
 ) -> None:
     """It is the right result, or the outcome is unknown; repeated, the call has had its effect once."""
     engine = shared.engine()
-    for at in range(4):
+    before = engine.get_voucher("A").credits.used
+    for at in range(1, 5):
         shared.send_unread_of(engine, *unread)
         try:
             redemption = engine.redeem("A", credits=1, redemption_id=f"order-{at}")
@@ -270,8 +271,8 @@ def test_an_error_that_says_that_a_script_did_not_run_is_no_wrong_result(
         shared.send_unread_of(engine, *unread)
         (outcome,) = executed(engine, engine.pipeline().get_voucher("A"))
         if not isinstance(outcome, redis.exceptions.RedisError):
-            assert outcome.credits.used == 4 + at
-        assert engine.get_voucher("A").credits.used == 4 + at
+            assert outcome.credits.used == before + at
+        assert engine.get_voucher("A").credits.used == before + at
 
 
 @pytest.mark.parametrize("case", [("valkey", [])], indirect=True)

@@ -43,7 +43,7 @@ from voucher_sessions._core import requests
 from voucher_sessions._core.call import Call
 from voucher_sessions._core.keys import Keys
 from voucher_sessions._core.verbs import Verbs
-from voucher_sessions.models import Request
+from voucher_sessions.models import RedemptionRow, Request
 
 NOW: Final = datetime(2026, 11, 21, tzinfo=UTC)
 LIVE: Final = ActiveSession(
@@ -140,6 +140,7 @@ SHOWN: Final[list[BaseModel]] = [
     LIVE,
     BOOKED,
     Release(code="A", session_key=KEY, released=True, ended=False),
+    RedemptionRow(code="A", id="order", session_key=KEY),
 ]
 
 

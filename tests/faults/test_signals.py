@@ -24,7 +24,7 @@ from support.servers import BINARIES, Server, running
 from faults.interrupted_application import create_vouchers
 from voucher_sessions import VoucherSessions
 
-SECONDS: Final = 60
+SECONDS: Final = 150
 TESTS: Final = Path(__file__).parent.parent
 
 
@@ -80,6 +80,7 @@ def assert_redeemed_once(engine: VoucherSessions, begun: list[tuple[str, int, st
         assert not engine.audit(code).differs
 
 
+@pytest.mark.timeout(2 * SECONDS)
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_timer_whose_handler_raises(transport: str) -> None:
     calls = 20_000
@@ -95,6 +96,7 @@ def test_a_timer_whose_handler_raises(transport: str) -> None:
         assert_redeemed_once(engine, report["begun"])
 
 
+@pytest.mark.timeout(2 * SECONDS)
 @pytest.mark.parametrize(("name", "transport"), list(zip(BINARIES, cycle(TRANSPORTS), strict=False)))
 def test_ctrl_c(name: str, transport: str) -> None:
     """Another process sends SIGINT every millisecond or so."""
