@@ -236,7 +236,7 @@ EXAMPLES: Final = [
     Example(agreement, {"fingerprint": ANY}),
     Example(calls.check_permissions("TAG"), {"trials": ANY}),
     Example(
-        first(calls.scanned_redemptions(Keys("vs").probe("TAG"), "CODE", 9)),
+        first(calls.scanned_redemptions("TAG", "CODE", 9)),
         {"cursor": b"0", "pattern": ANY, "count": "9"},
     ),
 ]
