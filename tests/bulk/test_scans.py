@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import redis
 from behaviour.test_semantics import lock
 from conftest import Backend
 
@@ -192,6 +193,19 @@ def test_the_loader_is_not_asked(backend: Backend) -> None:
         assert not list(scan_vouchers(engine))
         assert len(list(scan_redemptions(engine))) == 1
     assert not asked
+
+
+def test_a_server_that_does_not_tell_whether_it_was_restarted(
+    engine: VoucherSessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection fails, or INFO is forbidden: the scan goes on without it."""
+
+    def unanswered(*_: object) -> object:
+        raise redis.ConnectionError
+
+    engine.put_voucher(Voucher(code="A"))
+    monkeypatch.setattr(engine._transport, "ask", unanswered)
+    assert [each.code for each in scan_vouchers(engine)] == ["A"]
 
 
 def on_real_servers(backend: Backend) -> None:

@@ -28,6 +28,7 @@ from voucher_sessions._transport.keeper import ending_with
 HOST = "127.0.0.1"
 SHARDS = 3
 SLOTS = 16384
+FORMING_SECONDS = 60  # on a busy machine it took 11 s
 SERVICE = "till"
 PASSWORD = "of-the-servers"
 SENTINEL_PASSWORD = "of-the-sentinels"
@@ -150,11 +151,11 @@ class Cluster:
             if node is not first:
                 bus = ports[2 * at + 1]
                 first.ask("CLUSTER", "MEET", HOST, node.port, bus)
-        until(lambda: all(len(self._views(node)) == 2 * SHARDS for node in self.nodes))
+        until(lambda: all(len(self._views(node)) == 2 * SHARDS for node in self.nodes), FORMING_SECONDS)
         for primary, replica in zip(self.nodes[:SHARDS], self.nodes[SHARDS:], strict=True):
             of = primary.ask("CLUSTER", "MYID")
-            until(partial(self._replicates, replica, of))
-        until(self.is_whole)
+            until(partial(self._replicates, replica, of), FORMING_SECONDS)
+        until(self.is_whole, FORMING_SECONDS)
 
     @staticmethod
     def _replicates(replica: Node, of: bytes) -> bool:
@@ -316,7 +317,7 @@ class Sentinels:
             self.servers.append(Node(self._binary, self._folder / str(port), port, options, PASSWORD))
         for server in self.servers:
             server.wait()
-        until(lambda: self.servers[0].admin.info("replication")["connected_slaves"] == 2)
+        until(lambda: self.servers[0].admin.info("replication")["connected_slaves"] == 2, FORMING_SECONDS)
         for port in ports[3:]:
             options = [
                 f"sentinel monitor {SERVICE} {HOST} {first} 2",
@@ -328,7 +329,7 @@ class Sentinels:
             self.sentinels.append(Node(self._binary, self._folder / str(port), port, options, SENTINEL_PASSWORD))
         for sentinel in self.sentinels:
             sentinel.wait()
-        until(self.is_whole)
+        until(self.is_whole, FORMING_SECONDS)
 
     def is_whole(self) -> bool:
         """Whether all sentinels know of each other, of a primary that is up and of its two replicas in step."""
