@@ -134,7 +134,7 @@ def test_engines_leave_no_task_file_connection_or_thread_behind(server: Server) 
 SCRIPT = """
 import asyncio, gc, logging, sys
 import redis, redis.asyncio
-from voucher_sessions import AsyncVoucherSessions, Durability
+from voucher_sessions import AsyncVoucherSessions, Durability, VoucherNotFound
 logging.getLogger("asyncio").setLevel(logging.ERROR)  # not that a busy machine is slow
 run = {run}
 def new_engine(**options):
@@ -183,6 +183,21 @@ async def main():
             return
     raise AssertionError("still connected")
 run(main())
+""",
+    "dropped after refusals": """
+from contextlib import suppress
+async def main():
+    engine = new_engine()
+    with suppress(VoucherNotFound):
+        await engine.get_voucher("unknown")
+    with suppress(VoucherNotFound):
+        await engine.audit("unknown")
+    with suppress(VoucherNotFound):
+        async for _ in engine.iter_sessions("unknown"):
+            pass
+gc.disable()  # the errors must not keep the engine: its connection would be reported as unclosed
+run(main())
+gc.collect()
 """,
     "an exception with calls in flight": """
 async def main():

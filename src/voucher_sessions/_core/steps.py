@@ -31,4 +31,7 @@ Walk = Generator[Call[Any] | tuple[T, ...], Any, None]
 
 def advance(steps: Generator[T, Any, Any], outcome: Any) -> T:
     """Send the outcome of the last step to the generator, and return its next step; ``StopIteration`` at its end."""
-    return steps.throw(outcome) if isinstance(outcome, Exception) else steps.send(outcome)
+    try:
+        return steps.throw(outcome) if isinstance(outcome, Exception) else steps.send(outcome)
+    finally:
+        del outcome  # an error refers to this frame: without a cycle, an engine that is deleted is closed at once

@@ -53,6 +53,8 @@ class Runner:
         except StopIteration as end:
             result: T = end.value
             return result
+        finally:
+            del outcome  # an error refers to this frame, see ``advance``
 
     def walk(self, walk: Walk[T]) -> Iterator[T]:
         """The items that the walk finds."""
@@ -62,10 +64,11 @@ class Runner:
                 step = advance(walk, outcome)
             except StopIteration:
                 return
+            finally:
+                outcome = None  # as in ``run_steps``
             if isinstance(step, Call):
                 outcome = self._outcome(step)
             else:
-                outcome = None
                 yield from step
 
     def _outcome(self, step: Step) -> Any:
@@ -114,6 +117,8 @@ class AsyncRunner:
         except StopIteration as end:
             result: T = end.value
             return result
+        finally:
+            del outcome  # an error refers to this frame, see ``advance``
 
     async def walk(self, walk: Walk[T]) -> AsyncIterator[T]:
         """The items that the walk finds."""
@@ -123,10 +128,11 @@ class AsyncRunner:
                 step = advance(walk, outcome)
             except StopIteration:
                 return
+            finally:
+                outcome = None  # as in ``run_steps``
             if isinstance(step, Call):
                 outcome = await self._outcome(step)
             else:
-                outcome = None
                 for item in step:
                     yield item
 

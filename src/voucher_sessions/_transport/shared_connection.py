@@ -291,7 +291,8 @@ async def _open_until_the_end(connection: Any, shared: ref[SharedConnection]) ->
 async def _abort(connection: Any) -> None:
     writer = connection._writer
     await connection.disconnect(nowait=True)
-    writer.transport.abort()  # with TLS, close() waits for the server's answer, which may come too late
+    if writer is not None:
+        writer.transport.abort()  # with TLS, close() waits for the server's answer, which may come too late
 
 
 def _is_over(task: asyncio.Task[None] | None) -> bool:
