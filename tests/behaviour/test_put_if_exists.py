@@ -10,6 +10,7 @@ from conftest import Backend
 
 from behaviour.test_semantics import figures
 from voucher_sessions import InvalidRequest, Used, Voucher, VoucherExists, VoucherSessions
+from voucher_sessions.models import IfExists
 
 
 def test_keep_leaves_what_is_there_as_it_is(engine: VoucherSessions, backend: Backend) -> None:
@@ -22,11 +23,11 @@ def test_keep_leaves_what_is_there_as_it_is(engine: VoucherSessions, backend: Ba
 
 
 @pytest.mark.parametrize("if_exists", ["keep", "raise", "update"])
-def test_what_is_absent_is_created(engine: VoucherSessions, if_exists: str) -> None:
-    engine.put_voucher(Voucher(code="GIFT", credits=100), used=Used(credits=10), if_exists=if_exists)  # type: ignore[arg-type]  # a text of the literal
+def test_what_is_absent_is_created(engine: VoucherSessions, if_exists: IfExists) -> None:
+    engine.put_voucher(Voucher(code="GIFT", credits=100), used=Used(credits=10), if_exists=if_exists)
     assert figures(engine, "GIFT")["credits"] == (100, 10, 0, 90)
     engine.delete_voucher("GIFT")
-    engine.put_voucher(Voucher(code="GIFT", credits=7), if_exists=if_exists)  # type: ignore[arg-type]  # as above
+    engine.put_voucher(Voucher(code="GIFT", credits=7), if_exists=if_exists)
     assert figures(engine, "GIFT")["credits"] == (7, 0, 0, 7)
 
 
@@ -40,9 +41,9 @@ def test_raise_refuses_a_code_that_exists(engine: VoucherSessions, backend: Back
 
 
 @pytest.mark.parametrize("value", [None, "", "KEEP", "replace", True, 1])
-def test_anything_else_is_refused(engine: VoucherSessions, backend: Backend, value: object) -> None:
+def test_anything_else_is_refused(engine: VoucherSessions, backend: Backend, value: Any) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        engine.put_voucher(Voucher(code="GIFT"), if_exists=value)  # type: ignore[arg-type]  # what is tried here
+        engine.put_voucher(Voucher(code="GIFT"), if_exists=value)
     assert refused.value.field == "if_exists"
     assert not backend.keys()
 

@@ -23,7 +23,7 @@ from redis.crc import key_slot
 from redis.retry import Retry
 from support.servers import BINARIES
 
-from voucher_sessions._transport.keeper import die_with
+from voucher_sessions._transport.keeper import ending_with
 
 HOST = "127.0.0.1"
 SHARDS = 3
@@ -77,9 +77,8 @@ class Node:
         self.start()
 
     def start(self) -> None:
-        parent = os.getpid()
         self.process = subprocess.Popen(
-            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, preexec_fn=lambda: die_with(parent)
+            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, preexec_fn=ending_with(os.getpid())
         )
 
     def wait(self) -> None:

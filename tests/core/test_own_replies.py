@@ -45,13 +45,13 @@ class OneConnection(ScriptedClient):
         self.unread.append(self.echo if command[0] == "ECHO" and self.echo is not None else own)
         return self.unread.popleft()
 
-    def disconnect(self, inuse_connections: bool = True) -> None:
+    def disconnect(self, inuse_connections: bool = True) -> Any:
         self.closed += 1
         self.unread.clear()
 
 
 class AsyncOneConnection(OneConnection, AsyncScriptedClient):
-    async def disconnect(self, inuse_connections: bool = True) -> None:  # type: ignore[override]  # as in redis.asyncio
+    async def disconnect(self, inuse_connections: bool = True) -> None:
         super().disconnect(inuse_connections)
 
 
@@ -202,7 +202,7 @@ class Cluster(OneConnection):
         self.nodes_manager = self
         self.name = "the only node"
 
-    def initialize(self) -> None:
+    def initialize(self) -> Any:
         return None
 
     def get_nodes(self) -> list[Any]:
@@ -231,7 +231,7 @@ class Cluster(OneConnection):
 
 
 class AsyncCluster(Cluster, AsyncOneConnection):
-    async def initialize(self) -> None:  # type: ignore[override]  # as in redis.asyncio
+    async def initialize(self) -> None:
         return None
 
     async def execute_command(self, *command: Any, **options: Any) -> Any:

@@ -105,21 +105,18 @@ def misbehaving(base: type, value: Any, raises: Sequence[str] = (), lies: Sequen
     return HostileValue(f"{base.__name__}({value!r}) raising in {list(raises)}, lying in {list(lies)}", make)
 
 
-class LyingClass:
-    """Says that it is a text and a mapping, and is neither."""
-
-    def __init__(self, kind: type) -> None:
-        self._kind = kind
-
-    @property  # type: ignore[misc]  # proxies do override it, though mypy knows it as a plain attribute
-    def __class__(self) -> Any:
-        return self._kind
+def lying_class(kind: type) -> Any:
+    """An object that says that it is of another class, as proxies do."""
+    return type("LyingClass", (), {"__class__": property(lambda _: kind)})()
 
 
-class UnreadableClass:
-    @property  # type: ignore[misc]  # the same, by a proxy without what it stands for
-    def __class__(self) -> Any:
+def unreadable_class() -> Any:
+    """The same, by a proxy without what it stands for."""
+
+    def unreadable(_: object) -> Any:
         raise HostileError
+
+    return type("UnreadableClass", (), {"__class__": property(unreadable)})()
 
 
 class EndlessSequence(Sequence[Any]):

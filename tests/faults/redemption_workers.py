@@ -25,7 +25,7 @@ from support.waiting import until
 
 from faults.history import UNKNOWN, Op, Recorder, load
 from voucher_sessions import Voucher, VoucherSessions, VoucherSessionsError
-from voucher_sessions._transport.keeper import die_with
+from voucher_sessions._transport.keeper import ending_with
 
 # One that has all imports done makes the others, in milliseconds.
 forked = multiprocessing.get_context("forkserver")
@@ -114,7 +114,7 @@ class WorkerProcesses:
 
 def _run_worker(socket: str, log: Path, name: str, seed: int, leave_ms: int, patient: bool) -> None:
     """The process of one worker."""
-    die_with(os.getppid())
+    ending_with(os.getppid())()
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     retries: dict[str, Any] = {} if seed % 2 else {"retry": Retry(NoBackoff(), 0)}

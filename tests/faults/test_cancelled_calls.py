@@ -20,6 +20,7 @@ from faults.test_shared_engine import PATIENCE, with_vouchers
 from voucher_sessions import (
     AsyncVoucherSessions,
     Durability,
+    Redemption,
     Voucher,
     VoucherSessions,
     VoucherSessionsError,
@@ -46,10 +47,10 @@ class Cancelled:
         self.waited = 0
 
     def __await__(self) -> Generator[Any, None, Any]:
-        resume: Callable[[], Any] = lambda: self._call.send(None)  # noqa: E731 - it is replaced at each step
+        raised: BaseException | None = None
         while True:
             try:
-                awaited = resume()
+                awaited = self._call.send(None) if raised is None else self._call.throw(raised)
             except StopIteration as done:
                 return done.value
             if self.waited == self._at:
@@ -57,9 +58,9 @@ class Cancelled:
             self.waited += 1
             try:
                 yield awaited
-                resume = lambda: self._call.send(None)  # noqa: E731 - likewise
+                raised = None
             except BaseException as error:
-                resume = lambda error=error: self._call.throw(error)  # type: ignore[misc]  # noqa: E731 - likewise
+                raised = error
 
     def _cancel_at(self, awaited: Any) -> None:
         task = asyncio.current_task()
@@ -224,7 +225,7 @@ def test_the_generated_key_of_a_cancelled_call_can_be_found_by_reading(server: S
 
 
 @contextmanager
-def held(server: Server) -> Iterator[Callable[[int], Awaitable[None]]]:
+def held(server: Server) -> Iterator[Callable[[int], Coroutine[Any, Any, None]]]:
     """The server takes scripts and does not run them; ``waiting`` waits until it has so many."""
     with server.client() as admin:
 
@@ -287,7 +288,7 @@ def test_a_call_is_cancelled_while_the_server_is_slow(
             with held(server) as waiting:
                 wait = waiting(1)
                 await cancel(engine.redeem("A", credits=0, redemption_id="order"), wait)
-                wait.close()  # type: ignore[attr-defined]  # a coroutine, awaited or not
+                wait.close()  # awaited or not
             answers = await asyncio.gather(*(credits_of(engine, code) for code in "BAB"))
             assert answers == [222, 111, 222]
             assert (await engine.redeem("A", credits=0, redemption_id="order")).id == "order"
@@ -312,7 +313,9 @@ def test_one_engine_shared_by_tasks_some_of_which_are_cancelled(server: Server, 
             ended = await asyncio.gather(*tasks, return_exceptions=True)
             assert any(isinstance(each, asyncio.CancelledError) for each in ended)
             for order, each in zip(orders, ended, strict=True):
-                assert isinstance(each, asyncio.CancelledError) or each.id == order  # type: ignore[union-attr]  # else it fails
+                if not isinstance(each, asyncio.CancelledError):
+                    assert isinstance(each, Redemption)
+                    assert each.id == order
             paid = await asyncio.gather(*(engine.redeem("A", credits=0, redemption_id=order) for order in orders))
             assert [each.id for each in paid] == orders
             assert (await engine.get_voucher("A")).quantity.used == 90

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import Any, Final
 
@@ -74,7 +75,9 @@ def refused_or_sent(verb: str, arguments: Callable[[], dict[str, Any]]) -> list[
     for engine, piped in product(ENGINES, (False, True) if verb in QUEUED else (False,)):
         client: Any = recording_client_for(engine)
         under_test = engine(client)
-        seen = outcome(lambda under_test=under_test, piped=piped: run(under_test, verb, arguments(), piped=piped))  # type: ignore[misc]  # of this object
+        seen = outcome(
+            partial(lambda under_test, piped: run(under_test, verb, arguments(), piped=piped), under_test, piped)
+        )
         if isinstance(seen, InvalidRequest):
             assert client.commands == []
             fields.append(seen.field)
@@ -112,13 +115,13 @@ def test_every_parameter_is_tried() -> None:
     assert {name for names in VERBS.values() for name in names} == set(RIGHT)
     assert set(VERBS) - set(QUEUED) == {"audit", "repair"}
     for verb in VERBS:
-        assert set(refused_or_sent(verb, lambda verb=verb: right(verb))) == {None}  # type: ignore[misc]  # of this verb
+        assert set(refused_or_sent(verb, partial(right, verb))) == {None}
 
 
 @pytest.mark.parametrize(("verb", "name"), PARAMETERS)
 def test_each_hostile_value_as_each_parameter(verb: str, name: str) -> None:
     for hostile in HOSTILE_VALUES:
-        fields = refused_or_sent(verb, lambda hostile=hostile: right(verb) | {name: hostile.make()})  # type: ignore[misc]  # of this object
+        fields = refused_or_sent(verb, partial(lambda hostile: right(verb) | {name: hostile.make()}, hostile))
         assert concerns(fields[0], name), hostile
         assert len(set(fields)) == 1, hostile
 

@@ -341,8 +341,10 @@ def test_the_right_answer_behind_another_call_id_is_lost(recorded_call: Recorded
 def test_a_call_is_sent_again_until_its_connection_is_in_step(recorded_call: RecordedCall, behind: int) -> None:
     foreign = [[b"aaaaaaaaaaa", b"again"], b"OK", None, 1, []] * 2
     expected = on_both(recorded_call, *right(recorded_call))
-    clients = [kind(*foreign[:behind], then=right(recorded_call)) for kind in (OutOfStepClient, AsyncOutOfStepClient)]
-    for seen, wanted in zip(outcomes_of(recorded_call, *clients), expected, strict=True):  # type: ignore[arg-type]  # of both kinds
+    clients: list[Any] = [
+        kind(*foreign[:behind], then=right(recorded_call)) for kind in (OutOfStepClient, AsyncOutOfStepClient)
+    ]
+    for seen, wanted in zip(outcomes_of(recorded_call, *clients), expected, strict=True):
         assert without_random_parts(seen) == without_random_parts(wanted)
 
 

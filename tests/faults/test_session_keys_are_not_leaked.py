@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 
 import pytest
 import redis
 from pydantic import BaseModel, ValidationError
+from support import untyped
 from support.scripted_clients import ScriptedClient
 
 from faults.recorded_replies import KEY, RECORDED_CALLS, RecordedCall
@@ -18,7 +20,6 @@ from voucher_sessions import (
     Release,
     Session,
     SessionNotFound,
-    VoucherSessions,
     VoucherSessionsError,
 )
 from voucher_sessions._core.keys import Keys
@@ -29,7 +30,7 @@ from voucher_sessions._core.verbs import Verbs
 def test_no_error_about_an_invalid_reply_shows_a_session_key(recorded_call: RecordedCall) -> None:
     """Neither this library's error nor an error that is chained to it."""
     for answers in all_similar_replies(recorded_call):
-        error = outcome(lambda answers=answers: recorded_call.call(VoucherSessions(ScriptedClient(*answers))))  # type: ignore[arg-type, misc]  # a stand-in for a client: it has what engines use
+        error = outcome(partial(recorded_call.call, untyped.VoucherSessions(ScriptedClient(*answers))))
         if isinstance(error, VoucherSessionsError):
             assert_no_session_key(error)
 

@@ -12,6 +12,7 @@ import string
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import pytest
@@ -203,7 +204,7 @@ def test_no_log_shows_a_key(server_of: Callable[[str], Server], caplog: pytest.L
         nowhere = redis.Redis(unix_socket_path=server.socket + "-none", retry=Retry(NoBackoff(), 0))
         for recorded_call in RECORDED_CALLS:
             for each in (engine, VoucherSessions(nowhere)):
-                attempt(lambda recorded_call=recorded_call, each=each: recorded_call.call(each))  # type: ignore[misc]  # of this act
+                attempt(partial(recorded_call.call, each))
         asyncio.run(make_every_call(server.socket), debug=True)
         nowhere.close()
     assert {recorded_call.verb for recorded_call in RECORDED_CALLS} == set(VERBS)

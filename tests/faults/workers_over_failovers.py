@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import redis.asyncio.retry
@@ -129,7 +130,7 @@ def running_workers(durability: Durability, *addresses: PrimaryAddress) -> Itera
     with ExitStack() as current_engines:
         with VoucherSessions.from_url(str(addresses[0].url), durability=durability) as engine:
             for code in CODES:
-                until(lambda code=code: _put(workers, engine, code))  # type: ignore[misc]  # mypy forgets the default
+                until(partial(_put, workers, engine, code))
         for at, address in enumerate(addresses):
             current_engine = CurrentEngine(address, durability, asynchronous=at % 2 == 1)
             current_engines.callback(current_engine.close)

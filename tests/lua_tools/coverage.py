@@ -29,7 +29,7 @@ def watching(names: Mapping[bytes, str], executed: Mapping[str, set[int]]) -> ty
     """The class of runtimes that add the executed lines of the scripts, whose texts are in ``names``, to ``executed``."""
     runtime_class: type[Any] = scripting_mixin.LUA_MODULE.LuaRuntime
 
-    class Watching(runtime_class):  # type: ignore[misc]  # lupa is not typed
+    class Watching(runtime_class):  # type: ignore[misc]  # lupa has no types, so mypy cannot know its class
         def execute(self, lua_code: bytes | str, *args: Any, **options: Any) -> Any:
             name = names.get(lua_code) if isinstance(lua_code, bytes) else None
             if name is None:

@@ -64,7 +64,7 @@ class ScriptedPipeline:
     def execute_command(self, *command: Any, **_: Any) -> None:
         self._commands.append(command)
 
-    def execute(self, **_: Any) -> list[Any]:
+    def execute(self, **_: Any) -> Any:
         return list(map(self._client.reply, self._commands))
 
 
@@ -87,7 +87,7 @@ class AsyncScriptedPipeline(ScriptedPipeline):
     async def __aexit__(self, *_: object) -> None:
         return None
 
-    async def execute(self, **_: Any) -> list[Any]:  # type: ignore[override]  # as in redis.asyncio
+    async def execute(self, **_: Any) -> Any:
         return super().execute()
 
 

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import redis
 
-from voucher_sessions._transport.keeper import die_with
+from voucher_sessions._transport.keeper import ending_with
 
 
 def _from_package(module: str, *path: str) -> Path | None:
@@ -76,17 +77,16 @@ class Server:
     def url(self) -> str:
         return f"unix://{self.socket}"
 
-    def client(self, **options: object) -> redis.Redis:
-        return redis.Redis(unix_socket_path=self.socket, **options)  # type: ignore[arg-type]  # any option of the client
+    def client(self, **options: Any) -> redis.Redis:
+        return redis.Redis(unix_socket_path=self.socket, **options)
 
     def start(self) -> None:
-        parent = os.getpid()
         self.process = subprocess.Popen(
             self._command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             env=self._environment,
-            preexec_fn=lambda: die_with(parent),
+            preexec_fn=ending_with(os.getpid()),
         )
         deadline = time.monotonic() + 20
         while True:

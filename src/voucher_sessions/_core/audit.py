@@ -54,21 +54,24 @@ def audit(keys: Keys, code: str) -> Steps[Audit]:
 def repair(keys: Keys, code: str) -> Steps[Audit]:
     """Audit, and set totals that differ to the sums that were counted."""
     before: Audit | None = None
-    for _ in range(_TRIES):
+    tries = 0
+    while True:
+        tries += 1
         found, book = yield from _walk(keys, code)
-        if not found.exact:
-            break
-        if not found.differs:  # a repair whose reply was lost may have succeeded
+        if found.exact and not found.differs:  # a repair whose reply was lost may have succeeded
             return before or found
-        if (yield _repair(keys, code, book, found.counted)):
+        if found.exact and (yield _repair(keys, code, book, found.counted)):
             return found
+        if not found.exact or tries == _TRIES:
+            return found.model_copy(update={"exact": False})
         before = found
-    return found.model_copy(update={"exact": False})  # pyright: ignore[reportPossiblyUnboundVariable]  # _TRIES is above 0
 
 
 def _walk(keys: Keys, code: str) -> Steps[tuple[Audit, bytes]]:
     """The audit, and the text of the book that it belongs to."""
-    for _ in range(_TRIES):
+    tries = 0
+    while True:
+        tries += 1
         first: _PartialCount = yield _count(keys, code, 0)
         part, counted = first, first.counted
         while part.next >= 0 and part.book == first.book:
@@ -82,9 +85,8 @@ def _walk(keys: Keys, code: str) -> Steps[tuple[Audit, bytes]]:
             differs=first.recorded != counted or not first.expiries_agree,
             exact=part.book == first.book,
         )
-        if found.exact:
-            break
-    return found, first.book  # pyright: ignore[reportPossiblyUnboundVariable]  # _TRIES is above 0
+        if found.exact or tries == _TRIES:
+            return found, first.book
 
 
 def _amounts(locked: Locked) -> tuple[int, int, int]:

@@ -125,7 +125,6 @@ def _answering_server(binary: str, lock: IO[bytes], log: IO[bytes]) -> subproces
 
 
 def _started_server(binary: str, lock: IO[bytes], log: IO[bytes]) -> subprocess.Popen[bytes]:
-    parent = os.getpid()
     options = {
         "port": "0",
         "unixsocket": str(_prepared_socket_path()),
@@ -142,7 +141,7 @@ def _started_server(binary: str, lock: IO[bytes], log: IO[bytes]) -> subprocess.
         stdout=log,
         stderr=log,
         pass_fds=[lock.fileno()],  # so that the lock is held as long as either of the two processes lives
-        preexec_fn=lambda: die_with(parent),  # noqa: PLW1509 - unsafe if another thread holds a lock then; ours holds none
+        preexec_fn=ending_with(os.getpid()),  # noqa: PLW1509 - it warns of locks that other threads hold at the fork; this function takes none
     )
 
 
@@ -171,7 +170,7 @@ def _prepared_socket_path() -> Path:
         if _is_private_directory(path.parent):
             return path
     # TMPDIR may have a long path, so it counts only if there is no /tmp.
-    common = "/tmp"  # noqa: S108 - only a guessable name in it is a risk; mkdtemp makes a random, private one
+    common = "/tmp"  # noqa: S108 - it warns of names that others can guess; mkdtemp creates a random directory for this user alone
     parent = common if os.access(common, os.W_OK) else tempfile.gettempdir()
     path = Path(tempfile.mkdtemp(prefix="voucher-sessions-", dir=parent), "server.sock")
     try:
@@ -193,13 +192,22 @@ def _is_private_directory(path: Path) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
-def die_with(parent: int) -> None:  # pragma: no cover - exec discards what coverage has counted
-    """End when the parent ends, for whatever reason. Only Linux can do that."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
+def ending_with(parent: int) -> Callable[[], None]:
+    """A function for a child process: the child ends when the parent ends, for whatever reason. Only Linux can do that.
+
+    ``prctl`` is looked up here, before the fork: between fork and exec a child must not wait for a lock, which a thread
+    of the parent may have held at the fork.
+    """
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+    def end_with_parent() -> None:  # pragma: no cover - exec replaces the child before coverage is saved
+        if prctl is not None:
+            set_parent_death_signal = 1
+            prctl(set_parent_death_signal, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
+
+    return end_with_parent
 
 
 def _end_when_unused(server: subprocess.Popen[bytes], users: IO[bytes]) -> None:
@@ -219,7 +227,7 @@ def _locked(file: IO[bytes]) -> bool:
     return True
 
 
-def _report(text: str) -> None:  # pragma: no cover - runs in a process that loads no coverage
+def _report(text: str) -> None:  # pragma: no cover - python -S cannot import coverage; test_embedded_server.py tests it
     """Write a text to the engine that waits for it, and wait until that engine has taken ``users.lock`` or ended."""
     with suppress(BrokenPipeError):
         os.write(sys.stdout.fileno(), os.fsencode(text))
@@ -231,7 +239,7 @@ def _report(text: str) -> None:  # pragma: no cover - runs in a process that loa
     os.close(null)
 
 
-def main() -> None:  # pragma: no cover - runs in a process that loads no coverage
+def main() -> None:  # pragma: no cover - python -S cannot import coverage; test_embedded_server.py tests it
     """Run as a program of its own."""
     binary, kind = sys.argv[1:]
     os.umask(0o077)  # only this user may read what the server writes
@@ -252,5 +260,5 @@ def main() -> None:  # pragma: no cover - runs in a process that loads no covera
             shutil.rmtree(folder, ignore_errors=True)
 
 
-if __name__ == "__main__":  # pragma: no cover - runs in a process that loads no coverage
+if __name__ == "__main__":  # pragma: no cover - python -S cannot import coverage; test_embedded_server.py tests it
     main()
