@@ -43,15 +43,13 @@ def repeating(client: Any) -> Any:
 
 
 # Which variants run by default: all of them on one server, and both engines on each. The others run with
-# `--remaining-variants`, but for calls that are sent twice: two servers are enough for them.
+# `--remaining-variants`. The clusters have all variants in their own environment.
 _BY_DEFAULT = {
     "fakeredis": ("sync-bytes-resp3", "async-text-resp3", "sync-repeated"),
     "valkey": tuple(variant.id for variant in VARIANTS),
     "redis8": ("sync-text-resp2", "async-text-resp3"),
     "redis7": ("sync-bytes-resp3", "async-bytes-resp2"),
 }
-_NEVER = {"redis8": ("sync-repeated",), "redis7": ("sync-repeated",), "cluster": ("sync-repeated",)}
-_NEVER["sentinel"] = _NEVER["cluster"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -64,20 +62,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     remaining = config.getoption("--remaining-variants")
-    left_out = {item for item in items if _is_left_out(item, remaining=remaining)}
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        (kept if _is_of_this_run(item, remaining=remaining) else left_out).append(item)
     if left_out:
-        config.hook.pytest_deselected(items=list(left_out))
-        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
 
 
-def _is_left_out(item: pytest.Item, *, remaining: bool) -> bool:
+def _is_of_this_run(item: pytest.Item, *, remaining: bool) -> bool:
     params = getattr(getattr(item, "callspec", None), "params", {})
     if "variant" not in params or "backend" not in params:
-        return remaining
+        return not remaining
     variant = next(each.id for each in VARIANTS if each.values == (params["variant"],))
-    if variant in _NEVER.get(params["backend"], ()):
-        return True
-    return remaining == (variant in _BY_DEFAULT.get(params["backend"], (variant,)))
+    return runs(params["backend"], str(variant), remaining=remaining)
+
+
+def runs(backend: str, variant: str, *, remaining: bool) -> bool:
+    """Whether tests on this server run with this variant, by default or with ``--remaining-variants``."""
+    if variant == "sync-repeated" and backend not in {"fakeredis", "valkey"}:
+        return False  # calls that are sent twice: the other servers would tell the same
+    return remaining != (backend not in _BY_DEFAULT or variant in _BY_DEFAULT[backend])
 
 
 class BlockingAsync:
