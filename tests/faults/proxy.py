@@ -149,12 +149,8 @@ class Proxy(Listener):
         with self._changed:
             self.connections += 1
             self._changed.notify_all()
-        task = asyncio.current_task()
-        assert task is not None
-        self.links.add(task)
         with suppress(asyncio.CancelledError):  # by the proxy's end
             await Link(self, reader, writer).pass_on()
-        self.links.discard(task)
 
     async def mended(self) -> None:
         await self._mended.wait()

@@ -11,13 +11,12 @@ from typing import Self
 class Listener:
     """Listens on loopback, on ``port``, in an event loop of its own. A subclass says what becomes of a connection.
 
-    Its constructor calls ``listen`` when it has all that ``accepted`` needs. ``accepted`` adds its task to ``links``, and
-    must end when it is cancelled.
+    Its constructor calls ``listen`` when it has all that ``accepted`` needs. ``accepted`` is cancelled at the end.
     """
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self.links: set[asyncio.Task[None]] = set()
+        self._links: set[asyncio.Task[None]] = set()
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self._listening.getsockname()[1]
         self._thread = threading.Thread(target=self._run)
@@ -39,14 +38,23 @@ class Listener:
         self.close()
 
     def _run(self) -> None:
-        server = self.loop.run_until_complete(asyncio.start_server(self.accepted, sock=self._listening))
+        server = self.loop.run_until_complete(asyncio.start_server(self._accepted, sock=self._listening))
         self.loop.run_forever()
         self.loop.run_until_complete(self._end(server))
         self.loop.close()
 
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        link = asyncio.current_task()
+        assert link is not None
+        self._links.add(link)
+        try:
+            await self.accepted(reader, writer)
+        finally:
+            self._links.discard(link)
+
     async def _end(self, server: asyncio.Server) -> None:
         server.close()
-        links = list(self.links)
+        links = list(self._links)
         for link in links:
             link.cancel()
         await asyncio.gather(*links, return_exceptions=True)  # one may be cancelled before it has begun

@@ -125,9 +125,6 @@ class Relay(Listener):
         await asyncio.to_thread(self.wait, lambda: len(self.calls) >= calls)
 
     async def accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.links.add(task)
         self.connections += 1
         from_server, to_server = await asyncio.open_unix_connection(self._server)
         kinds: list[bool] = []  # of the commands without a reply: whether they run scripts
@@ -146,7 +143,6 @@ class Relay(Listener):
                 each.close()
                 with suppress(OSError, asyncio.CancelledError):
                     await each.wait_closed()
-            self.links.discard(task)
 
     async def _pass_commands(self, commands: Messages, server: asyncio.StreamWriter, kinds: list[bool]) -> None:
         while read := await commands.read():
