@@ -234,10 +234,10 @@ def test_many_tasks_of_event_loops_in_threads_all_get_their_turn() -> None:
         keys.give_back(taken)
 
     async def main() -> None:
-        await asyncio.gather(*map(one, range(100)))
+        await asyncio.gather(*map(one, range(50)))
 
-    in_threads(lambda: asyncio.run(main()))
-    assert (uses.all, uses.most) == (800, MAX_CHANGES)
+    in_threads(lambda: asyncio.run(main()), 4)
+    assert (uses.all, uses.most) == (200, MAX_CHANGES)
     assert not keys._users._users
     assert not keys._users.waiting
 
