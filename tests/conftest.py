@@ -43,7 +43,7 @@ def repeating(client: Any) -> Any:
 
 
 # Which variants run by default: all of them on one server, and both engines on each. The others run with
-# `--remaining-variants`. The clusters have all variants in their own environment.
+# `--remaining`. The clusters have all variants in their own environment.
 _BY_DEFAULT = {
     "fakeredis": ("sync-bytes-resp3", "async-text-resp3", "sync-repeated"),
     "valkey": tuple(variant.id for variant in VARIANTS),
@@ -54,14 +54,15 @@ _BY_DEFAULT = {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--remaining-variants",
+        "--remaining",
         action="store_true",
-        help="run only those combinations of a server with an engine, a decoding and a protocol that the default leaves out",
+        help="run only what the default run leaves out: combinations of a server with an engine, a decoding and a protocol, "
+        "and the tests marked as long",
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    remaining = config.getoption("--remaining-variants")
+    remaining = config.getoption("--remaining")
     kept: list[pytest.Item] = []
     left_out: list[pytest.Item] = []
     for item in items:
@@ -74,13 +75,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _is_of_this_run(item: pytest.Item, *, remaining: bool) -> bool:
     params = getattr(getattr(item, "callspec", None), "params", {})
     if "variant" not in params or "backend" not in params:
-        return not remaining
+        return remaining == (item.get_closest_marker("long") is not None)
     variant = next(each.id for each in VARIANTS if each.values == (params["variant"],))
     return runs(params["backend"], str(variant), remaining=remaining)
 
 
 def runs(backend: str, variant: str, *, remaining: bool) -> bool:
-    """Whether tests on this server run with this variant, by default or with ``--remaining-variants``."""
+    """Whether tests on this server run with this variant, by default or with ``--remaining``."""
     if variant == "sync-repeated" and backend not in {"fakeredis", "valkey"}:
         return False  # calls that are sent twice: the other servers would tell the same
     return remaining != (backend not in _BY_DEFAULT or variant in _BY_DEFAULT[backend])

@@ -699,16 +699,17 @@ class OnServer(Machine):
         return now
 
 
-FAKE = settings(max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
-REAL = settings(FAKE, max_examples=15, stateful_step_count=30)
+MANY = settings(max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(MANY, max_examples=15, stateful_step_count=30)
 
 
+@pytest.mark.parametrize("histories", [FEW, pytest.param(MANY, marks=pytest.mark.long)], ids=["few", "many"])
 @pytest.mark.parametrize("machine", [OnFakeredis, OnFakeredisAsync])
-def test_random_histories_match_the_model_on_fakeredis(machine: type[Machine]) -> None:
-    run_state_machine_as_test(machine, settings=FAKE)
+def test_random_histories_match_the_model_on_fakeredis(machine: type[Machine], histories: settings) -> None:
+    run_state_machine_as_test(machine, settings=histories)
 
 
 @pytest.mark.parametrize("name", list(BINARIES))
 def test_random_histories_match_the_model_on_a_real_server(name: str, server_of: Callable[[str], Server]) -> None:
     machine = type("OnThisServer", (OnServer,), {"server": server_of(name)})
-    run_state_machine_as_test(machine, settings=REAL)
+    run_state_machine_as_test(machine, settings=FEW)

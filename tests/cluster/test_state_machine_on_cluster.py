@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from behaviour.test_state_machine import IDS, KEYS, REAL, OnServer
+from behaviour.test_state_machine import IDS, KEYS, FEW, OnServer
 from conftest import BlockingAsync
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -16,7 +16,7 @@ from hypothesis.stateful import rule, run_state_machine_as_test
 from cluster.topology import Cluster, Sentinels
 from voucher_sessions import AsyncVoucherSessions, CrossSlotStack, Redeemable, VoucherSessions
 
-SHORT = settings(REAL, max_examples=12, stateful_step_count=30)
+SHORT = settings(FEW, max_examples=12, stateful_step_count=30)
 
 
 class OnePartition(OnServer):

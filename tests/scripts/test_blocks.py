@@ -134,6 +134,7 @@ def test_a_header_that_differs_from_the_code_is_found(block: str) -> None:
     assert [text for text in changed if _agrees(block, text)] == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("file", "code", "changed", "block"),
     [

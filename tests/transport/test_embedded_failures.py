@@ -145,6 +145,7 @@ def limit_file_size(process: int, size: int) -> None:
     resource.prlimit(process, resource.RLIMIT_FSIZE, (size, hard))
 
 
+@pytest.mark.long
 def test_a_running_engine_goes_on_when_a_full_disk_has_space_again(folder: Path) -> None:
     with VoucherSessions.from_url(f"embedded://{folder}") as engine:
         engine.put_voucher(GIFT)

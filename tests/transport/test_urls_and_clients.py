@@ -145,6 +145,7 @@ class TestOneServer:
             kind.ping(client)
             assert len(admin.client_list()) > 1
 
+    @pytest.mark.long
     @pytest.mark.parametrize("name", tls.SERVERS)
     def test_rediss_with_an_own_authority_and_a_client_certificate(self, kind: Kind, name: str, tmp_path: Path) -> None:
         (port,) = free_ports(1)
