@@ -391,7 +391,8 @@ def test_subclasses_of_str_and_int_are_read_as_their_plain_value() -> None:
         engine.validate(LyingText("A"), credits=LyingNumber(5), session=session)
         assert engine.list_sessions("A", limit=LyingNumber(5))[0].remaining_ms > 4 * 86_400_000
         assert engine.redeem("A", session=LyingText("k"), redemption_id=LyingText("order")).credits == 5
-        assert {type(each) for each in dict(engine.rollback("A", LyingText("order"))).values()} == {str, int, bool}
+        rolled_back = engine.rollback("A", LyingText("order"), credits=LyingNumber(2), rollback_id=LyingText("refund"))
+        assert {type(each) for each in dict(rolled_back).values()} == {str, int, bool}
         assert client.exists("vs:{P}{A}", "vs:{P}{A}:redemption:order") == 2
 
 

@@ -96,7 +96,7 @@ def test_none_and_one(engine: VoucherSessions, clock: Clock, walk: Walk, batch: 
     (found,) = walk(engine, "GIFT", batch=batch)
     assert (found.key, found.credits, found.ttl) == ("cart", 7, None)
     assert found.expires_at == engine.get_session("GIFT", "cart").expires_at
-    session = engine.extend("GIFT", "cart", ttl=1, ttl_unit=MS)
+    session = engine.extend("GIFT", "cart", ttl=200, ttl_unit=MS)
     clock.reach(round(session.expires_at.timestamp() * 1000))
     assert list(walk(engine, "GIFT", batch=batch)) == []
 

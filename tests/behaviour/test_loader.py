@@ -25,6 +25,7 @@ from voucher_sessions import (
     NotDurable,
     OutcomeUnknown,
     QuantityExceeded,
+    ServerRefused,
     ServerUnavailable,
     Used,
     Voucher,
@@ -587,6 +588,13 @@ def test_if_its_put_was_not_sent_nothing_has_changed(verb: str) -> None:
     for error, _ in on_both_with_loader(act, reply, NOT_SENT):
         assert type(error) is ServerUnavailable
         assert error.verb == ("validate" if verb == "a session" else verb)
+
+
+@pytest.mark.parametrize("verb", SCRIPTED)
+def test_if_its_put_is_refused_the_call_is_refused_for_the_same_reason(verb: str) -> None:
+    reply, act, _ = SCRIPTED[verb]
+    for error, _ in on_both_with_loader(act, reply, redis.exceptions.OutOfMemoryError("full")):
+        assert type(error) is ServerRefused
 
 
 @pytest.mark.parametrize("verb", SCRIPTED)

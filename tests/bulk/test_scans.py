@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import redis
 from behaviour.test_semantics import lock
+from cluster.topology import HOST
 from conftest import Backend
+from transport.two_primaries import running_two_primaries
 
 from bulk.conftest import CHUNK
 from bulk.odd_texts import ODD_TEXTS
 from voucher_sessions import CorruptState, InvalidRequest, UnknownFormat, Used, Voucher, VoucherSessions
-from voucher_sessions.bulk import import_redemptions, put_vouchers, scan_redemptions, scan_vouchers
+from voucher_sessions.bulk import import_redemptions, put_vouchers, scan_redemptions, scan_vouchers, scans
 
 scan_vouchers_any: Any = scan_vouchers  # takes what type checkers refuse
 scan_redemptions_any: Any = scan_redemptions
@@ -267,3 +269,21 @@ def test_one_call_looks_at_no_more_than_a_batch(
         after: Any = backend.admin.info("commandstats")
         scans = after["cmdstat_scan"]["calls"] - before.get("cmdstat_scan", {"calls": 0})["calls"]
         assert 300 / 50 <= scans <= 3 * 512 / 50
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_on_a_cluster_all_servers_are_scanned_also_while_a_slot_is_open(decode: bool) -> None:
+    with running_two_primaries() as cluster:
+        codes = {str(code) for code in range(30)}
+        with redis.RedisCluster(HOST, cluster.nodes[0].port, decode_responses=decode) as client:
+            engine = VoucherSessions(client)
+            for code in codes:
+                engine.put_voucher(Voucher(code=code))
+            assert Counter(each.code for each in scan_vouchers(engine)) == dict.fromkeys(codes, 1)
+            cluster.move_slot_of("empty", between=lambda: found_again(engine, codes))
+
+
+def found_again(engine: VoucherSessions, codes: set[str]) -> None:
+    """The scan finds all, and has seen on which servers the slot is open."""
+    assert Counter(each.code for each in scan_vouchers(engine)) == dict.fromkeys(codes, 1)
+    assert len(scans._view(engine).slots_on_the_move) == 2

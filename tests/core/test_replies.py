@@ -63,6 +63,10 @@ def test_an_invalid_reply_is_corrupt_state(act: methodcaller, nonsense: Any) -> 
         (methodcaller("validate", "A"), [b"answered", 5, b"quantity_exceeded", 2, 7, 0, 1, 1, 0, 0, 0]),
         (methodcaller("validate", "A", session={"type": "LOCK"}), [b"answered", 5, b"", 0, 0, 1, 1, 1, 0, 0, 0]),
         (methodcaller("redeem", "A"), [b"refused", 0, 0, b"quantity_exceeded", 1, -7, 0, 1, 1]),
+        (methodcaller("get_redemption", "A", "order"), [b"receipts", b"1 life 1 5 0 5 call - 6,0,- key"]),
+        (methodcaller("get_redemption", "A", "order"), [b"receipts", b"1 life 1 5 0 5 call - 5,1,- key"]),
+        (methodcaller("extend", "A", "cart"), [b"live", 5, 6, 0]),
+        (methodcaller("extend_stack", ["A", "B"], "cart"), [b"live", 5, 6, 0, 0]),
         (methodcaller("redeem", "A"), [b"refused", 0, 2**53, b"loyalty_card_points_exceeded", 0, 0, 1, 1, 1]),
     ],
 )

@@ -21,6 +21,7 @@ from support.waiting import until
 
 from transport.shared_engines import CODES, NAME, all_credits_of, connections, credits_of, fill, number_of
 from voucher_sessions import AsyncVoucherSessions, Durability, NotDurable
+from voucher_sessions._transport import shared_connection
 
 NUMBERS = list(map(number_of, CODES))
 
@@ -261,3 +262,9 @@ def test_an_event_loop_ends_without_a_warning(server: Server, ending: str, run: 
     )
     done = python(source)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_connection_that_is_closed_already_is_left_alone() -> None:
+    connection = redis.asyncio.Connection()
+    asyncio.run(shared_connection._abort(connection))
+    assert not connection.is_connected
