@@ -12,6 +12,9 @@ from voucher_sessions import Redeemable, RedemptionRolledBack, RollbackExceeded,
 NULS = ["\0", "\0a", "a\0", "a\0b\0c", "a \0 b", "x" * 97 + "\0yz", "x" * 98 + "\0y", "x" * 99 + "\0y", "%s\0%d"]
 TEXTS = [*ODD_TEXTS, *NULS]
 
+# Every server has the same Lua, and on fakeredis so many calls take a minute.
+pytestmark = pytest.mark.parametrize("backend", ["valkey"], indirect=True)
+
 
 @pytest.fixture
 def order(engine: VoucherSessions) -> VoucherSessions:
