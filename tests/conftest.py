@@ -45,7 +45,7 @@ def repeating(client: Any) -> Any:
 # Which variants run by default: all of them on one server, and both engines on each. The others run with
 # `--remaining`. The clusters have all variants in their own environment.
 _BY_DEFAULT = {
-    "fakeredis": ("sync-bytes-resp3", "async-text-resp3", "sync-repeated"),
+    "fakeredis": ("sync-bytes-resp3", "async-text-resp3"),
     "valkey": tuple(variant.id for variant in VARIANTS),
     "redis8": ("sync-text-resp2", "async-text-resp3"),
     "redis7": ("sync-bytes-resp3", "async-bytes-resp2"),
