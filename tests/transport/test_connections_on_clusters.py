@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -351,6 +351,26 @@ def test_an_interrupted_call_leaves_no_connection_behind(
             engine.validate(code)
     until(lambda: running_scripts(cluster.nodes[0]) == 0)  # the server notices a moment later
     assert engine.get_redemption(code, "order").code == code
+
+
+@pytest.mark.parametrize("client", [redis.RedisCluster, redis.asyncio.RedisCluster])
+def test_a_call_waits_for_a_slot_that_moves_to_a_server_without_slots(client: Any, engines: OpenEngines) -> None:
+    """redis-py does not know such a server, and cannot follow the redirection to it."""
+    with running_two_primaries() as cluster, ThreadPoolExecutor() as threads:
+        new = cluster.add_without_slots()
+        engine = engines.over(client(host=HOST, port=cluster.nodes[0].port), close=closed)
+        code = cluster.code(0)
+        puts: list[Future[Any]] = []
+
+        def put() -> None:
+            puts.append(threads.submit(engine.put_voucher, Voucher(code=code, credits=5)))
+            with pytest.raises(TimeoutError):
+                puts[0].result(0.5)
+
+        cluster.move_slot_to(new, code, between=put)
+        assert puts[0].result(20).credits.limit == 5
+        assert engine.get_voucher(code).credits.limit == 5
+        assert cluster.node_of(code) is new
 
 
 def interrupted(*_: object, **__: object) -> None:

@@ -42,6 +42,16 @@ class TwoPrimaries(Cluster):
         up = [view for view in self._views(node) if not any(flag.startswith("fail") for flag in view.flags)]
         return sum(len(view.slots) for view in up if view.link == "connected")
 
+    def add_without_slots(self) -> Node:
+        """A new server that every node knows, and that has no slot yet."""
+        port, bus = free_ports(2)
+        node = Node(self._binary, self._folder / str(port), port, [*self._options, f"cluster-port {bus}"])
+        self.nodes.append(node)
+        node.wait()
+        self.nodes[0].ask("CLUSTER", "MEET", HOST, port, bus)
+        until(self.is_whole)
+        return node
+
     def code(self, at: int) -> str:
         """A code that no test has had, whose keys are on the node at this place."""
         return next(code for code in _CODES if self.nodes[at] is self.nodes[_slot(code) * 2 // SLOTS])
@@ -52,8 +62,11 @@ class TwoPrimaries(Cluster):
 
     def move_slot_of(self, code: str, between: Callable[[], object] = lambda: None) -> None:
         """Give the slot of a code to the other node; ``between`` is called when the keys were moved, and not the slot."""
+        self.move_slot_to(self.nodes[1 - self.nodes.index(self.node_of(code))], code, between)
+
+    def move_slot_to(self, target: Node, code: str, between: Callable[[], object]) -> None:
+        """The same, to this node."""
         slot, source = _slot(code), self.node_of(code)
-        target = self.nodes[1 - self.nodes.index(source)]
         source_id, target_id = (node.ask("CLUSTER", "MYID").decode() for node in (source, target))
         target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
         source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)

@@ -200,11 +200,6 @@ def is_unknown_script(error: object) -> bool:
     return isinstance(error, NoScriptError)
 
 
-def is_redirection(error: Exception) -> bool:
-    """Whether another node serves the slot, or some of its keys."""
-    return isinstance(error, AskError)  # MovedError is a subclass
-
-
 def is_about_slots(error: Exception) -> bool:
     """Whether a node of a cluster does not serve a slot, or not all of it."""
     return isinstance(error, (AskError, TryAgainError, ClusterError))

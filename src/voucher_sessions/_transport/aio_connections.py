@@ -113,7 +113,8 @@ class AsyncConnectionSender:
             server = await self._server_of(call.keys[0])
             return await self._evaluate(server, call, reconnected=reconnected)
         except CLIENT_ERRORS as error:
-            if client_errors.is_redirection(error):
+            if isinstance(error, AskError):  # MovedError is a subclass
+                clients.check_knows_target(self._client, error)
                 return await self._through_client.evaluate(call, reconnected=reconnected)
             if client_errors.is_transient(error):
                 await clients.refresh_slots_async(self._client)

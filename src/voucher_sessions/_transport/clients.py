@@ -14,6 +14,7 @@ import redis.asyncio as aioredis
 from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelConnectionPool
 from redis.connection import Connection
 from redis.crc import key_slot
+from redis.exceptions import AskError, MovedError, TryAgainError
 from redis.sentinel import SentinelConnectionPool
 
 from voucher_sessions._core import client_errors
@@ -106,6 +107,16 @@ def refresh_slots(client: Any) -> None:
         except CLIENT_ERRORS as error:
             if client_errors.is_cluster_view_forbidden(error):
                 raise
+
+
+def check_knows_target(client: Any, redirection: AskError) -> None:
+    """Raise ``TryAgainError`` if a slot is moving to a server that a cluster's client does not know yet.
+
+    The client knows the servers that have slots. A new one has none until its first slot has moved, and if redis-py
+    follows a redirection to a server that it does not know, it fails with an ``AttributeError``.
+    """
+    if not isinstance(redirection, MovedError) and client.get_node(redirection.host, redirection.port) is None:
+        raise TryAgainError("the voucher's slot is moving to a server that has no slot yet") from redirection
 
 
 def read_slot_owners(client: Any) -> dict[int, str]:

@@ -90,7 +90,8 @@ class ConnectionSender:
                 return self._through_client.evaluate(call, reconnected=reconnected)
             return self._evaluate(stack, call, reconnected=reconnected)
         except CLIENT_ERRORS as error:
-            if client_errors.is_redirection(error):
+            if isinstance(error, AskError):  # MovedError is a subclass
+                clients.check_knows_target(self._client, error)
                 return self._through_client.evaluate(call, reconnected=reconnected)
             if client_errors.is_transient(error):
                 clients.refresh_slots(self._client)
