@@ -68,17 +68,21 @@ def verb_of(act: methodcaller) -> str:
 
 
 @pytest.fixture
-def short_retry_period(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 50 ms, with pauses of 1 ms."""
-    monkeypatch.setattr(clients, "retry_period_seconds", lambda client: 0.05)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 1 ms between retries, for 20 s."""
+    monkeypatch.setattr(clients, "retry_period_seconds", lambda client: 20)
     monkeypatch.setattr(call, "uniform", lambda shortest, longest: 0.001)
+
+
+@pytest.fixture
+def short_retry_period(short_pauses: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 50 ms."""
+    monkeypatch.setattr(clients, "retry_period_seconds", lambda client: 0.05)
 
 
 @pytest.mark.parametrize("error", NOT_RUN, ids=repr)
 @pytest.mark.parametrize("act", [*VERBS, BRINGS], ids=verb_of)
-def test_a_command_that_did_not_run_is_sent_again(
-    short_retry_period: None, act: methodcaller, error: Exception
-) -> None:
+def test_a_command_that_did_not_run_is_sent_again(short_pauses: None, act: methodcaller, error: Exception) -> None:
     for outcome, sent in on_both_counted(act, error, error, REPLIES[verb_of(act)]):
         assert not isinstance(outcome, Exception)
         assert sent == 3
@@ -86,9 +90,7 @@ def test_a_command_that_did_not_run_is_sent_again(
 
 @pytest.mark.parametrize("error", LOST, ids=repr)
 @pytest.mark.parametrize("act", [*VERBS, BRINGS], ids=verb_of)
-def test_a_call_whose_reply_was_lost_is_sent_again(
-    short_retry_period: None, act: methodcaller, error: Exception
-) -> None:
+def test_a_call_whose_reply_was_lost_is_sent_again(short_pauses: None, act: methodcaller, error: Exception) -> None:
     for outcome, sent in on_both_counted(act, error, REPLIES[verb_of(act)]):
         assert not isinstance(outcome, Exception)
         assert sent == 2
@@ -97,7 +99,7 @@ def test_a_call_whose_reply_was_lost_is_sent_again(
 @pytest.mark.parametrize("error", PERMANENT, ids=repr)
 @pytest.mark.parametrize("act", VERBS, ids=verb_of)
 def test_permanent_errors_are_raised_once_they_are_proven(
-    short_retry_period: None, act: methodcaller, error: Exception
+    short_pauses: None, act: methodcaller, error: Exception
 ) -> None:
     for outcome, sent in on_both_counted(act, error):
         assert outcome is error or (isinstance(outcome, ServerRefused) and outcome.__cause__ is error)
@@ -117,7 +119,7 @@ def test_retries_end_after_the_retry_period(short_retry_period: None, error: Exc
 
 
 def test_a_script_that_may_have_ended_half_way_is_not_sent_again(
-    short_retry_period: None, monkeypatch: pytest.MonkeyPatch
+    short_pauses: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection is lost when ECHO should prove that the error is this call's."""
     reply = ScriptedClient.reply
@@ -135,7 +137,7 @@ def test_a_script_that_may_have_ended_half_way_is_not_sent_again(
         assert sent == 2  # EVALSHA and ECHO
 
 
-def test_a_mistake_in_the_applications_code_is_raised_as_it_is(short_retry_period: None) -> None:
+def test_a_mistake_in_the_applications_code_is_raised_as_it_is(short_pauses: None) -> None:
     mistake = AttributeError("'NoneType' object has no attribute 'writelines'")
     for outcome, sent in on_both_counted(CHANGING[3], mistake):
         assert outcome is mistake
@@ -143,7 +145,7 @@ def test_a_mistake_in_the_applications_code_is_raised_as_it_is(short_retry_perio
 
 
 @pytest.mark.parametrize("mistake", [AttributeError("x"), TypeError("x"), RuntimeError("x")], ids=repr)
-def test_a_mistake_while_connecting_is_no_lost_reply(short_retry_period: None, mistake: Exception) -> None:
+def test_a_mistake_while_connecting_is_no_lost_reply(short_pauses: None, mistake: Exception) -> None:
     """redis.asyncio raises it as a ConnectionError that is chained to it."""
     error = redis.exceptions.ConnectionError("x")
     error.__cause__ = mistake
