@@ -24,7 +24,7 @@ from behaviour.cart_session import (
     only_or_beside,
 )
 from behaviour.test_semantics import KEYS, figures, lock
-from voucher_sessions import InvalidRequest, SessionNotFound, Voucher, VoucherNotFound, VoucherSessions
+from voucher_sessions import CorruptState, InvalidRequest, SessionNotFound, Voucher, VoucherNotFound, VoucherSessions
 
 WEEK_MS = 7 * 86_400_000
 
@@ -41,6 +41,17 @@ def alone(backend: Backend) -> VoucherSessions:
     engine = VoucherSessions(backend.client())
     engine.put_voucher(Voucher(code="GIFT", quantity=3, credits=1000, points=100))
     return engine
+
+
+def test_a_session_that_is_not_live_beside_others(gift: VoucherSessions, backend: Backend) -> None:
+    locked_with(gift, ("x", "y"))
+    with pytest.raises(SessionNotFound):
+        gift.extend("GIFT", "unknown")
+    backend.admin.rpush("vs:{GIFT}:session:foreign", "a list")
+    with pytest.raises(CorruptState):
+        gift.extend("GIFT", "foreign")
+    backend.admin.delete("vs:{GIFT}:session:foreign")
+    assert_nothing_differs(gift)
 
 
 @only_or_beside

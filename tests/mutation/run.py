@@ -87,6 +87,8 @@ _BEHAVIOUR: Final = (
     "core/test_replies",
     "core/test_own_replies",
     "behaviour/test_foreign_values",
+    "bulk/test_import_redemptions",
+    "bulk/test_scans",
 )
 # From the quickest to the widest, each for one server and few variants: a survivor is tried by all of them.
 LUA: Final = (
