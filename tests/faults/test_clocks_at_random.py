@@ -164,6 +164,7 @@ def replay(shop: Shop, calls: list[Any], checker: Checker) -> None:
         checker.check()
 
 
+@pytest.mark.timeout(600)
 def test_nothing_is_granted_twice_whatever_the_clock_shows(shop: Shop) -> None:
     @settings(RANDOM)
     @given(calls=st.lists(CALLS, min_size=5, max_size=40))
