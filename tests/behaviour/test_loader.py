@@ -616,6 +616,17 @@ def test_in_a_pipeline_a_lost_reply_of_its_put_is_each_calls() -> None:
         assert (errors[0].redemption_id, errors[2].session_key) == ("order", "cart")
 
 
+def test_in_a_pipeline_a_refused_put_fails_only_the_calls_that_need_it() -> None:
+    def act(engine: Any) -> Any:
+        return engine.pipeline().get_voucher("A").get_voucher("B").execute(raise_on_error=False)
+
+    full = redis.exceptions.OutOfMemoryError("full")
+    state = [b"state", 5, 100, 0, 0, 0, 0, 0, 0, 0]
+    for (refused, found), _ in on_both_with_loader(act, MISSING, state, full):
+        assert type(refused) is ServerRefused
+        assert found.credits.limit == 100
+
+
 @on_valkey
 def test_a_put_that_is_not_durable_does_not_stop_the_call(
     make_engine: Make, backend: Backend, execute: Callable[..., list[Any]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import socket
@@ -23,7 +22,7 @@ from redis.crc import key_slot
 from redis.retry import Retry
 from support.servers import BINARIES
 
-from voucher_sessions._transport.keeper import ending_with
+from voucher_sessions._transport.keeper import started
 
 HOST = "127.0.0.1"
 SHARDS = 3
@@ -78,9 +77,7 @@ class Node:
         self.start()
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
-            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, preexec_fn=ending_with(os.getpid())
-        )
+        self.process = started(self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
     def wait(self) -> None:
         """Until it answers."""

@@ -29,23 +29,22 @@ def watching(names: Mapping[bytes, str], executed: Mapping[str, set[int]]) -> ty
     """The class of runtimes that add the executed lines of the scripts, whose texts are in ``names``, to ``executed``."""
     runtime_class: type[Any] = scripting_mixin.LUA_MODULE.LuaRuntime
 
-    class Watching(runtime_class):  # type: ignore[misc]  # lupa has no types, so mypy cannot know its class
-        def execute(self, lua_code: bytes | str, *args: Any, **options: Any) -> Any:
-            name = names.get(lua_code) if isinstance(lua_code, bytes) else None
-            if name is None:
-                return super().execute(lua_code, *args, **options)
-            lines = self.table()
-            hook = self.eval("function(lines) return function(_, line) lines[line] = true end end")(lines)
-            # A C function: calling it executes no line of Lua that the hook would count.
-            sethook = self.eval("debug.sethook")
-            sethook(hook, b"l")
-            try:
-                return super().execute(lua_code, *args, **options)
-            finally:
-                sethook()
-                executed[name].update(map(int, lines))
+    def execute(self: Any, lua_code: bytes | str, *args: Any, **options: Any) -> Any:
+        name = names.get(lua_code) if isinstance(lua_code, bytes) else None
+        if name is None:
+            return runtime_class.execute(self, lua_code, *args, **options)
+        lines = self.table()
+        hook = self.eval("function(lines) return function(_, line) lines[line] = true end end")(lines)
+        # A C function: calling it executes no line of Lua that the hook would count.
+        sethook = self.eval("debug.sethook")
+        sethook(hook, b"l")
+        try:
+            return runtime_class.execute(self, lua_code, *args, **options)
+        finally:
+            sethook()
+            executed[name].update(map(int, lines))
 
-    return Watching
+    return type("Watching", (runtime_class,), {"execute": execute})
 
 
 def places(executed: Mapping[str, Iterable[int]]) -> tuple[set[Place], set[Place]]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import redis
 
-from voucher_sessions._transport.keeper import ending_with
+from voucher_sessions._transport.keeper import started
 
 
 def _from_package(module: str, *path: str) -> Path | None:
@@ -81,12 +81,8 @@ class Server:
         return redis.Redis(unix_socket_path=self.socket, **options)
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            env=self._environment,
-            preexec_fn=ending_with(os.getpid()),
+        self.process = started(
+            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=self._environment
         )
         deadline = time.monotonic() + 20
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import itertools
@@ -30,6 +31,35 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),  # forks in a worker of xdist
     pytest.mark.usefixtures("no_left_overs"),
 ]
+
+
+class TestEndingWithTheParent:
+    """What a child calls between fork and exec, called in this process."""
+
+    @pytest.fixture(autouse=True)
+    def _afterwards_this_process_outlives_its_parent(self) -> Iterator[None]:
+        yield
+        ctypes.CDLL(None).prctl(1, 0)
+
+    def signal_at_the_parents_end(self) -> int:
+        number = ctypes.c_int()
+        ctypes.CDLL(None).prctl(2, ctypes.byref(number))
+        return number.value
+
+    def test_the_kernel_kills_the_child_when_its_parent_ends(self) -> None:
+        keeper.ending_with(os.getppid())()
+        assert self.signal_at_the_parents_end() == signal.SIGKILL
+
+    def test_a_child_whose_parent_has_ended_already_ends_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        ended: list[int] = []
+        monkeypatch.setattr(os, "_exit", ended.append)
+        keeper.ending_with(os.getpid())()  # this process is not its own parent
+        assert ended == [1]
+
+    def test_elsewhere_than_on_linux_nothing_happens(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "platform", "darwin")
+        keeper.ending_with(os.getpid())()
+        assert self.signal_at_the_parents_end() == 0
 
 
 class TestKeeper:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from support.waiting import until
 
 from voucher_sessions import AsyncVoucherSessions, InvalidRequest, SessionFields, Voucher, VoucherSessions
 from voucher_sessions._transport import urls
-from voucher_sessions._transport.keeper import ending_with
+from voucher_sessions._transport.keeper import started
 
 T = TypeVar("T")
 
@@ -201,10 +200,9 @@ def sentinel_ports() -> Iterator[tuple[int, int]]:
             f"port {sentinel_port}\nbind 127.0.0.1\nrequirepass of-sentinel\nlogfile {server.folder}/sentinel.log\n"
             f"sentinel monitor till 127.0.0.1 {port} 1\nsentinel auth-pass till {SECRET}\n"
         )
-        with subprocess.Popen(
+        with started(
             [BINARIES["valkey"], configuration, "--sentinel"],
             stdout=subprocess.DEVNULL,
-            preexec_fn=ending_with(os.getpid()),
         ) as process:
             with redis.Redis(port=sentinel_port, password="of-sentinel") as sentinel:
                 until(lambda: answers(sentinel) and sentinel.sentinel_masters()["till"]["flags"] == "master")

@@ -20,10 +20,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 START_SECONDS = 30  # to wait for a reply; while the server replies that it is loading its data, the wait starts anew
 STOP_SECONDS = 30
@@ -135,13 +135,12 @@ def _started_server(binary: str, lock: IO[bytes], log: IO[bytes]) -> subprocess.
         "lazyfree-lazy-expire": "yes",
         "loglevel": "warning",
     }
-    return subprocess.Popen(
+    return started(
         [binary, *(word for name, value in options.items() for word in (f"--{name}", value))],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
         pass_fds=[lock.fileno()],  # so that the lock is held as long as either of the two processes lives
-        preexec_fn=ending_with(os.getpid()),  # noqa: PLW1509 - it warns of locks that other threads hold at the fork; this function takes none
     )
 
 
@@ -192,6 +191,12 @@ def _is_private_directory(path: Path) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
+def started(command: Sequence[str | Path], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a process that ends when this one ends. The options are those of ``Popen``."""
+    end = ending_with(os.getpid())
+    return subprocess.Popen(command, preexec_fn=end, **options)  # noqa: PLW1509 - it warns that code between fork and exec may wait for a lock that another thread held; this code takes no lock
+
+
 def ending_with(parent: int) -> Callable[[], None]:
     """A function for a child process: the child ends when the parent ends, for whatever reason. Only Linux can do that.
 
@@ -200,7 +205,7 @@ def ending_with(parent: int) -> Callable[[], None]:
     """
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
-    def end_with_parent() -> None:  # pragma: no cover - exec replaces the child before coverage is saved
+    def end_with_parent() -> None:
         if prctl is not None:
             set_parent_death_signal = 1
             prctl(set_parent_death_signal, signal.SIGKILL)
