@@ -13,7 +13,7 @@ from conftest import Backend, Clock
 
 from behaviour.test_blocked_stacks import write_foreign_value
 from behaviour.test_repeated_calls import CALLS
-from behaviour.test_semantics import BIGGEST, figures, lock
+from behaviour.test_semantics import BIGGEST, figures, lock, plant_expired_locks
 from voucher_sessions import (
     AdjustmentConflict,
     AdjustmentRefused,
@@ -56,6 +56,16 @@ def test_it_changes_the_limits_and_nothing_else(engine: VoucherSessions) -> None
     assert (done.code, done.quantity, done.credits, done.points, done.replayed) == ("GIFT", 2, -40, 7, False)
     assert done.voucher == engine.get_voucher("GIFT")
     assert re.fullmatch("adj_[A-Za-z0-9]{32}", done.id)
+
+
+def test_the_voucher_that_it_returns_has_no_expired_locks(engine: VoucherSessions, backend: Backend) -> None:
+    """More of them than one call of the script reclaims, beside a live one."""
+    engine.put_voucher(Voucher(code="HOT", quantity=1202, credits=20_000))
+    engine.validate("HOT", credits=7, session=lock("stays"))
+    plant_expired_locks(backend, "HOT", 1201)
+    voucher = engine.adjust("HOT", credits=5, adjustment_id="top-up").voucher
+    assert voucher is not None
+    assert (voucher.quantity.locked, voucher.credits.locked, voucher.credits.limit) == (1, 7, 20_005)
 
 
 def test_once_per_id(gift: VoucherSessions, backend: Backend) -> None:
