@@ -53,7 +53,7 @@ def running(schema: str = SCHEMA) -> Iterator[str]:
                 [programs / "postgres", "-D", folder / "data", "-k", folder, "-c", "listen_addresses="],
                 user=user,
                 cwd=folder,
-                stderr=log,
+                output=log,
             )
         try:
             url = f"postgresql://postgres@/postgres?host={folder}"

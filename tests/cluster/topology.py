@@ -77,7 +77,7 @@ class Node:
         self.start()
 
     def start(self) -> None:
-        self.process = started(self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        self.process = started(self._command)
 
     def wait(self) -> None:
         """Until it answers."""

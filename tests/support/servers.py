@@ -81,9 +81,7 @@ class Server:
         return redis.Redis(unix_socket_path=self.socket, **options)
 
     def start(self) -> None:
-        self.process = started(
-            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=self._environment
-        )
+        self.process = started(self._command, env=self._environment)
         deadline = time.monotonic() + 20
         while True:
             try:

@@ -200,10 +200,7 @@ def sentinel_ports() -> Iterator[tuple[int, int]]:
             f"port {sentinel_port}\nbind 127.0.0.1\nrequirepass of-sentinel\nlogfile {server.folder}/sentinel.log\n"
             f"sentinel monitor till 127.0.0.1 {port} 1\nsentinel auth-pass till {SECRET}\n"
         )
-        with started(
-            [BINARIES["valkey"], configuration, "--sentinel"],
-            stdout=subprocess.DEVNULL,
-        ) as process:
+        with started([BINARIES["valkey"], configuration, "--sentinel"]) as process:
             with redis.Redis(port=sentinel_port, password="of-sentinel") as sentinel:
                 until(lambda: answers(sentinel) and sentinel.sentinel_masters()["till"]["flags"] == "master")
             yield sentinel_port, nobody

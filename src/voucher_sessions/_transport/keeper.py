@@ -20,10 +20,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 START_SECONDS = 30  # to wait for a reply; while the server replies that it is loading its data, the wait starts anew
 STOP_SECONDS = 30
@@ -137,9 +137,7 @@ def _started_server(binary: str, lock: IO[bytes], log: IO[bytes]) -> subprocess.
     }
     return started(
         [binary, *(word for name, value in options.items() for word in (f"--{name}", value))],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
+        output=log,
         pass_fds=[lock.fileno()],  # so that the lock is held as long as either of the two processes lives
     )
 
@@ -191,10 +189,28 @@ def _is_private_directory(path: Path) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
-def started(command: Sequence[str | Path], **options: Any) -> subprocess.Popen[bytes]:
-    """Start a process that ends when this one ends. The options are those of ``Popen``."""
+def started(
+    command: Sequence[str | Path],
+    *,
+    output: IO[bytes] | int = subprocess.DEVNULL,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    user: str | None = None,
+    pass_fds: Collection[int] = (),
+) -> subprocess.Popen[bytes]:
+    """Start a process that reads no input and ends when this one ends."""
     end = ending_with(os.getpid())
-    return subprocess.Popen(command, preexec_fn=end, **options)  # noqa: PLW1509 - it warns that code between fork and exec may wait for a lock that another thread held; this code takes no lock
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=env,
+        cwd=cwd,
+        user=user,
+        pass_fds=pass_fds,
+        preexec_fn=end,  # noqa: PLW1509 - it warns that code between fork and exec may wait for a lock that another thread held; this code takes no lock
+    )
 
 
 def ending_with(parent: int) -> Callable[[], None]:
