@@ -90,16 +90,17 @@ class AsyncVoucherSessions:
             raises is logged, and does not reach the caller. It must not call methods of the engine.
 
     Every method can raise these errors:
-        ``InvalidRequest``: a parameter is wrong; the call was not sent.
-        ``ServerRefused``: the server did not run the call (memory full, a replica, no permission, ...). Nothing was
-        changed, with one exception, which the docstring of ``ServerRefused`` describes; ``remedy`` says what to do.
-        ``CorruptState``: the keys contain values that this library did not write. ``UnknownFormat``, a subclass: a
-        newer version of this library wrote them, so this process needs an upgrade. Nothing was changed, unless a reply
-        had a wrong form.
-        ``OutcomeUnknown``: a call that changes something got no reply. The change may or may not have happened; the
-        call is safe to repeat with the key or id that the error carries. A ``put_voucher`` that sets ``used`` is safe
-        to repeat only with ``if_exists="keep"``.
-        ``ServerUnavailable``: nothing was sent, or a call that only reads got no reply. Nothing has changed.
+
+    - ``InvalidRequest``: a parameter is wrong; the call was not sent.
+    - ``ServerRefused``: the server did not run the call (memory full, a replica, no permission, ...). Nothing was
+      changed, with one exception, which the docstring of ``ServerRefused`` describes; ``remedy`` says what to do.
+    - ``CorruptState``: the keys contain values that this library did not write. ``UnknownFormat``, a subclass: a newer
+      version of this library wrote them, so this process needs an upgrade. Nothing was changed, unless a reply had a
+      wrong form.
+    - ``OutcomeUnknown``: a call that changes something got no reply. The change may or may not have happened; the call
+      is safe to repeat with the key or id that the error carries. A ``put_voucher`` that sets ``used`` is safe to
+      repeat only with ``if_exists="keep"``.
+    - ``ServerUnavailable``: nothing was sent, or a call that only reads got no reply. Nothing has changed.
     """
 
     def __init__(
@@ -150,13 +151,15 @@ class AsyncVoucherSessions:
 
         Args:
             url: Where the vouchers are:
-                ``redis://``, ``rediss://`` and ``unix://`` as in redis-py, or ``valkey://``, ``valkeys://`` and
-                ``valkey+unix://``, which mean the same;
-                ``redis+cluster://host:port,host:port`` with one or more nodes of a cluster;
-                ``redis+sentinel://host:port,host:port/service`` with one or more Sentinels;
-                ``embedded:///some/folder`` starts a server that keeps its data in that folder (``embedded://`` uses a
-                temporary folder), which needs the extra ``embedded``;
-                ``memory://`` keeps the vouchers in this process, with fakeredis, which needs the extra ``memory``.
+
+                - ``redis://``, ``rediss://`` and ``unix://`` as in redis-py, or ``valkey://``, ``valkeys://`` and
+                  ``valkey+unix://``, which mean the same;
+                - ``redis+cluster://host:port,host:port`` with one or more nodes of a cluster;
+                - ``redis+sentinel://host:port,host:port/service`` with one or more Sentinels;
+                - ``embedded:///some/folder`` starts a server that keeps its data in that folder (``embedded://`` uses a
+                  temporary folder), which needs the extra ``embedded``;
+                - ``memory://`` keeps the vouchers in this process, with fakeredis, which needs the extra ``memory``.
+
             prefix: The beginning of all keys in Redis.
             partition: On a cluster, chooses the hash slot of a code: codes with the same result share one.
             durability: Replicas or disks that must confirm each change before the call returns.
@@ -197,7 +200,7 @@ class AsyncVoucherSessions:
 
     @property
     def client(self) -> redis.asyncio.Redis | redis.asyncio.RedisCluster:
-        """The redis-py client in use: the one passed to the constructor, or the one that ``from_url`` opened."""
+        """The redis-py client in use, which was passed to the constructor or opened by ``from_url``."""
         found: redis.asyncio.Redis | redis.asyncio.RedisCluster = self._client
         return found
 
@@ -249,7 +252,7 @@ class AsyncVoucherSessions:
                 ``VoucherExists``, so that a generated code does not change another voucher.
 
         Returns:
-            The voucher: for quantity, credits and points its limit, and what is used, locked and available.
+            The voucher. Of quantity, credits and points it has the limit, and what is used, locked and available.
 
         Raises:
             InvalidRequest: A parameter is wrong. Nothing was sent.
@@ -442,7 +445,7 @@ class AsyncVoucherSessions:
         Raises:
             InvalidRequest: A parameter is wrong. Nothing was sent.
             OutcomeUnknown: The reply was lost. Repeat the call: the session is then not live. ``released=False`` with
-            ``ended=True`` can mean that the first call released it.
+                ``ended=True`` can mean that the first call released it.
         """
         return await self._runner.run(self._verbs.release, code, session_key)
 
@@ -743,7 +746,7 @@ class AsyncVoucherSessions:
         user read (CONFIG is disabled at many providers) is reported as a finding of severity ``info``.
 
         Returns:
-            The findings, each with a remedy. An empty list: nothing to improve.
+            The findings, each with a remedy; an empty list if nothing was found.
 
         Raises:
             redis.exceptions.RedisError: A server does not answer at all; this is the client's own error.

@@ -32,25 +32,26 @@ Outcome = Literal[
 class CallEvent:
     """One call of a method of an engine: what was asked, how it ended, and how long it took.
 
-    Outcomes:
-        ``ok``: the call was done; for a call that only reads, there was an answer.
-        ``replayed``: an earlier call with this id had done it, and this call changed nothing.
-        ``held``: refused; other live sessions have locked what is missing, so a later try can succeed.
-        ``used_up``: refused; the limit leaves too little even without the locks of other sessions.
-        ``not_found``: there is no such voucher, live session or redemption, also where that is no error (validate,
-        release, delete_voucher).
-        ``amount_required``: ``AmountRequired``.
-        ``conflict``: ``RedemptionConflict`` or ``AdjustmentConflict``.
-        ``rolled_back``: ``RedemptionRolledBack``.
-        ``exists``: ``VoucherExists``.
-        ``refused``: ``AdjustmentRefused`` or ``RollbackExceeded``.
-        ``invalid``: ``InvalidRequest``; nothing was sent.
-        ``not_durable``: ``NotDurable``; the change took effect.
-        ``unknown``: a change that may have taken effect: ``OutcomeUnknown``, or the call was interrupted or cancelled.
-        ``unavailable``: nothing has changed: ``ServerUnavailable``, or another error, for example one that the loader
-        raised.
-        ``server_refused``: ``ServerRefused``.
-        ``corrupt``: ``CorruptState`` or ``UnknownFormat``.
+    The outcomes:
+
+    - ``ok``: the call was done; for a call that only reads, there was an answer.
+    - ``replayed``: an earlier call with this id had done it, and this call changed nothing.
+    - ``held``: refused; other live sessions have locked what is missing, so a later try can succeed.
+    - ``used_up``: refused; the limit leaves too little even without the locks of other sessions.
+    - ``not_found``: there is no such voucher, live session or redemption, also where that is no error (validate,
+      release, delete_voucher).
+    - ``amount_required``: ``AmountRequired``.
+    - ``conflict``: ``RedemptionConflict`` or ``AdjustmentConflict``.
+    - ``rolled_back``: ``RedemptionRolledBack``.
+    - ``exists``: ``VoucherExists``.
+    - ``refused``: ``AdjustmentRefused`` or ``RollbackExceeded``.
+    - ``invalid``: ``InvalidRequest``; nothing was sent.
+    - ``not_durable``: ``NotDurable``; the change took effect.
+    - ``unknown``: a change that may have taken effect: ``OutcomeUnknown``, or the call was interrupted or cancelled.
+    - ``unavailable``: nothing has changed: ``ServerUnavailable``, or another error, for example one that the loader
+      raised.
+    - ``server_refused``: ``ServerRefused``.
+    - ``corrupt``: ``CorruptState`` or ``UnknownFormat``.
 
     Attributes:
         verb: The name of the method that was called, for example ``redeem`` or ``redeem_stack``.

@@ -62,7 +62,7 @@ class _Queue:
                 ``VoucherExists``, so that a generated code does not change another voucher.
 
         Result of ``execute``:
-            The voucher: for quantity, credits and points its limit, and what is used, locked and available.
+            The voucher. Of quantity, credits and points it has the limit, and what is used, locked and available.
 
         Raises:
             InvalidRequest: A parameter is wrong. Nothing was sent.
@@ -271,7 +271,7 @@ class _Queue:
         Raises:
             InvalidRequest: A parameter is wrong. Nothing was sent.
             OutcomeUnknown: The reply was lost. Repeat the call: the session is then not live. ``released=False`` with
-            ``ended=True`` can mean that the first call released it.
+                ``ended=True`` can mean that the first call released it.
         """
         return self._queue(self._verbs.release, code, session_key)
 

@@ -237,7 +237,7 @@ class Finding(Model):
     Attributes:
         node: The address of the server; empty if there is only one.
         severity: ``error``: sessions or redemptions can be lost, or calls fail. ``warning``: they can be lost, or
-        calls can be slow, when something else fails. ``info``: the server does not let the user read this setting.
+            calls can be slow, when something else fails. ``info``: the server does not let the user read this setting.
         subject: A short name of the problem for programs; it does not change between versions.
         problem: What is wrong, for people.
         remedy: What to do about it, for people.
