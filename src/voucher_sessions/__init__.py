@@ -17,6 +17,7 @@ __all__ = [
     "Audit",
     "Available",
     "Balance",
+    "CallEvent",
     "CorruptState",
     "CrossSlotStack",
     "Durability",
@@ -61,7 +62,7 @@ __all__ = [
 ]
 
 # The modules that define these names. The ones that import least come first.
-_MODULES = ("errors", "models", "results", "pipelines", "engine", "aio")
+_MODULES = ("errors", "models", "results", "events", "pipelines", "engine", "aio")
 
 
 def _version() -> str:
@@ -103,6 +104,7 @@ if TYPE_CHECKING:
         VoucherNotFound,
         VoucherSessionsError,
     )
+    from voucher_sessions.events import CallEvent
     from voucher_sessions.models import (
         Durability,
         IfSessionMissing,

@@ -15,6 +15,7 @@ from voucher_sessions._core.verbs import Verbs
 from voucher_sessions._transport import clients, urls
 from voucher_sessions._transport.aio import AsyncTransport
 from voucher_sessions._transport.runners import AsyncRunner
+from voucher_sessions.events import OnCall
 from voucher_sessions.models import (
     AsyncLoader,
     Durability,
@@ -27,6 +28,7 @@ from voucher_sessions.models import (
     Used,
     Voucher,
 )
+from voucher_sessions.observers import AsyncObservedRunner, check_on_call
 from voucher_sessions.pipelines import AsyncPipeline
 from voucher_sessions.results import (
     ActiveSession,
@@ -83,6 +85,9 @@ class AsyncVoucherSessions:
             ``delete_voucher`` it is called again for that code, so delete the voucher from the loader's source first.
             A plain function blocks the event loop while it runs; use a coroutine function if it waits for something.
             If it raises ``StopIteration``, Python makes it a ``RuntimeError``, as in every coroutine.
+        on_call: A function, or a sequence of functions: after every call each is called with a ``CallEvent``. What a
+            coroutine function returns is awaited before the call returns, so it should not take long. An error that it
+            raises is logged, and does not reach the caller. It must not call methods of the engine.
 
     Every method can raise these errors:
         ``InvalidRequest``: a parameter is wrong; the call was not sent.
@@ -108,13 +113,19 @@ class AsyncVoucherSessions:
         default_ttl: float | timedelta | None = None,
         max_ttl: float | timedelta | None = None,
         loader: AsyncLoader | None = None,
+        on_call: OnCall | None = None,
     ) -> None:
         self._client = clients.check_client(client, asynchronous=True)
         clustered = clients.is_cluster(client)
         self._durability = confirmation.check_durability(durability, clients.reply_timeout_ms(client))
         self._verbs = Verbs(Keys(prefix, partition, clustered=clustered), receipt_ttl, default_ttl, max_ttl)
         self._transport = AsyncTransport(self._client, self._durability, self._verbs.agree_on_partition())
-        self._runner = AsyncRunner(self._verbs, self._transport, loader)
+        observers = check_on_call(on_call, asynchronous=True)
+        self._runner = (
+            AsyncObservedRunner(self._verbs, self._transport, loader, observers)
+            if observers
+            else AsyncRunner(self._verbs, self._transport, loader)
+        )
         self._opened: urls.AsyncOpened | None = None
 
     @classmethod
@@ -129,6 +140,7 @@ class AsyncVoucherSessions:
         default_ttl: float | timedelta | None = None,
         max_ttl: float | timedelta | None = None,
         loader: AsyncLoader | None = None,
+        on_call: OnCall | None = None,
         **client_options: object,
     ) -> Self:
         """Create an engine with a client of its own. Closing the engine closes that client.
@@ -154,6 +166,7 @@ class AsyncVoucherSessions:
                 days, or ``max_ttl`` if that is shorter.
             max_ttl: Seconds, or a timedelta: the longest time to live that a session may ask for. None: 3,650 days.
             loader: A function that returns a voucher which Redis does not know, as in the constructor.
+            on_call: A function, or several, to be called with a ``CallEvent`` after every call, as in the constructor.
             **client_options: Further arguments for the client, for example ``socket_timeout``.
 
         Raises:
@@ -163,6 +176,7 @@ class AsyncVoucherSessions:
         """
         confirmation.check_durability(durability)
         check_loader(loader, asynchronous=True)
+        check_on_call(on_call, asynchronous=True)
         Verbs(
             Keys(prefix, partition), receipt_ttl, default_ttl, max_ttl
         )  # bad input is refused before a server is started for it
@@ -176,6 +190,7 @@ class AsyncVoucherSessions:
             default_ttl=default_ttl,
             max_ttl=max_ttl,
             loader=loader,
+            on_call=on_call,
         )
         engine._opened = opened
         return engine
@@ -206,7 +221,7 @@ class AsyncVoucherSessions:
             ServerUnavailable: A server did not answer.
             redis.exceptions.AuthenticationError: The server does not accept the user or the password.
         """
-        await self._transport.ping()
+        await self._runner.do("ping", self._transport.ping)
 
     async def __aenter__(self) -> Self:
         return self
@@ -244,7 +259,7 @@ class AsyncVoucherSessions:
                 repeat it with ``if_exists="keep"``; otherwise the old used figures would replace what was redeemed in
                 between.
         """
-        return await self._runner.run(self._verbs.put_voucher(voucher, used, if_exists))
+        return await self._runner.run(self._verbs.put_voucher, voucher, used, if_exists)
 
     async def adjust(
         self, code: str, *, quantity: int = 0, credits: int = 0, points: int = 0, adjustment_id: str | None = None
@@ -282,7 +297,7 @@ class AsyncVoucherSessions:
                 ``adjustment_id`` that the error carries: if the first one took effect, the repeat returns
                 ``replayed=True``.
         """
-        return await self._runner.run(self._verbs.adjust(code, quantity, credits, points, adjustment_id))
+        return await self._runner.run(self._verbs.adjust, code, quantity, credits, points, adjustment_id)
 
     async def get_voucher(self, code: str) -> VoucherState:
         """Return a voucher's limits, and what is used, locked and available.
@@ -294,7 +309,7 @@ class AsyncVoucherSessions:
             InvalidRequest: The code is wrong. Nothing was sent.
             VoucherNotFound: There is no voucher with this code.
         """
-        return await self._runner.run(self._verbs.get_voucher(code))
+        return await self._runner.run(self._verbs.get_voucher, code)
 
     async def delete_voucher(self, code: str) -> bool:
         """Delete a voucher and all its sessions.
@@ -312,7 +327,7 @@ class AsyncVoucherSessions:
             InvalidRequest: The code is wrong. Nothing was sent.
             OutcomeUnknown: The reply was lost. Repeat the call: it returns False if the first one deleted the voucher.
         """
-        return await self._runner.run(self._verbs.delete_voucher(code))
+        return await self._runner.run(self._verbs.delete_voucher, code)
 
     async def validate(
         self, code: str, *, credits: int = 0, points: int = 0, session: SessionLike | ActiveSession | None = None
@@ -351,7 +366,7 @@ class AsyncVoucherSessions:
             OutcomeUnknown: The reply was lost, so the lock may or may not exist (only with a session). Repeat the call
                 with the ``session_key`` that the error carries: validate sets the same lock again.
         """
-        return await self._runner.run(self._verbs.validate(code, credits, points, session))
+        return await self._runner.run(self._verbs.validate, code, credits, points, session)
 
     async def redeem(
         self,
@@ -407,7 +422,7 @@ class AsyncVoucherSessions:
                 ``replayed=True``.
         """
         return await self._runner.run(
-            self._verbs.redeem(code, credits, points, session, redemption_id, if_session_missing)
+            self._verbs.redeem, code, credits, points, session, redemption_id, if_session_missing
         )
 
     async def release(self, code: str, session_key: str) -> Release:
@@ -429,7 +444,7 @@ class AsyncVoucherSessions:
             OutcomeUnknown: The reply was lost. Repeat the call: the session is then not live. ``released=False`` with
             ``ended=True`` can mean that the first call released it.
         """
-        return await self._runner.run(self._verbs.release(code, session_key))
+        return await self._runner.run(self._verbs.release, code, session_key)
 
     async def get_session(self, code: str, session_key: str) -> ActiveSession:
         """Return a live session: what it locks on this voucher, and until when.
@@ -446,7 +461,7 @@ class AsyncVoucherSessions:
             VoucherNotFound: There is no voucher with this code.
             SessionNotFound: The session is not live on this voucher.
         """
-        return await self._runner.run(self._verbs.get_session(code, session_key))
+        return await self._runner.run(self._verbs.get_session, code, session_key)
 
     async def extend(
         self, code: str, session_key: str, *, ttl: float | None = None, ttl_unit: TtlUnit | TtlUnitName | None = None
@@ -475,7 +490,7 @@ class AsyncVoucherSessions:
             OutcomeUnknown: The reply was lost, so the expiry may be the old one or the new one. Repeat the call: it
                 sets the expiry again, counted from the repeated call.
         """
-        return await self._runner.run(self._verbs.extend(code, session_key, ttl, ttl_unit))
+        return await self._runner.run(self._verbs.extend, code, session_key, ttl, ttl_unit)
 
     async def rollback(
         self,
@@ -520,7 +535,7 @@ class AsyncVoucherSessions:
                 rollback with the ``rollback_id`` that the error carries: if the first one took effect, the repeat
                 returns ``replayed=True``.
         """
-        return await self._runner.run(self._verbs.rollback(code, redemption_id, credits, points, rollback_id))
+        return await self._runner.run(self._verbs.rollback, code, redemption_id, credits, points, rollback_id)
 
     async def list_sessions(self, code: str, *, limit: int = 100) -> list[ActiveSession]:
         """List the live sessions of a voucher, the one that expires first at the beginning.
@@ -533,7 +548,7 @@ class AsyncVoucherSessions:
             InvalidRequest: A parameter is wrong. Nothing was sent.
             VoucherNotFound: There is no voucher with this code.
         """
-        return await self._runner.run(self._verbs.list_sessions(code, limit))
+        return await self._runner.run(self._verbs.list_sessions, code, limit)
 
     def iter_sessions(self, code: str, *, batch: int = 1000) -> AsyncIterator[ActiveSession]:
         """Iterate over all live sessions of a voucher, with a bounded amount of work per call.
@@ -551,7 +566,7 @@ class AsyncVoucherSessions:
             InvalidRequest: A parameter is wrong. It is raised by this call; nothing was sent.
             VoucherNotFound: There is no voucher with this code. It is raised by the first step of the iteration.
         """
-        return self._runner.walk(self._verbs.iter_sessions(code, batch))
+        return self._runner.iterate(self._verbs.iter_sessions, code, batch)
 
     async def get_redemption(self, code: str, redemption_id: str) -> Redemption:
         """Return the receipt of a redemption, also of one that was rolled back.
@@ -565,7 +580,7 @@ class AsyncVoucherSessions:
             RedemptionNotFound: The voucher has no redemption with this id, or its receipt is older than
                 ``receipt_ttl``.
         """
-        return await self._runner.run(self._verbs.get_redemption(code, redemption_id))
+        return await self._runner.run(self._verbs.get_redemption, code, redemption_id)
 
     async def validate_stack(
         self,
@@ -594,7 +609,7 @@ class AsyncVoucherSessions:
             OutcomeUnknown: The reply was lost, so the locks may or may not exist (only with a session): all of them or
                 none. Repeat the call with the ``session_key`` that the error carries.
         """
-        return await self._runner.run(self._verbs.validate_stack(redeemables, session, release))
+        return await self._runner.run(self._verbs.validate_stack, redeemables, session, release)
 
     async def redeem_stack(
         self,
@@ -636,7 +651,7 @@ class AsyncVoucherSessions:
                 Repeat the call with the ``redemption_id`` that the error carries: if it did happen, the repeat returns
                 its result with ``replayed=True``.
         """
-        return await self._runner.run(self._verbs.redeem_stack(redeemables, session, redemption_id, if_session_missing))
+        return await self._runner.run(self._verbs.redeem_stack, redeemables, session, redemption_id, if_session_missing)
 
     async def release_stack(self, codes: Sequence[str], session_key: str) -> list[Release]:
         """Release a session's locks on 1 to 30 vouchers in one step.
@@ -655,7 +670,7 @@ class AsyncVoucherSessions:
             OutcomeUnknown: The reply was lost. Repeat the call: the session is then not live. ``released=False`` can
                 mean that the first call released it.
         """
-        return await self._runner.run(self._verbs.release_stack(codes, session_key))
+        return await self._runner.run(self._verbs.release_stack, codes, session_key)
 
     async def extend_stack(
         self,
@@ -684,7 +699,7 @@ class AsyncVoucherSessions:
             OutcomeUnknown: The reply was lost, so the expiry may be the old one or the new one: the new one on all
                 vouchers or on none. Repeat the call: it sets the expiry again, counted from the repeated call.
         """
-        return await self._runner.run(self._verbs.extend_stack(codes, session_key, ttl, ttl_unit))
+        return await self._runner.run(self._verbs.extend_stack, codes, session_key, ttl, ttl_unit)
 
     async def rollback_stack(self, codes: Sequence[str], redemption_id: str) -> list[Rollback]:
         """Undo a redemption of 1 to 30 vouchers in one step: on all of them or on none.
@@ -704,7 +719,7 @@ class AsyncVoucherSessions:
             OutcomeUnknown: The reply was lost. Repeat the call: if the first one took effect, the repeat returns
                 ``replayed=True`` for each voucher.
         """
-        return await self._runner.run(self._verbs.rollback_stack(codes, redemption_id))
+        return await self._runner.run(self._verbs.rollback_stack, codes, redemption_id)
 
     def pipeline(self) -> AsyncPipeline:
         """Return a pipeline: a queue for calls that are sent together.
@@ -733,6 +748,9 @@ class AsyncVoucherSessions:
         Raises:
             redis.exceptions.RedisError: A server does not answer at all; this is the client's own error.
         """
+        return await self._runner.do("check_server", self._check_server)
+
+    async def _check_server(self) -> list[Finding]:
         if clients.is_cluster(self._client):
             await self._client.initialize()  # before its first command the client does not know the primaries
         await self._transport.reconnect()  # the questions have no call id that shows which reply is theirs
@@ -760,7 +778,7 @@ class AsyncVoucherSessions:
             InvalidRequest: The code is wrong. Nothing was sent.
             VoucherNotFound: There is no voucher with this code.
         """
-        return await self._runner.run_steps(self._verbs.audit(code))
+        return await self._runner.run_steps(self._verbs.audit, code)
 
     async def repair(self, code: str) -> Audit:
         """Audit a voucher and, if its totals differ from the counted locks, set them to what was counted.
@@ -780,4 +798,4 @@ class AsyncVoucherSessions:
             VoucherNotFound: There is no voucher with this code.
             OutcomeUnknown: The reply was lost. Repeat the call.
         """
-        return await self._runner.run_steps(self._verbs.repair(code))
+        return await self._runner.run_steps(self._verbs.repair, code)

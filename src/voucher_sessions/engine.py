@@ -15,6 +15,7 @@ from voucher_sessions._core.verbs import Verbs
 from voucher_sessions._transport import clients, urls
 from voucher_sessions._transport.runners import Runner
 from voucher_sessions._transport.sync import SyncTransport
+from voucher_sessions.events import OnCall
 from voucher_sessions.models import (
     Durability,
     IfExists,
@@ -27,6 +28,7 @@ from voucher_sessions.models import (
     Used,
     Voucher,
 )
+from voucher_sessions.observers import ObservedRunner, check_on_call
 from voucher_sessions.pipelines import Pipeline
 from voucher_sessions.results import (
     ActiveSession,
@@ -78,6 +80,9 @@ class VoucherSessions:
             call. None means that there is no such voucher. An error that it raises reaches the caller, and nothing has
             changed; another value, or a voucher with another code, raises ``InvalidRequest``. After
             ``delete_voucher`` it is called again for that code, so delete the voucher from the loader's source first.
+        on_call: A function, or a sequence of functions: after every call each is called with a ``CallEvent``, in the
+            thread of the call, which waits for it. An error that it raises is logged, and does not reach the caller. It
+            must not call methods of the engine.
 
     Every method can raise these errors:
         ``InvalidRequest``: a parameter is wrong; the call was not sent.
@@ -103,13 +108,19 @@ class VoucherSessions:
         default_ttl: float | timedelta | None = None,
         max_ttl: float | timedelta | None = None,
         loader: Loader | None = None,
+        on_call: OnCall | None = None,
     ) -> None:
         self._client = clients.check_client(client, asynchronous=False)
         clustered = clients.is_cluster(client)
         self._durability = confirmation.check_durability(durability, clients.reply_timeout_ms(client))
         self._verbs = Verbs(Keys(prefix, partition, clustered=clustered), receipt_ttl, default_ttl, max_ttl)
         self._transport = SyncTransport(self._client, self._durability, self._verbs.agree_on_partition())
-        self._runner = Runner(self._verbs, self._transport, loader)
+        observers = check_on_call(on_call, asynchronous=False)
+        self._runner = (
+            ObservedRunner(self._verbs, self._transport, loader, observers)
+            if observers
+            else Runner(self._verbs, self._transport, loader)
+        )
         self._opened: urls.Opened | None = None
 
     @classmethod
@@ -124,6 +135,7 @@ class VoucherSessions:
         default_ttl: float | timedelta | None = None,
         max_ttl: float | timedelta | None = None,
         loader: Loader | None = None,
+        on_call: OnCall | None = None,
         **client_options: object,
     ) -> Self:
         """Create an engine with a client of its own. Closing the engine closes that client.
@@ -149,6 +161,7 @@ class VoucherSessions:
                 days, or ``max_ttl`` if that is shorter.
             max_ttl: Seconds, or a timedelta: the longest time to live that a session may ask for. None: 3,650 days.
             loader: A function that returns a voucher which Redis does not know, as in the constructor.
+            on_call: A function, or several, to be called with a ``CallEvent`` after every call, as in the constructor.
             **client_options: Further arguments for the client, for example ``socket_timeout``.
 
         Raises:
@@ -158,6 +171,7 @@ class VoucherSessions:
         """
         confirmation.check_durability(durability)
         check_loader(loader, asynchronous=False)
+        check_on_call(on_call, asynchronous=False)
         Verbs(
             Keys(prefix, partition), receipt_ttl, default_ttl, max_ttl
         )  # bad input is refused before a server is started for it
@@ -171,6 +185,7 @@ class VoucherSessions:
             default_ttl=default_ttl,
             max_ttl=max_ttl,
             loader=loader,
+            on_call=on_call,
         )
         engine._opened = opened
         return engine
@@ -201,7 +216,7 @@ class VoucherSessions:
             ServerUnavailable: A server did not answer.
             redis.exceptions.AuthenticationError: The server does not accept the user or the password.
         """
-        self._transport.ping()
+        self._runner.do("ping", self._transport.ping)
 
     def __enter__(self) -> Self:
         return self
@@ -239,7 +254,7 @@ class VoucherSessions:
                 repeat it with ``if_exists="keep"``; otherwise the old used figures would replace what was redeemed in
                 between.
         """
-        return self._runner.run(self._verbs.put_voucher(voucher, used, if_exists))
+        return self._runner.run(self._verbs.put_voucher, voucher, used, if_exists)
 
     def adjust(
         self, code: str, *, quantity: int = 0, credits: int = 0, points: int = 0, adjustment_id: str | None = None
@@ -277,7 +292,7 @@ class VoucherSessions:
                 ``adjustment_id`` that the error carries: if the first one took effect, the repeat returns
                 ``replayed=True``.
         """
-        return self._runner.run(self._verbs.adjust(code, quantity, credits, points, adjustment_id))
+        return self._runner.run(self._verbs.adjust, code, quantity, credits, points, adjustment_id)
 
     def get_voucher(self, code: str) -> VoucherState:
         """Return a voucher's limits, and what is used, locked and available.
@@ -289,7 +304,7 @@ class VoucherSessions:
             InvalidRequest: The code is wrong. Nothing was sent.
             VoucherNotFound: There is no voucher with this code.
         """
-        return self._runner.run(self._verbs.get_voucher(code))
+        return self._runner.run(self._verbs.get_voucher, code)
 
     def delete_voucher(self, code: str) -> bool:
         """Delete a voucher and all its sessions.
@@ -307,7 +322,7 @@ class VoucherSessions:
             InvalidRequest: The code is wrong. Nothing was sent.
             OutcomeUnknown: The reply was lost. Repeat the call: it returns False if the first one deleted the voucher.
         """
-        return self._runner.run(self._verbs.delete_voucher(code))
+        return self._runner.run(self._verbs.delete_voucher, code)
 
     def validate(
         self, code: str, *, credits: int = 0, points: int = 0, session: SessionLike | ActiveSession | None = None
@@ -346,7 +361,7 @@ class VoucherSessions:
             OutcomeUnknown: The reply was lost, so the lock may or may not exist (only with a session). Repeat the call
                 with the ``session_key`` that the error carries: validate sets the same lock again.
         """
-        return self._runner.run(self._verbs.validate(code, credits, points, session))
+        return self._runner.run(self._verbs.validate, code, credits, points, session)
 
     def redeem(
         self,
@@ -401,7 +416,7 @@ class VoucherSessions:
                 ``redemption_id`` that the error carries: if it did happen, the repeat returns its result with
                 ``replayed=True``.
         """
-        return self._runner.run(self._verbs.redeem(code, credits, points, session, redemption_id, if_session_missing))
+        return self._runner.run(self._verbs.redeem, code, credits, points, session, redemption_id, if_session_missing)
 
     def release(self, code: str, session_key: str) -> Release:
         """Release a session's lock on a voucher before it expires. What was redeemed stays redeemed.
@@ -422,7 +437,7 @@ class VoucherSessions:
             OutcomeUnknown: The reply was lost. Repeat the call: the session is then not live. ``released=False`` with
             ``ended=True`` can mean that the first call released it.
         """
-        return self._runner.run(self._verbs.release(code, session_key))
+        return self._runner.run(self._verbs.release, code, session_key)
 
     def get_session(self, code: str, session_key: str) -> ActiveSession:
         """Return a live session: what it locks on this voucher, and until when.
@@ -439,7 +454,7 @@ class VoucherSessions:
             VoucherNotFound: There is no voucher with this code.
             SessionNotFound: The session is not live on this voucher.
         """
-        return self._runner.run(self._verbs.get_session(code, session_key))
+        return self._runner.run(self._verbs.get_session, code, session_key)
 
     def extend(
         self, code: str, session_key: str, *, ttl: float | None = None, ttl_unit: TtlUnit | TtlUnitName | None = None
@@ -468,7 +483,7 @@ class VoucherSessions:
             OutcomeUnknown: The reply was lost, so the expiry may be the old one or the new one. Repeat the call: it
                 sets the expiry again, counted from the repeated call.
         """
-        return self._runner.run(self._verbs.extend(code, session_key, ttl, ttl_unit))
+        return self._runner.run(self._verbs.extend, code, session_key, ttl, ttl_unit)
 
     def rollback(
         self,
@@ -513,7 +528,7 @@ class VoucherSessions:
                 rollback with the ``rollback_id`` that the error carries: if the first one took effect, the repeat
                 returns ``replayed=True``.
         """
-        return self._runner.run(self._verbs.rollback(code, redemption_id, credits, points, rollback_id))
+        return self._runner.run(self._verbs.rollback, code, redemption_id, credits, points, rollback_id)
 
     def list_sessions(self, code: str, *, limit: int = 100) -> list[ActiveSession]:
         """List the live sessions of a voucher, the one that expires first at the beginning.
@@ -526,7 +541,7 @@ class VoucherSessions:
             InvalidRequest: A parameter is wrong. Nothing was sent.
             VoucherNotFound: There is no voucher with this code.
         """
-        return self._runner.run(self._verbs.list_sessions(code, limit))
+        return self._runner.run(self._verbs.list_sessions, code, limit)
 
     def iter_sessions(self, code: str, *, batch: int = 1000) -> Iterator[ActiveSession]:
         """Iterate over all live sessions of a voucher, with a bounded amount of work per call.
@@ -544,7 +559,7 @@ class VoucherSessions:
             InvalidRequest: A parameter is wrong. It is raised by this call; nothing was sent.
             VoucherNotFound: There is no voucher with this code. It is raised by the first step of the iteration.
         """
-        return self._runner.walk(self._verbs.iter_sessions(code, batch))
+        return self._runner.iterate(self._verbs.iter_sessions, code, batch)
 
     def get_redemption(self, code: str, redemption_id: str) -> Redemption:
         """Return the receipt of a redemption, also of one that was rolled back.
@@ -558,7 +573,7 @@ class VoucherSessions:
             RedemptionNotFound: The voucher has no redemption with this id, or its receipt is older than
                 ``receipt_ttl``.
         """
-        return self._runner.run(self._verbs.get_redemption(code, redemption_id))
+        return self._runner.run(self._verbs.get_redemption, code, redemption_id)
 
     def validate_stack(
         self,
@@ -587,7 +602,7 @@ class VoucherSessions:
             OutcomeUnknown: The reply was lost, so the locks may or may not exist (only with a session): all of them or
                 none. Repeat the call with the ``session_key`` that the error carries.
         """
-        return self._runner.run(self._verbs.validate_stack(redeemables, session, release))
+        return self._runner.run(self._verbs.validate_stack, redeemables, session, release)
 
     def redeem_stack(
         self,
@@ -629,7 +644,7 @@ class VoucherSessions:
                 Repeat the call with the ``redemption_id`` that the error carries: if it did happen, the repeat returns
                 its result with ``replayed=True``.
         """
-        return self._runner.run(self._verbs.redeem_stack(redeemables, session, redemption_id, if_session_missing))
+        return self._runner.run(self._verbs.redeem_stack, redeemables, session, redemption_id, if_session_missing)
 
     def release_stack(self, codes: Sequence[str], session_key: str) -> list[Release]:
         """Release a session's locks on 1 to 30 vouchers in one step.
@@ -648,7 +663,7 @@ class VoucherSessions:
             OutcomeUnknown: The reply was lost. Repeat the call: the session is then not live. ``released=False`` can
                 mean that the first call released it.
         """
-        return self._runner.run(self._verbs.release_stack(codes, session_key))
+        return self._runner.run(self._verbs.release_stack, codes, session_key)
 
     def extend_stack(
         self,
@@ -677,7 +692,7 @@ class VoucherSessions:
             OutcomeUnknown: The reply was lost, so the expiry may be the old one or the new one: the new one on all
                 vouchers or on none. Repeat the call: it sets the expiry again, counted from the repeated call.
         """
-        return self._runner.run(self._verbs.extend_stack(codes, session_key, ttl, ttl_unit))
+        return self._runner.run(self._verbs.extend_stack, codes, session_key, ttl, ttl_unit)
 
     def rollback_stack(self, codes: Sequence[str], redemption_id: str) -> list[Rollback]:
         """Undo a redemption of 1 to 30 vouchers in one step: on all of them or on none.
@@ -697,7 +712,7 @@ class VoucherSessions:
             OutcomeUnknown: The reply was lost. Repeat the call: if the first one took effect, the repeat returns
                 ``replayed=True`` for each voucher.
         """
-        return self._runner.run(self._verbs.rollback_stack(codes, redemption_id))
+        return self._runner.run(self._verbs.rollback_stack, codes, redemption_id)
 
     def pipeline(self) -> Pipeline:
         """Return a pipeline: a queue for calls that are sent together.
@@ -726,6 +741,9 @@ class VoucherSessions:
         Raises:
             redis.exceptions.RedisError: A server does not answer at all; this is the client's own error.
         """
+        return self._runner.do("check_server", self._check_server)
+
+    def _check_server(self) -> list[Finding]:
         self._transport.reconnect()  # the questions have no call id that shows which reply is theirs
         found = self._verbs.check_partition()
         for node in clients.primaries(self._client):
@@ -749,7 +767,7 @@ class VoucherSessions:
             InvalidRequest: The code is wrong. Nothing was sent.
             VoucherNotFound: There is no voucher with this code.
         """
-        return self._runner.run_steps(self._verbs.audit(code))
+        return self._runner.run_steps(self._verbs.audit, code)
 
     def repair(self, code: str) -> Audit:
         """Audit a voucher and, if its totals differ from the counted locks, set them to what was counted.
@@ -769,4 +787,4 @@ class VoucherSessions:
             VoucherNotFound: There is no voucher with this code.
             OutcomeUnknown: The reply was lost. Repeat the call.
         """
-        return self._runner.run_steps(self._verbs.repair(code))
+        return self._runner.run_steps(self._verbs.repair, code)

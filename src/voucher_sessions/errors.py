@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 import redis.exceptions
 
 if TYPE_CHECKING:
-    from voucher_sessions.results import Redemption
+    from voucher_sessions.results import Reason, Redemption
 
 __all__ = [
     "AdjustmentConflict",
@@ -256,7 +256,7 @@ class LimitExceeded(VoucherSessionsError):
     def __init__(
         self,
         code: str,
-        reason: str,
+        reason: Reason,
         requested: int,
         available: int,
         locked_by_others: bool,
@@ -265,7 +265,7 @@ class LimitExceeded(VoucherSessionsError):
     ) -> None:
         super().__init__(code, reason, requested, available, locked_by_others, retry_after_ms, _as_json(others))
         self.code = code
-        self.reason = reason
+        self.reason: Reason = reason
         self.requested = requested
         self.available = available
         self.locked_by_others = locked_by_others

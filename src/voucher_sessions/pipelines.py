@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVarTuple
 
 from voucher_sessions._core.call import Call
 from voucher_sessions._core.verbs import Verbs
@@ -21,6 +21,8 @@ from voucher_sessions.models import (
 )
 from voucher_sessions.results import ActiveSession
 
+Ts = TypeVarTuple("Ts")
+
 
 class _Queue:
     """The verbs of the engines, with the same parameters.
@@ -29,8 +31,9 @@ class _Queue:
     call is not queued.
     """
 
-    def __init__(self, verbs: Verbs) -> None:
+    def __init__(self, verbs: Verbs, runner: Runner | AsyncRunner) -> None:
         self._verbs = verbs
+        self._prepare = runner.prepare
         self._queued: list[Call[Any]] = []
 
     def __len__(self) -> int:
@@ -69,7 +72,7 @@ class _Queue:
                 repeat it with ``if_exists="keep"``; otherwise the old used figures would replace what was redeemed in
                 between.
         """
-        return self._queue(self._verbs.put_voucher(voucher, used, if_exists))
+        return self._queue(self._verbs.put_voucher, voucher, used, if_exists)
 
     def adjust(
         self, code: str, *, quantity: int = 0, credits: int = 0, points: int = 0, adjustment_id: str | None = None
@@ -110,7 +113,7 @@ class _Queue:
                 ``adjustment_id`` that the error carries: if the first one took effect, the repeat returns
                 ``replayed=True``.
         """
-        return self._queue(self._verbs.adjust(code, quantity, credits, points, adjustment_id))
+        return self._queue(self._verbs.adjust, code, quantity, credits, points, adjustment_id)
 
     def get_voucher(self, code: str) -> Self:
         """Return a voucher's limits, and what is used, locked and available.
@@ -125,7 +128,7 @@ class _Queue:
             InvalidRequest: The code is wrong. Nothing was sent.
             VoucherNotFound: There is no voucher with this code.
         """
-        return self._queue(self._verbs.get_voucher(code))
+        return self._queue(self._verbs.get_voucher, code)
 
     def delete_voucher(self, code: str) -> Self:
         """Delete a voucher and all its sessions.
@@ -146,7 +149,7 @@ class _Queue:
             InvalidRequest: The code is wrong. Nothing was sent.
             OutcomeUnknown: The reply was lost. Repeat the call: it returns False if the first one deleted the voucher.
         """
-        return self._queue(self._verbs.delete_voucher(code))
+        return self._queue(self._verbs.delete_voucher, code)
 
     def validate(
         self, code: str, *, credits: int = 0, points: int = 0, session: SessionLike | ActiveSession | None = None
@@ -188,7 +191,7 @@ class _Queue:
             OutcomeUnknown: The reply was lost, so the lock may or may not exist (only with a session). Repeat the call
                 with the ``session_key`` that the error carries: validate sets the same lock again.
         """
-        return self._queue(self._verbs.validate(code, credits, points, session))
+        return self._queue(self._verbs.validate, code, credits, points, session)
 
     def redeem(
         self,
@@ -246,7 +249,7 @@ class _Queue:
                 ``redemption_id`` that the error carries: if it did happen, the repeat returns its result with
                 ``replayed=True``.
         """
-        return self._queue(self._verbs.redeem(code, credits, points, session, redemption_id, if_session_missing))
+        return self._queue(self._verbs.redeem, code, credits, points, session, redemption_id, if_session_missing)
 
     def release(self, code: str, session_key: str) -> Self:
         """Release a session's lock on a voucher before it expires. What was redeemed stays redeemed.
@@ -270,7 +273,7 @@ class _Queue:
             OutcomeUnknown: The reply was lost. Repeat the call: the session is then not live. ``released=False`` with
             ``ended=True`` can mean that the first call released it.
         """
-        return self._queue(self._verbs.release(code, session_key))
+        return self._queue(self._verbs.release, code, session_key)
 
     def get_session(self, code: str, session_key: str) -> Self:
         """Return a live session: what it locks on this voucher, and until when.
@@ -290,7 +293,7 @@ class _Queue:
             VoucherNotFound: There is no voucher with this code.
             SessionNotFound: The session is not live on this voucher.
         """
-        return self._queue(self._verbs.get_session(code, session_key))
+        return self._queue(self._verbs.get_session, code, session_key)
 
     def extend(
         self, code: str, session_key: str, *, ttl: float | None = None, ttl_unit: TtlUnit | TtlUnitName | None = None
@@ -322,7 +325,7 @@ class _Queue:
             OutcomeUnknown: The reply was lost, so the expiry may be the old one or the new one. Repeat the call: it
                 sets the expiry again, counted from the repeated call.
         """
-        return self._queue(self._verbs.extend(code, session_key, ttl, ttl_unit))
+        return self._queue(self._verbs.extend, code, session_key, ttl, ttl_unit)
 
     def rollback(
         self,
@@ -370,7 +373,7 @@ class _Queue:
                 rollback with the ``rollback_id`` that the error carries: if the first one took effect, the repeat
                 returns ``replayed=True``.
         """
-        return self._queue(self._verbs.rollback(code, redemption_id, credits, points, rollback_id))
+        return self._queue(self._verbs.rollback, code, redemption_id, credits, points, rollback_id)
 
     def list_sessions(self, code: str, *, limit: int = 100) -> Self:
         """List the live sessions of a voucher, the one that expires first at the beginning.
@@ -386,7 +389,7 @@ class _Queue:
             InvalidRequest: A parameter is wrong. Nothing was sent.
             VoucherNotFound: There is no voucher with this code.
         """
-        return self._queue(self._verbs.list_sessions(code, limit))
+        return self._queue(self._verbs.list_sessions, code, limit)
 
     def get_redemption(self, code: str, redemption_id: str) -> Self:
         """Return the receipt of a redemption, also of one that was rolled back.
@@ -403,7 +406,7 @@ class _Queue:
             RedemptionNotFound: The voucher has no redemption with this id, or its receipt is older than
                 ``receipt_ttl``.
         """
-        return self._queue(self._verbs.get_redemption(code, redemption_id))
+        return self._queue(self._verbs.get_redemption, code, redemption_id)
 
     def validate_stack(
         self,
@@ -435,7 +438,7 @@ class _Queue:
             OutcomeUnknown: The reply was lost, so the locks may or may not exist (only with a session): all of them or
                 none. Repeat the call with the ``session_key`` that the error carries.
         """
-        return self._queue(self._verbs.validate_stack(redeemables, session, release))
+        return self._queue(self._verbs.validate_stack, redeemables, session, release)
 
     def redeem_stack(
         self,
@@ -480,7 +483,7 @@ class _Queue:
                 Repeat the call with the ``redemption_id`` that the error carries: if it did happen, the repeat returns
                 its result with ``replayed=True``.
         """
-        return self._queue(self._verbs.redeem_stack(redeemables, session, redemption_id, if_session_missing))
+        return self._queue(self._verbs.redeem_stack, redeemables, session, redemption_id, if_session_missing)
 
     def release_stack(self, codes: Sequence[str], session_key: str) -> Self:
         """Release a session's locks on 1 to 30 vouchers in one step.
@@ -502,7 +505,7 @@ class _Queue:
             OutcomeUnknown: The reply was lost. Repeat the call: the session is then not live. ``released=False`` can
                 mean that the first call released it.
         """
-        return self._queue(self._verbs.release_stack(codes, session_key))
+        return self._queue(self._verbs.release_stack, codes, session_key)
 
     def extend_stack(
         self,
@@ -534,7 +537,7 @@ class _Queue:
             OutcomeUnknown: The reply was lost, so the expiry may be the old one or the new one: the new one on all
                 vouchers or on none. Repeat the call: it sets the expiry again, counted from the repeated call.
         """
-        return self._queue(self._verbs.extend_stack(codes, session_key, ttl, ttl_unit))
+        return self._queue(self._verbs.extend_stack, codes, session_key, ttl, ttl_unit)
 
     def rollback_stack(self, codes: Sequence[str], redemption_id: str) -> Self:
         """Undo a redemption of 1 to 30 vouchers in one step: on all of them or on none.
@@ -557,10 +560,10 @@ class _Queue:
             OutcomeUnknown: The reply was lost. Repeat the call: if the first one took effect, the repeat returns
                 ``replayed=True`` for each voucher.
         """
-        return self._queue(self._verbs.rollback_stack(codes, redemption_id))
+        return self._queue(self._verbs.rollback_stack, codes, redemption_id)
 
-    def _queue(self, call: Call[Any]) -> Self:
-        self._queued.append(call)
+    def _queue(self, build: Callable[[*Ts], Call[Any]], *given: *Ts) -> Self:
+        self._queued.append(self._prepare(build, *given))
         return self
 
     def _taken(self) -> list[Call[Any]]:
@@ -584,7 +587,7 @@ class Pipeline(_Queue):
     """
 
     def __init__(self, verbs: Verbs, runner: Runner) -> None:
-        super().__init__(verbs)
+        super().__init__(verbs, runner)
         self._runner = runner
 
     def __enter__(self) -> Self:
@@ -626,7 +629,7 @@ class AsyncPipeline(_Queue):
     """
 
     def __init__(self, verbs: Verbs, runner: AsyncRunner) -> None:
-        super().__init__(verbs)
+        super().__init__(verbs, runner)
         self._runner = runner
 
     async def __aenter__(self) -> Self:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import re
 import socket
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -305,7 +305,7 @@ def assert_unknown(recorded_call: RecordedCall, lost: Any) -> None:
         return
     assert isinstance(lost, OutcomeUnknown), lost
     assert (lost.verb, lost.codes[: len(recorded_call.codes)]) == (
-        recorded_call.verb.removesuffix("_stack"),
+        recorded_call.verb,
         recorded_call.codes,
     )
     if recorded_call.session_key is not None:

@@ -234,7 +234,7 @@ def test_the_fast_parser_of_a_session_is_used(monkeypatch: pytest.MonkeyPatch) -
 def test_a_call_shows_its_vouchers_and_no_key() -> None:
     """It stands in the tracebacks of debuggers and loggers."""
     calls = Verbs(Keys("vs"), None)
-    assert repr(calls.release_stack(["A", "B"], "ssn_secret")) == "<release of 'A', 'B'>"
+    assert repr(calls.release_stack(["A", "B"], "ssn_secret")) == "<release_stack of 'A', 'B'>"
     assert "secret" not in repr(calls.redeem("A", None, None, "ssn_secret", None, "raise"))
 
 

@@ -34,6 +34,8 @@ class ScriptedClient:
         if command[0] == "ECHO":
             return command[1].encode()
         reply = self._replies.pop(0) if self._replies else NO_REPLY_LEFT
+        if isinstance(reply, BaseException) and not isinstance(reply, Exception):
+            raise reply  # also in a pipeline
         if isinstance(reply, Exception) and not self._replies:
             self._replies = [reply]
         return [call_id_of(command), *reply] if command[0] in SCRIPTS and type(reply) is list else reply

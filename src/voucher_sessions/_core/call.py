@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from voucher_sessions._core import client_errors
 from voucher_sessions._core.replies import Item, Reply
-from voucher_sessions._core.requests import new_call_id
+from voucher_sessions._core.requests import VoucherRequest, new_call_id
 from voucher_sessions._core.scripts import Script
 from voucher_sessions.errors import (
     AmountRequired,
@@ -102,6 +102,7 @@ class Abandoned(Protocol):
 class Call(Generic[T]):
     """Built by ``Verbs``, sent by a transport. It can be sent any number of times: only the first run has an effect.
 
+    ``verb`` is the name of the engine's method; ``requested`` has the amounts that the call names for each voucher.
     ``read`` turns the script's reply, without the call id at its beginning, into the result. ``changes`` is False if the
     script only reads; a lost reply then leaves nothing unknown. ``changed_keys`` are those keys that may keep its id.
     ``may_have_run`` becomes True when a try may have reached the server and its reply was not read. ``abandoned`` is set
@@ -115,6 +116,7 @@ class Call(Generic[T]):
     args: list[Arg]
     read: Callable[[Reply], T]
     changes: bool = True
+    requested: Sequence[VoucherRequest] = ()
     session_key: str | None = None
     redemption_id: str | None = None
     rollback_id: str | None = None

@@ -17,8 +17,8 @@ from voucher_sessions.results import StackValidation, Validation, VoucherState
 
 T = TypeVar("T")
 
-# The verbs that ask the loader, as ``Call.verb`` has them; those of stacks have the same.
-_ASKING: Final = frozenset(("validate", "redeem", "get_voucher", "adjust"))
+# The verbs that ask the loader, as ``Call.verb`` has them.
+_ASKING: Final = frozenset(("validate", "validate_stack", "redeem", "redeem_stack", "get_voucher", "adjust"))
 
 
 def is_asking(call: Call[Any]) -> bool:

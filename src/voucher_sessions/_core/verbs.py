@@ -218,6 +218,7 @@ class Verbs:
         keys = self._keys.adjustment(code, id_)
         return Call(
             verb="adjust",
+            requested=[VoucherRequest(code, *changes[1:])],
             codes=(code,),
             script=scripts.ADJUST,
             keys=keys,
@@ -261,7 +262,7 @@ class Verbs:
             requests.check_amount("credits", credits),
             requests.check_amount("points", points),
         )
-        return self._validate([request], session, (), replies.only_validation)
+        return self._validate("validate", [request], session, (), replies.only_validation)
 
     def validate_stack(
         self, redeemables: Sequence[RedeemableLike], session: SessionLike | ActiveSession | None, release: Sequence[str]
@@ -272,10 +273,11 @@ class Verbs:
             raise InvalidRequest("release", "needs a session: give the session whose locks are to be released")
         if not {request.code for request in requested}.isdisjoint(released):
             raise InvalidRequest("release", "must not name a code that is to be validated")
-        return self._validate(requested, session, released, replies.stack_validation)
+        return self._validate("validate_stack", requested, session, released, replies.stack_validation)
 
     def _validate(
         self,
+        verb: str,
         requested: Sequence[VoucherRequest],
         session: SessionLike | ActiveSession | None,
         released: tuple[str, ...],
@@ -289,7 +291,8 @@ class Verbs:
             args += str(request.credits or 0), str(request.points or 0)
         keys = self._keys.sessions(codes + released, key)
         return Call(
-            verb="validate",
+            verb=verb,
+            requested=requested,
             codes=codes + released,
             script=scripts.VALIDATE,
             keys=keys,
@@ -310,7 +313,9 @@ class Verbs:
         if_session_missing: IfSessionMissing,
     ) -> Call[Redemption]:
         request = requests.voucher_request(code, credits, points)
-        return self._redeem([request], session, redemption_id, if_session_missing, lambda redeemed: redeemed[0])
+        return self._redeem(
+            "redeem", [request], session, redemption_id, if_session_missing, lambda redeemed: redeemed[0]
+        )
 
     def redeem_stack(
         self,
@@ -320,10 +325,13 @@ class Verbs:
         if_session_missing: IfSessionMissing,
     ) -> Call[StackRedemption]:
         requested = requests.stack_requests(redeemables)
-        return self._redeem(requested, session, redemption_id, if_session_missing, receipts.stack_redemption)
+        return self._redeem(
+            "redeem_stack", requested, session, redemption_id, if_session_missing, receipts.stack_redemption
+        )
 
     def _redeem(
         self,
+        verb: str,
         requested: Sequence[VoucherRequest],
         session: SessionLike | ActiveSession | str | None,
         redemption_id: str | None,
@@ -345,7 +353,8 @@ class Verbs:
         keys = self._keys.sessions_and_redemptions(codes, key or "", id_)
         asked = receipts.RedemptionRequest(id_, key, stack, call_id)
         return Call(
-            verb="redeem",
+            verb=verb,
+            requested=requested,
             codes=codes,
             script=scripts.REDEEM,
             keys=keys,
@@ -358,18 +367,20 @@ class Verbs:
         )
 
     def release(self, code: str, session_key: str) -> Call[Release]:
-        return self._release((check_text("code", code),), session_key, lambda *reply: replies.releases(*reply)[0])
+        return self._release(
+            "release", (check_text("code", code),), session_key, lambda *reply: replies.releases(*reply)[0]
+        )
 
     def release_stack(self, codes: Sequence[str], session_key: str) -> Call[list[Release]]:
-        return self._release(check_codes("codes", codes), session_key, replies.releases)
+        return self._release("release_stack", check_codes("codes", codes), session_key, replies.releases)
 
     def _release(
-        self, codes: tuple[str, ...], session_key: str, read: Callable[[tuple[str, ...], str, Reply], T]
+        self, verb: str, codes: tuple[str, ...], session_key: str, read: Callable[[tuple[str, ...], str, Reply], T]
     ) -> Call[T]:
         session_key = check_text("session_key", session_key)
         keys = self._keys.sessions(codes, session_key)
         return Call(
-            verb="release",
+            verb=verb,
             codes=codes,
             script=scripts.RELEASE,
             keys=keys,
@@ -396,15 +407,20 @@ class Verbs:
         self, code: str, session_key: str, ttl: float | None, ttl_unit: TtlUnit | TtlUnitName | None
     ) -> Call[ActiveSession]:
         codes = (check_text("code", code),)
-        return self._extend(codes, session_key, ttl, ttl_unit, lambda *reply: replies.live_sessions(*reply)[0])
+        return self._extend(
+            "extend", codes, session_key, ttl, ttl_unit, lambda *reply: replies.live_sessions(*reply)[0]
+        )
 
     def extend_stack(
         self, codes: Sequence[str], session_key: str, ttl: float | None, ttl_unit: TtlUnit | TtlUnitName | None
     ) -> Call[list[ActiveSession]]:
-        return self._extend(check_codes("codes", codes), session_key, ttl, ttl_unit, replies.live_sessions)
+        return self._extend(
+            "extend_stack", check_codes("codes", codes), session_key, ttl, ttl_unit, replies.live_sessions
+        )
 
     def _extend(
         self,
+        verb: str,
         codes: tuple[str, ...],
         session_key: str,
         ttl: float | None,
@@ -414,7 +430,7 @@ class Verbs:
         request = requests.extension(session_key, ttl, ttl_unit, self._ttl_policy)
         keys = self._keys.sessions(codes, request.key)
         return Call(
-            verb="extend",
+            verb=verb,
             codes=codes,
             script=scripts.EXTEND,
             keys=keys,
@@ -436,7 +452,7 @@ class Verbs:
             raise InvalidRequest(
                 "rollback_id", "is only for a partial rollback: name credits or points, or leave it out"
             )
-        return self._rollback((code,), redemption_id, lambda *reply: receipts.rollbacks(*reply)[0])
+        return self._rollback("rollback", (code,), redemption_id, lambda *reply: receipts.rollbacks(*reply)[0])
 
     def _partial_rollback(
         self, code: str, redemption_id: str, credits: int, points: int, rollback_id: str | None
@@ -449,6 +465,7 @@ class Verbs:
         keys = self._keys.partial_rollback(code, redemption_id, id_)
         return Call(
             verb="rollback",
+            requested=[VoucherRequest(code, credits, points)],
             codes=(code,),
             script=scripts.PARTIAL_ROLLBACK,
             keys=keys,
@@ -461,16 +478,20 @@ class Verbs:
         )
 
     def rollback_stack(self, codes: Sequence[str], redemption_id: str) -> Call[list[Rollback]]:
-        return self._rollback(check_codes("codes", codes), redemption_id, receipts.rollbacks)
+        return self._rollback("rollback_stack", check_codes("codes", codes), redemption_id, receipts.rollbacks)
 
     def _rollback(
-        self, codes: tuple[str, ...], redemption_id: str, read: Callable[[tuple[str, ...], str, str, Reply], T]
+        self,
+        verb: str,
+        codes: tuple[str, ...],
+        redemption_id: str,
+        read: Callable[[tuple[str, ...], str, str, Reply], T],
     ) -> Call[T]:
         redemption_id = check_text("redemption_id", redemption_id)
         call_id = new_call_id()
         keys = self._keys.redemptions(codes, redemption_id)
         return Call(
-            verb="rollback",
+            verb=verb,
             codes=codes,
             script=scripts.ROLLBACK,
             keys=keys,

@@ -5,9 +5,9 @@ If the engine has a loader, it is asked for vouchers that Redis does not know.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from inspect import isawaitable, iscoroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from voucher_sessions._core.call import Call
 from voucher_sessions._core.loading import check_loader, is_asking, loading, loading_all
@@ -18,6 +18,7 @@ from voucher_sessions._transport.sync import SyncTransport
 from voucher_sessions.models import AsyncLoader, Loader
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Runner:
@@ -28,12 +29,32 @@ class Runner:
         self._transport = transport
         self._loader: Any = check_loader(loader, asynchronous=False)
 
-    def run(self, call: Call[T]) -> T:
+    def do(self, verb: str, function: Callable[[], T]) -> T:
+        """What the function returns, which does the work of a verb that is not a call of a script."""
+        return function()
+
+    def run(self, build: Callable[[*Ts], Call[T]], *given: *Ts) -> T:
+        """The result of the call that ``build``, a method of ``Verbs``, makes from what was given."""
+        return self.result_of(build(*given))
+
+    def run_steps(self, build: Callable[[*Ts], Steps[T]], *given: *Ts) -> T:
+        """The same for an operation that takes several calls."""
+        return self.result_of_steps(build(*given))
+
+    def prepare(self, build: Callable[[*Ts], T], *given: *Ts) -> T:
+        """What ``build`` makes from what was given, to be run later."""
+        return build(*given)
+
+    def iterate(self, build: Callable[[*Ts], Walk[T]], *given: *Ts) -> Iterator[T]:
+        """The items that the walk finds; what was given is checked at once."""
+        return self.walk(build(*given))
+
+    def result_of(self, call: Call[T]) -> T:
         """The result of a call; raises the error of its refusal or failure."""
         if self._loader is None or not is_asking(call):
             return self._transport.run(call)
         steps = loading(self._verbs, call)
-        outcome = self.run_steps(steps)
+        outcome = self.result_of_steps(steps)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -42,9 +63,9 @@ class Runner:
         """The results of calls that are sent together; for a call that failed, its exception."""
         if self._loader is None:
             return self._transport.run_all(calls)
-        return self.run_steps(loading_all(self._verbs, calls))
+        return self.result_of_steps(loading_all(self._verbs, calls))
 
-    def run_steps(self, steps: Steps[T]) -> T:
+    def result_of_steps(self, steps: Steps[T]) -> T:
         """The result of an operation that takes several calls."""
         outcome: Any = None
         try:
@@ -65,7 +86,7 @@ class Runner:
             except StopIteration:
                 return
             finally:
-                outcome = None  # as in ``run_steps``
+                outcome = None  # as in ``result_of_steps``
             if isinstance(step, Call):
                 outcome = self._outcome(step)
             else:
@@ -92,12 +113,32 @@ class AsyncRunner:
         self._transport = transport
         self._loader: Any = check_loader(loader, asynchronous=True)
 
-    async def run(self, call: Call[T]) -> T:
+    def do(self, verb: str, function: Callable[[], Awaitable[T]]) -> Awaitable[T]:
+        """What the function returns, which does the work of a verb that is not a call of a script."""
+        return function()
+
+    def run(self, build: Callable[[*Ts], Call[T]], *given: *Ts) -> Awaitable[T]:
+        """The result of the call that ``build``, a method of ``Verbs``, makes from what was given."""
+        return self.result_of(build(*given))
+
+    def run_steps(self, build: Callable[[*Ts], Steps[T]], *given: *Ts) -> Awaitable[T]:
+        """The same for an operation that takes several calls."""
+        return self.result_of_steps(build(*given))
+
+    def prepare(self, build: Callable[[*Ts], T], *given: *Ts) -> T:
+        """What ``build`` makes from what was given, to be run later."""
+        return build(*given)
+
+    def iterate(self, build: Callable[[*Ts], Walk[T]], *given: *Ts) -> AsyncIterator[T]:
+        """The items that the walk finds; what was given is checked at once."""
+        return self.walk(build(*given))
+
+    async def result_of(self, call: Call[T]) -> T:
         """The result of a call; raises the error of its refusal or failure."""
         if self._loader is None or not is_asking(call):
             return await self._transport.run(call)
         steps = loading(self._verbs, call)
-        outcome = await self.run_steps(steps)
+        outcome = await self.result_of_steps(steps)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -106,9 +147,9 @@ class AsyncRunner:
         """The results of calls that are sent together; for a call that failed, its exception."""
         if self._loader is None:
             return await self._transport.run_all(calls)
-        return await self.run_steps(loading_all(self._verbs, calls))
+        return await self.result_of_steps(loading_all(self._verbs, calls))
 
-    async def run_steps(self, steps: Steps[T]) -> T:
+    async def result_of_steps(self, steps: Steps[T]) -> T:
         """The result of an operation that takes several calls."""
         outcome: Any = None
         try:
@@ -129,7 +170,7 @@ class AsyncRunner:
             except StopIteration:
                 return
             finally:
-                outcome = None  # as in ``run_steps``
+                outcome = None  # as in ``result_of_steps``
             if isinstance(step, Call):
                 outcome = await self._outcome(step)
             else:
