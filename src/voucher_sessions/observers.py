@@ -84,7 +84,7 @@ class Observed:
             self._begun = None
 
     def go_on(self) -> None:
-        """Let the clock run again."""
+        """Let the clock run, from now on."""
         self._begun = perf_counter()
 
     def event(self, ended: object) -> CallEvent:
@@ -239,7 +239,8 @@ class ObservedRunner(Runner):
             raise
 
     def iterate(self, build: Callable[[*Ts], Walk[T]], *given: *Ts) -> Iterator[T]:
-        return self._told_at_the_end(Observed(build.__name__, given), self.walk(self.prepare(build, *given)))
+        walk = self.walk(self.prepare(build, *given))
+        return self._told_at_the_end(Observed(build.__name__, given), walk)
 
     def _told(self, observed: Observed, function: Callable[[], T]) -> T:
         """The result of the function; the observers are told how it ended."""
@@ -253,9 +254,8 @@ class ObservedRunner(Runner):
 
     def _told_at_the_end(self, observed: Observed, items: Iterator[T]) -> Iterator[T]:
         """The items. The observers are told once, even if the caller stops before the last item."""
-        observed.stop()
+        observed.go_on()
         try:
-            observed.go_on()
             for item in items:
                 observed.stop()
                 yield item
@@ -320,7 +320,8 @@ class AsyncObservedRunner(AsyncRunner):
             raise
 
     def iterate(self, build: Callable[[*Ts], Walk[T]], *given: *Ts) -> AsyncIterator[T]:
-        return self._told_at_the_end(Observed(build.__name__, given), self.walk(self.prepare(build, *given)))
+        walk = self.walk(self.prepare(build, *given))
+        return self._told_at_the_end(Observed(build.__name__, given), walk)
 
     async def _told(self, observed: Observed, function: Callable[[], Awaitable[T]]) -> T:
         """The result of the function; the observers are told how it ended."""
@@ -334,9 +335,8 @@ class AsyncObservedRunner(AsyncRunner):
 
     async def _told_at_the_end(self, observed: Observed, items: AsyncIterator[T]) -> AsyncIterator[T]:
         """The items. The observers are told once, even if the caller stops before the last item."""
-        observed.stop()
+        observed.go_on()
         try:
-            observed.go_on()
             async for item in items:
                 observed.stop()
                 yield item
