@@ -194,9 +194,14 @@ def _codes(given: Sequence[object]) -> list[str]:
     return codes
 
 
-def _log(observer: Observer) -> None:
+def _log(observer: Observer, raised: BaseException, event: CallEvent) -> None:
+    """Log what an observer has raised, without the error of the call: of a loader's error the text may be secret."""
+    last = raised
+    while last.__context__ is not None and last.__context__ is not event.error:
+        last = last.__context__
+    last.__context__ = None
     name = getattr(observer, "__qualname__", type(observer).__qualname__)
-    _LOGGER.exception("the on_call function %s raised an error, which does not affect the call", name)
+    _LOGGER.error("the on_call function %s raised an error, which does not affect the call", name, exc_info=raised)
 
 
 class ObservedRunner(Runner):
@@ -275,8 +280,8 @@ class ObservedRunner(Runner):
                 if iscoroutine(returned):
                     returned.close()  # without this, Python warns that it was never awaited
                     raise TypeError("it returned a coroutine, which a sync engine cannot await")
-            except Exception:
-                _log(observer)
+            except Exception as error:
+                _log(observer, error, event)
 
 
 class AsyncObservedRunner(AsyncRunner):
@@ -355,13 +360,13 @@ class AsyncObservedRunner(AsyncRunner):
                 returned = observer(event)
                 if isawaitable(returned):
                     await returned
-            except asyncio.CancelledError:
+            except asyncio.CancelledError as error:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
-                _log(observer)
-            except Exception:
-                _log(observer)
+                _log(observer, error, event)
+            except Exception as error:
+                _log(observer, error, event)
 
     def _tell_soon(self, event: CallEvent) -> None:
         """Tell the observers from a method that is no coroutine."""

@@ -9,18 +9,13 @@ others at DEBUG.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Protocol
 
 from voucher_sessions import CallEvent, VoucherSessionsError
 from voucher_sessions.contrib._outcomes import SUCCESSES, TROUBLE
 
 __all__ = ["StructuredLogger", "log_calls"]
-
-# User and password in a URL. The text of ServerUnavailable repeats that of the client's error, to which the application
-# can contribute: a credential provider that cannot reach the URL of its own server, say.
-_CREDENTIALS: Final = re.compile(r"://[^/\s]*@")
 
 
 class StructuredLogger(Protocol):
@@ -99,7 +94,7 @@ def _described(event: CallEvent, mask: Callable[[str], str] | None) -> tuple[str
     error_type = None if event.error is None else type(event.error).__qualname__
     # Other errors, a loader's, say, can have a password in their text. They reach the caller, who may log them.
     shows_error = isinstance(event.error, VoucherSessionsError) and mask is None
-    error_message = _CREDENTIALS.sub("://…@", str(event.error)) if shows_error else None
+    error_message = str(event.error) if shows_error else None
     facts: dict[str, object] = {
         "verb": event.verb,
         "codes": codes,
