@@ -36,6 +36,7 @@ show only the beginning of a key; ``args`` has the whole key.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -85,6 +86,15 @@ FORMAT: Final = 1
 def shortened(session_key: str) -> str:
     """The beginning of a session key, to be shown in texts and logs."""
     return session_key[: min(8, len(session_key) // 2)] + "…"
+
+
+# User and password of a URL.
+_CREDENTIALS: Final = re.compile(r"://[^/\s]*@")
+
+
+def _without_credentials(problem: str) -> str:
+    """The text of a client's error. The application can contribute to it, with a credential provider for example."""
+    return _CREDENTIALS.sub("://…@", problem)
 
 
 class VoucherSessionsError(Exception):
@@ -450,6 +460,7 @@ class ServerUnavailable(VoucherSessionsError, redis.exceptions.ConnectionError):
     """
 
     def __init__(self, verb: str, codes: Sequence[str], problem: str) -> None:
+        problem = _without_credentials(problem)
         super().__init__(verb, list(codes), problem)
         self.verb = verb
         self.codes = tuple(codes)
@@ -528,6 +539,7 @@ class ServerRefused(VoucherSessionsError, redis.exceptions.ResponseError):
     """
 
     def __init__(self, verb: str, codes: Sequence[str], problem: str, remedy: str) -> None:
+        problem = _without_credentials(problem)
         super().__init__(verb, list(codes), problem, remedy)
         self.verb = verb
         self.codes = tuple(codes)

@@ -84,7 +84,7 @@ class Observed:
             self._begun = None
 
     def go_on(self) -> None:
-        """Let the clock run again."""
+        """Let the clock run, from now on."""
         self._begun = perf_counter()
 
     def event(self, ended: object) -> CallEvent:
@@ -194,9 +194,14 @@ def _codes(given: Sequence[object]) -> list[str]:
     return codes
 
 
-def _log(observer: Observer) -> None:
+def _log(observer: Observer, raised: BaseException, event: CallEvent) -> None:
+    """Log what an observer has raised, without the error of the call: of a loader's error the text may be secret."""
+    last = raised
+    while last.__context__ is not None and last.__context__ is not event.error:
+        last = last.__context__
+    last.__context__ = None
     name = getattr(observer, "__qualname__", type(observer).__qualname__)
-    _LOGGER.exception("the on_call function %s raised an error, which does not affect the call", name)
+    _LOGGER.error("the on_call function %s raised an error, which does not affect the call", name, exc_info=raised)
 
 
 class ObservedRunner(Runner):
@@ -239,7 +244,8 @@ class ObservedRunner(Runner):
             raise
 
     def iterate(self, build: Callable[[*Ts], Walk[T]], *given: *Ts) -> Iterator[T]:
-        return self._told_at_the_end(Observed(build.__name__, given), self.walk(self.prepare(build, *given)))
+        walk = self.walk(self.prepare(build, *given))
+        return self._told_at_the_end(Observed(build.__name__, given), walk)
 
     def _told(self, observed: Observed, function: Callable[[], T]) -> T:
         """The result of the function; the observers are told how it ended."""
@@ -253,9 +259,8 @@ class ObservedRunner(Runner):
 
     def _told_at_the_end(self, observed: Observed, items: Iterator[T]) -> Iterator[T]:
         """The items. The observers are told once, even if the caller stops before the last item."""
-        observed.stop()
+        observed.go_on()
         try:
-            observed.go_on()
             for item in items:
                 observed.stop()
                 yield item
@@ -275,8 +280,8 @@ class ObservedRunner(Runner):
                 if iscoroutine(returned):
                     returned.close()  # without this, Python warns that it was never awaited
                     raise TypeError("it returned a coroutine, which a sync engine cannot await")
-            except Exception:
-                _log(observer)
+            except Exception as error:
+                _log(observer, error, event)
 
 
 class AsyncObservedRunner(AsyncRunner):
@@ -320,7 +325,8 @@ class AsyncObservedRunner(AsyncRunner):
             raise
 
     def iterate(self, build: Callable[[*Ts], Walk[T]], *given: *Ts) -> AsyncIterator[T]:
-        return self._told_at_the_end(Observed(build.__name__, given), self.walk(self.prepare(build, *given)))
+        walk = self.walk(self.prepare(build, *given))
+        return self._told_at_the_end(Observed(build.__name__, given), walk)
 
     async def _told(self, observed: Observed, function: Callable[[], Awaitable[T]]) -> T:
         """The result of the function; the observers are told how it ended."""
@@ -334,9 +340,8 @@ class AsyncObservedRunner(AsyncRunner):
 
     async def _told_at_the_end(self, observed: Observed, items: AsyncIterator[T]) -> AsyncIterator[T]:
         """The items. The observers are told once, even if the caller stops before the last item."""
-        observed.stop()
+        observed.go_on()
         try:
-            observed.go_on()
             async for item in items:
                 observed.stop()
                 yield item
@@ -355,13 +360,13 @@ class AsyncObservedRunner(AsyncRunner):
                 returned = observer(event)
                 if isawaitable(returned):
                     await returned
-            except asyncio.CancelledError:
+            except asyncio.CancelledError as error:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
-                _log(observer)
-            except Exception:
-                _log(observer)
+                _log(observer, error, event)
+            except Exception as error:
+                _log(observer, error, event)
 
     def _tell_soon(self, event: CallEvent) -> None:
         """Tell the observers from a method that is no coroutine."""

@@ -248,6 +248,27 @@ def test_several_observers_and_one_that_fails(
     assert all("failing" in record.message for record in caplog.records)
 
 
+def test_the_log_does_not_have_the_error_of_the_call(make_engine: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """The loader's error may have a password in its text."""
+
+    def loader(code: str) -> Voucher:
+        raise RuntimeError("postgresql://user:secret@database")
+
+    def failing(event: CallEvent) -> None:
+        try:
+            raise ValueError("the observer's first")
+        except ValueError as error:
+            raise TypeError("the observer's second") from error
+
+    with pytest.raises(RuntimeError):
+        make_engine(loader=loader, on_call=failing).get_voucher("A")
+    (record,) = caplog.records
+    text = logging.Formatter().format(record)
+    assert "the observer's first" in text
+    assert "the observer's second" in text
+    assert "secret" not in text
+
+
 def test_the_loader_belongs_to_the_call(make_engine: Make, events: list[CallEvent]) -> None:
     def loader(code: str) -> Voucher | None:
         if code == "bad":
@@ -428,7 +449,9 @@ def test_the_time_between_the_items_of_a_walk_does_not_count(
     events.clear()
     hours = [0.0]
     monkeypatch.setattr("voucher_sessions.observers.perf_counter", lambda: time.perf_counter() + 3600 * hours[0])
-    for _ in engine.iter_sessions("A", batch=1):
+    walk = engine.iter_sessions("A", batch=1)
+    hours[0] += 1
+    for _ in walk:
         hours[0] += 1
     assert told(events).seconds < 3600
 

@@ -29,6 +29,8 @@ from voucher_sessions import (
     OutcomeUnknown,
     RedemptionConflict,
     RedemptionNotFound,
+    ServerRefused,
+    ServerUnavailable,
     Session,
     SessionFields,
     SessionNotFound,
@@ -290,3 +292,12 @@ def test_the_reply_for_one_voucher_is_read_like_that_for_a_stack(
             return "refused"
 
     assert outcome(lambda *reply: [replies.only_validation(*reply)]) == outcome(replies.validations)
+
+
+def test_what_the_server_or_the_client_said_is_shown_without_credentials() -> None:
+    said = "Error 111 connecting to https://user:secret@vault/role; try redis://:other@host:6379/0"
+    for error in (ServerUnavailable("redeem", ["A"], said), ServerRefused("redeem", ["A"], said, "Try again.")):
+        for text in (str(error), repr(error), error.problem, str(error.args)):
+            assert "secret" not in text
+            assert "other" not in text
+            assert "vault/role" in text

@@ -1,0 +1,116 @@
+"""Logs the calls of an engine.
+
+    VoucherSessions(client, on_call=log_calls(logging.getLogger("shop.vouchers")))
+
+A call that was refused is logged at INFO; one whose outcome is unknown, or that met a server in trouble, at WARNING; all
+others at DEBUG.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from voucher_sessions import CallEvent, VoucherSessionsError
+from voucher_sessions.contrib._outcomes import SUCCESSES, TROUBLE
+
+__all__ = ["StructuredLogger", "log_calls"]
+
+
+class StructuredLogger(Protocol):
+    """A logger whose methods take facts as keyword arguments, such as a logger of structlog."""
+
+    def debug(self, event: str, /, **facts: object) -> object:
+        """Log at DEBUG."""
+
+    def info(self, event: str, /, **facts: object) -> object:
+        """Log at INFO."""
+
+    def warning(self, event: str, /, **facts: object) -> object:
+        """Log at WARNING."""
+
+
+def log_calls(
+    logger: logging.Logger | StructuredLogger, *, mask: Callable[[str], str] | None = None
+) -> Callable[[CallEvent], None]:
+    """Return an observer for ``on_call=`` that logs every call.
+
+    A refusal is logged at INFO. An unknown outcome, and trouble with the server or the stored values, is logged at
+    WARNING. Everything else is logged at DEBUG, and costs next to nothing while the logger is not enabled for DEBUG.
+
+    The facts of the call are attributes of the log record (``extra``), so a JSON formatter writes them as fields; a
+    logger of structlog gets them as keyword arguments. They are always the same: ``verb``, ``codes``, ``outcome``,
+    ``reason``, ``locked_by_others``, ``credits``, ``points``, ``redemption_id``, ``session_key``, ``seconds``,
+    ``error_type`` and ``error_message``.
+
+    Session keys are shortened. **Voucher codes are shown in full**, because a log is where people look up why a voucher
+    was refused. If a reader of the log must not be able to use a code, a gift card's, say, pass ``mask``.
+
+    Args:
+        logger: A logger of the standard library or of structlog.
+        mask: A function that is called with each code and returns what to show instead: its last characters, say, or a
+            keyed hash of it. The texts of errors contain codes, so with ``mask`` they are left out.
+    """
+    if isinstance(logger, logging.Logger):
+        return _standard(logger, mask)
+    return _structured(logger, mask)
+
+
+def _standard(logger: logging.Logger, mask: Callable[[str], str] | None) -> Callable[[CallEvent], None]:
+    def observe(event: CallEvent) -> None:
+        level = _level(event)
+        if logger.isEnabledFor(level):
+            text, facts = _described(event, mask)
+            logger.log(level, text, extra=facts)
+
+    return observe
+
+
+def _structured(logger: StructuredLogger, mask: Callable[[str], str] | None) -> Callable[[CallEvent], None]:
+    def observe(event: CallEvent) -> None:
+        text, facts = _described(event, mask)
+        # Not by a table of the methods: structlog can make a new logger each time one is looked up.
+        level = _level(event)
+        if level == logging.DEBUG:
+            logger.debug(text, **facts)
+        elif level == logging.INFO:
+            logger.info(text, **facts)
+        else:
+            logger.warning(text, **facts)
+
+    return observe
+
+
+def _level(event: CallEvent) -> int:
+    if event.outcome in SUCCESSES:
+        return logging.DEBUG
+    return logging.WARNING if event.outcome in TROUBLE else logging.INFO
+
+
+def _described(event: CallEvent, mask: Callable[[str], str] | None) -> tuple[str, dict[str, object]]:
+    """The call in one line, and its facts."""
+    codes = event.codes if mask is None else tuple(map(mask, event.codes))
+    error_type = None if event.error is None else type(event.error).__qualname__
+    # Other errors, a loader's, say, can have a password in their text. They reach the caller, who may log them.
+    shows_error = isinstance(event.error, VoucherSessionsError) and mask is None
+    error_message = str(event.error) if shows_error else None
+    facts: dict[str, object] = {
+        "verb": event.verb,
+        "codes": codes,
+        "outcome": event.outcome,
+        "reason": event.reason,
+        "locked_by_others": event.locked_by_others,
+        "credits": event.credits,
+        "points": event.points,
+        "redemption_id": event.redemption_id,
+        "session_key": event.session_key,
+        "seconds": event.seconds,
+        "error_type": error_type,
+        "error_message": error_message,
+    }
+    # Quoted by repr, so that no line break in a code can begin a line of its own.
+    of_codes = f" of {', '.join(map(repr, codes))}" if codes else ""
+    session = f", session {event.session_key!r}" if event.session_key else ""
+    why = error_message or event.reason or error_type
+    return f"{event.verb}{of_codes}{session}: {event.outcome}" + (f" ({why})" if why else ""), facts
