@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import re
 
-import redis
-import redis.asyncio
 from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 
 import voucher_sessions
-from voucher_sessions import aio, engine
 
 project = "voucher_sessions"
 release = voucher_sessions.__version__
@@ -35,13 +32,13 @@ html_additional_pages = {"index": "to_docs.html"}  # the root of the site leads 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-autodoc_type_aliases = {name: f"voucher_sessions.{name}" for name in ("SessionLike", "IfSessionMissing")}
-# The engines import redis for type checkers alone; without it, none of their annotations could be resolved.
-for module in (engine, aio):
-    vars(module)["redis"] = redis
-
-# Names of other projects, which only the network could resolve.
-nitpick_ignore_regex = [(r"py:(class|exc)", r"(collections|datetime|enum|pydantic|redis|typing_extensions)\..+")]
+python_use_unqualified_type_names = True
+nitpick_ignore_regex = [
+    # Names of other projects, which only the network could resolve.
+    (r"py:(class|exc)", r"(collections|datetime|enum|pydantic|redis|typing_extensions)\..+|timedelta"),
+    # Names of annotations that are not public: the docstrings beside them say what can be passed.
+    (r"py:class", r"(.+\.)?(AsyncLoader|Loader|OnCall|RedeemableFields|_DictOfAnything)"),
+]
 
 
 def add_toctrees(_app: Sphinx, docname: str, content: list[str]) -> None:
@@ -59,7 +56,13 @@ def with_toctree(section: str) -> str:
     return "\n".join([section, *toctree]) if pages else section
 
 
+def hide_constructor(*arguments: object) -> tuple[str, None] | None:
+    """Results have no constructor that users call; their fields follow."""
+    return ("", None) if "(**data)" in arguments else None
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.add_lexer("output", TextLexer)  # the blocks that show what an example prints
     app.connect("source-read", add_toctrees)
+    app.connect("autodoc-process-signature", hide_constructor)

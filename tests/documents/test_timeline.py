@@ -1,4 +1,4 @@
-"""The examples in docs/semantics.md: each call, at its time, does what the table says and leaves these figures."""
+"""The tables in docs/timelines.md: each call, at its time, does what the table says and leaves these figures."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ import time_machine
 
 from documents.examples import ROOT
 from voucher_sessions import (
+    ActiveSession,
     LimitExceeded,
     Redemption,
     Rollback,
+    RollbackExceeded,
+    StackRedemption,
+    StackValidation,
     Validation,
     Voucher,
     VoucherSessions,
@@ -23,8 +27,10 @@ from voucher_sessions import (
 
 TABLE = re.compile(r"(?:^\| \d\d:\d\d:\d\d \| .+\n)+", re.MULTILINE)
 ROW = re.compile(r"^\| (\d\d:\d\d:\d\d) \| `(.+?)` \| (.+?) \| (\d+) \| (\d+) \| (\d+) \|$")
+# What the last columns are about: the balance that the first call gives the voucher.
+SUBJECT = re.compile(r'Voucher\(code="(\w+)", (credits|quantity)=')
 TABLES: list[list[str]] = [
-    table.splitlines() for table in TABLE.findall((ROOT / "docs" / "semantics.md").read_text("utf-8"))
+    table.splitlines() for table in TABLE.findall((ROOT / "docs" / "timelines.md").read_text("utf-8"))
 ]
 NAMES: dict[str, Any] = {"Voucher": Voucher} | {
     f"cart_{number}": {"type": "LOCK", "key": f"cart-{number}", "ttl": 15, "ttl_unit": "MINUTES"}
@@ -35,32 +41,48 @@ NAMES: dict[str, Any] = {"Voucher": Voucher} | {
 def words(result: object) -> list[str]:
     """What the table must say of a result or an error."""
     match result:
-        case VoucherState(credits=balance):
-            return [f"a limit of {balance.limit}"]
+        case VoucherState():
+            return [f"a limit of {result.credits.limit or result.quantity.limit}"]
         case Validation(valid=True, session=None):
             return ["valid: "]
-        case Validation(valid=True, session=session) if session is not None:
-            return ["valid; ", f"{session.expires_at:%H:%M:%S}"]
+        case Validation(valid=True, session=session) | StackValidation(valid=True, session=session):
+            return ["valid; ", *words(session)]
+        case ActiveSession(expires_at=expires_at):
+            return [f"{expires_at:%H:%M:%S}"]
         case Validation(reason=reason, retry_after_ms=retry_after_ms):
-            assert result.locked_by_others
-            assert retry_after_ms is not None
-            wait = timedelta(milliseconds=retry_after_ms)
-            minutes = wait // timedelta(minutes=1)
-            again = f"{minutes} minutes" if minutes else f"{wait.seconds} second"
-            return [f"`{reason}`", "locked by others", f"try again in {again}"]
-        case Redemption(replayed=True):
+            return [f"`{reason}`", "locked by others", f"try again in {duration(retry_after_ms)}"]
+        case StackValidation(validations=validations):
+            [refused] = [each for each in validations if not each.valid]
+            return [f"`{refused.code}`: `{refused.reason}`, locked by others"]
+        case Redemption(replayed=True) | Rollback(replayed=True):
             return ["`replayed=True`"]
-        case Redemption(credits=credits):
-            return [f"{credits} redeemed"]
+        case Redemption():
+            return [f"{result.credits or result.quantity} redeemed"]
+        case StackRedemption(redemptions=redemptions):
+            return [f"{' and '.join(str(each.credits) for each in redemptions)} redeemed"]
         case Rollback(credits=credits):
             return [f"{credits} returned"]
-        case LimitExceeded(requested=requested, available=available):
-            assert not result.locked_by_others
-            return [f"`{type(result).__name__}`", f"{requested} requested, {available} available"]
+        case [Rollback(), *_]:
+            return [f"{' and '.join(str(each.credits) for each in result)} returned"]
+        case LimitExceeded(locked_by_others=True):
+            return [*figures_of(result), "locked by others"]
+        case LimitExceeded() | RollbackExceeded():
+            return figures_of(result)
         case VoucherSessionsError():
             return [f"`{type(result).__name__}`"]
         case _:
             raise TypeError(f"{result!r} is no result of a call in the tables")
+
+
+def figures_of(error: LimitExceeded | RollbackExceeded) -> list[str]:
+    return [f"`{type(error).__name__}`", f"{error.requested} requested, {error.available} available"]
+
+
+def duration(ms: int | None) -> str:
+    assert ms is not None
+    wait = timedelta(milliseconds=ms)
+    minutes = wait // timedelta(minutes=1)
+    return f"{minutes} minutes" if minutes else f"{wait.seconds} second"
 
 
 def outcome(engine: VoucherSessions, call: str) -> object:
@@ -72,18 +94,19 @@ def outcome(engine: VoucherSessions, call: str) -> object:
 
 
 def test_the_tables_are_read() -> None:
-    assert [len(table) for table in TABLES] == [13, 8]
+    assert [len(table) for table in TABLES] == [13, 8, 9, 8, 10]
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table[0].split("`")[1])
 def test_each_step_is_as_the_table_says(table: list[str]) -> None:
+    [(code, balance)] = SUBJECT.findall(table[0])
     with VoucherSessions.from_url("memory://") as engine, time_machine.travel(0, tick=False) as clock:
         for row in table:
             found = ROW.match(row)
             assert found, row
             time, call, answer, *figures = found.groups()
             clock.move_to(datetime.fromisoformat(f"2026-11-21T{time}").replace(tzinfo=UTC))
-            missing = [text for text in words(outcome(engine, call)) if text not in answer]
-            assert missing == [], row
-            credits = engine.get_voucher("GIFT" if '"GIFT"' in call else "CARD").credits
-            assert [str(figure) for figure in (credits.used, credits.locked, credits.available)] == figures, row
+            result = outcome(engine, call)
+            assert [text for text in words(result) if text not in answer] == [], (row, result)
+            state = getattr(engine.get_voucher(code), balance)
+            assert [str(figure) for figure in (state.used, state.locked, state.available)] == figures, row
