@@ -23,7 +23,7 @@ exclude_patterns = ["README.md", ".*", "build", "dist", "lua", "src", "tests"]
 myst_heading_anchors = 3
 
 html_theme = "furo"
-html_title = project
+html_title = "Voucher sessions"
 html_copy_source = False
 html_show_copyright = False
 templates_path = ["_templates"]
@@ -35,7 +35,7 @@ autodoc_typehints_description_target = "documented"
 python_use_unqualified_type_names = True
 nitpick_ignore_regex = [
     # Names of other projects, which only the network could resolve.
-    (r"py:(class|exc)", r"(collections|datetime|enum|pydantic|redis|typing_extensions)\..+|timedelta"),
+    (r"py:(class|exc)", r"(?!voucher_sessions\.)\w+\..+|timedelta"),
     # Names of annotations that are not public: the docstrings beside them say what can be passed.
     (r"py:class", r"(.+\.)?(AsyncLoader|Loader|OnCall|RedeemableFields|_DictOfAnything)"),
 ]

@@ -1,6 +1,6 @@
-"""Checks the built site without a network: every link leads to a page and a place in it, and nothing is loaded from elsewhere.
+"""Checks the built site without a network: every link leads somewhere, and nothing is loaded from elsewhere.
 
-    PYTHONPATH=tests python -m documents.check_site build/site
+PYTHONPATH=tests python -m documents.check_site build/site
 """
 
 from __future__ import annotations

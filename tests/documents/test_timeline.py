@@ -43,39 +43,47 @@ def words(result: object) -> list[str]:
     match result:
         case VoucherState():
             return [f"a limit of {result.credits.limit or result.quantity.limit}"]
-        case Validation(valid=True, session=None):
-            return ["valid: "]
-        case Validation(valid=True, session=session) | StackValidation(valid=True, session=session):
-            return ["valid; ", *words(session)]
         case ActiveSession(expires_at=expires_at):
             return [f"{expires_at:%H:%M:%S}"]
+        case Validation() | StackValidation():
+            return words_of_validation(result)
+        case Redemption(replayed=True) | Rollback(replayed=True):
+            return ["`replayed=True`"]
+        case Redemption():
+            return [f"{result.credits or result.quantity} redeemed"]
+        case Rollback(credits=credits):
+            return [f"{credits} returned"]
+        case StackRedemption(redemptions=redemptions):
+            return [f"{' and '.join(str(each.credits) for each in redemptions)} redeemed"]
+        case VoucherSessionsError():
+            return words_of_error(result)
+        case _:
+            assert isinstance(result, list)
+            return [f"{' and '.join(str(each.credits) for each in result)} returned"]
+
+
+def words_of_validation(result: Validation | StackValidation) -> list[str]:
+    match result:
+        case Validation(valid=True, session=None):
+            return ["valid: "]
+        case Validation(valid=True) | StackValidation(valid=True):
+            return ["valid; ", *words(result.session)]
         case Validation(reason=reason, retry_after_ms=retry_after_ms):
             return [f"`{reason}`", "locked by others", f"try again in {duration(retry_after_ms)}"]
         case StackValidation(validations=validations):
             [refused] = [each for each in validations if not each.valid]
             return [f"`{refused.code}`: `{refused.reason}`, locked by others"]
-        case Redemption(replayed=True) | Rollback(replayed=True):
-            return ["`replayed=True`"]
-        case Redemption():
-            return [f"{result.credits or result.quantity} redeemed"]
-        case StackRedemption(redemptions=redemptions):
-            return [f"{' and '.join(str(each.credits) for each in redemptions)} redeemed"]
-        case Rollback(credits=credits):
-            return [f"{credits} returned"]
-        case [Rollback(), *_]:
-            return [f"{' and '.join(str(each.credits) for each in result)} returned"]
+
+
+def words_of_error(error: VoucherSessionsError) -> list[str]:
+    name = f"`{type(error).__name__}`"
+    match error:
         case LimitExceeded(locked_by_others=True):
-            return [*figures_of(result), "locked by others"]
+            return [name, f"{error.requested} requested, {error.available} available", "locked by others"]
         case LimitExceeded() | RollbackExceeded():
-            return figures_of(result)
-        case VoucherSessionsError():
-            return [f"`{type(result).__name__}`"]
+            return [name, f"{error.requested} requested, {error.available} available"]
         case _:
-            raise TypeError(f"{result!r} is no result of a call in the tables")
-
-
-def figures_of(error: LimitExceeded | RollbackExceeded) -> list[str]:
-    return [f"`{type(error).__name__}`", f"{error.requested} requested, {error.available} available"]
+            return [name]
 
 
 def duration(ms: int | None) -> str:
