@@ -16,7 +16,7 @@ ROOT: Final = Path(__file__).parents[2]
 DOCUMENTS: Final = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").glob("*.md")),
-    ROOT / "examples" / "sql_agreement" / "README.md",
+    *sorted((ROOT / "examples").glob("*/README.md")),
 ]
 
 _run: Final = PythonEvaluator()
@@ -44,15 +44,21 @@ _sybil: Final = Sybil(
 )
 
 
+def blocks_of(path: Path) -> Iterator[list[Example]]:
+    """Each Python block of a document, followed by the block with its output if it has one."""
+    document: Document = _sybil.parse(path)
+    block: list[Example] = []
+    for example in document.examples():
+        if example.region.evaluator is _run_and_keep_output and block:
+            yield block
+            block = []
+        block.append(example)
+    if block:
+        yield block
+
+
 def examples() -> Iterator[tuple[Path, list[Example]]]:
-    """Each Python block, followed by the block with its output if it has one."""
+    """The blocks of all documents."""
     for path in DOCUMENTS:
-        document: Document = _sybil.parse(path)
-        block: list[Example] = []
-        for example in document.examples():
-            if example.region.evaluator is _run_and_keep_output and block:
-                yield path, block
-                block = []
-            block.append(example)
-        if block:
+        for block in blocks_of(path):
             yield path, block

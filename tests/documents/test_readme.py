@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
@@ -23,6 +24,6 @@ def test_it_has_one_example_and_shows_what_it_prints() -> None:
     assert README.count("```python\n") == README.count("```output\n") == 1
 
 
-def test_it_names_every_page() -> None:
-    docs = Path(__file__).parents[2] / "docs"
-    assert [page.name for page in docs.glob("*.md") if f"(docs/{page.name})" not in README] == []
+def test_it_leads_to_the_sections_of_the_documentation() -> None:
+    sections = re.findall(r"\(docs/index\.md#([\w-]+)\)", README)
+    assert sections == ["how-to-guides", "reference", "explanation"]
