@@ -27,8 +27,11 @@ html_title = "Voucher sessions"
 html_copy_source = False
 html_show_copyright = False
 templates_path = ["_templates"]
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_additional_pages = {"index": "to_docs.html"}  # the root of the site leads to docs/index.html
 
+napoleon_use_ivar = True  # the fields of a model are one list
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
