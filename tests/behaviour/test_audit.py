@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from conftest import Backend, Clock
-from support.model import LINGER_MS, edit_book
+from support.model import LINGER_MS, edit_book, read_book
 from support.sessions import lock
 
 from behaviour.test_semantics import plant_expired_locks
@@ -118,6 +118,18 @@ def test_a_repair_with_outdated_counts_changes_nothing(gift: VoucherSessions, ba
     stale = [counted, 3, 600, 3]
     assert backend.admin.eval(scripts.REPAIR.text, 2, BOOK, f"{BOOK}:locks", "id", *stale) == [b"id", b"repaired", 0]
     assert backend.contents() == before
+
+
+def test_a_repair_writes_what_was_counted_and_the_times_of_the_index(gift: VoucherSessions, backend: Backend) -> None:
+    gift.validate("GIFT", credits=1, session=lock("later", 70_000))
+    index: Any = backend.admin.zrange(f"{BOOK}:locks", 0, -1, withscores=True)
+    edit_book(backend.admin, "GIFT", 11, 5)
+    edit_book(backend.admin, "GIFT", 12, 9_999_999_999_999)
+    counted: Any = backend.admin.get(BOOK)
+    found: Any = backend.admin.eval(scripts.REPAIR.text, 2, BOOK, f"{BOOK}:locks", "id", *[counted, 7, 8, 9])
+    assert found == [b"id", b"repaired", 1]
+    book, _ = read_book(backend.admin.get(BOOK))
+    assert book[8:13] == [7, 8, 9, index[0][1], index[-1][1]]
 
 
 def test_locks_of_a_deleted_index_count_until_the_repair(gift: VoucherSessions, backend: Backend) -> None:
