@@ -58,6 +58,7 @@ __all__ = [
     "VoucherSessions",
     "VoucherSessionsError",
     "VoucherState",
+    "shortened",
 ]
 
 # The modules that define these names. The ones that import least come first.
@@ -102,6 +103,7 @@ if TYPE_CHECKING:
         VoucherExists,
         VoucherNotFound,
         VoucherSessionsError,
+        shortened,
     )
     from voucher_sessions.models import (
         Durability,

@@ -71,6 +71,7 @@ __all__ = [
     "VoucherExists",
     "VoucherNotFound",
     "VoucherSessionsError",
+    "shortened",
 ]
 
 
