@@ -34,7 +34,7 @@ class Commands(TyperGroup):
         """Run the command that the arguments name. In standalone mode, end with its exit status; else return it."""
         words = list(sys.argv[1:] if args is None else args)
         try:
-            status = super().main(words, prog_name, complete_var, False, windows_expand_args, **extra)
+            status = super().main(words, prog_name, complete_var, False, windows_expand_args, **extra) or failures.DONE
         except typer.TyperException as error:
             _print_usage_error(error, words)
             status = error.exit_code
@@ -48,7 +48,6 @@ app: Final = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -93,10 +92,11 @@ def _help(ctx: typer.Context) -> None:
 
 
 def _print_usage_error(error: typer.TyperException, words: Sequence[str]) -> None:
-    message = _without_words(error.format_message(), words)
+    message = _without_words(error.format_message(), words).rstrip(".")
+    stop = "" if message.endswith("?") else "."
     context = getattr(error, "ctx", None)
     hint = f"{context.command_path} --help" if context is not None else f"{program()} --help"
-    Output().note(f"Error: {message.removesuffix('.')}. See: {hint}", style="red")
+    Output().note(f"Error: {message}{stop} See: {hint}", style="red")
 
 
 def _without_words(message: str, words: Sequence[str]) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
+from time import monotonic
 from typing import IO, Final
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -112,14 +112,14 @@ def shown_progress(
 
     It yields a function of the number of rows. ``completed`` returns how much is done of the ``total``, such as bytes.
     """
-    started = noted = time.monotonic()
+    started = noted = monotonic()
     columns = TextColumn("{task.description}"), BarColumn(bar_width=None), TaskProgressColumn(), TimeRemainingColumn()
     bar = Progress(*columns, console=output.notes, expand=True, transient=True)
     task = bar.add_task(what, total=total)
 
     def done(rows: int) -> None:
         nonlocal noted
-        now = time.monotonic()
+        now = monotonic()
         text = f"{rows} {what}, {rows / max(now - started, 0.001):.0f} per second"
         bar.update(task, description=text, completed=completed() if total else rows)
         if not output.notes.is_terminal and now - noted >= NOTE_SECONDS:

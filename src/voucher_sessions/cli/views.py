@@ -15,7 +15,6 @@ from voucher_sessions import ActiveSession, Audit, Balance, Finding, Redemption,
 from voucher_sessions.bulk import Difference, RedemptionRow
 from voucher_sessions.cli.output import Output, shown
 
-MS_PER_SECOND: Final = 1000
 # The least widths of columns: a key's beginning is not divided, and a time only between its date and its hours.
 _WIDTHS: Final = {"session": 9, "expires at (UTC)": 10, "redeemed at (UTC)": 10, "": 8, "expiry": 7}
 # By code: a voucher with its first sessions, None if there is no such voucher.
@@ -265,13 +264,13 @@ def code_text(code: str, *, style: str = "") -> Text:
 
 def duration(milliseconds: int) -> str:
     """A time that is left, in its two largest units."""
-    seconds = milliseconds // MS_PER_SECOND
+    seconds = milliseconds // 1_000
     minutes, hours, days = seconds // 60, seconds // 3_600, seconds // 86_400
     if days:
         return f"{days}d {hours % 24:02}h"
     if hours:
         return f"{hours}h {minutes % 60:02}m"
-    return f"{minutes}m {seconds % 60:02}s" if minutes else f"{milliseconds / MS_PER_SECOND:.1f}s"
+    return f"{minutes}m {seconds % 60:02}s" if minutes else f"{milliseconds // 100 / 10:.1f}s"
 
 
 def moment(at: datetime) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
+from time import sleep
 from typing import Annotated, Final
 
 import typer
@@ -48,13 +48,11 @@ def watch(
         if run.output.as_json:
             for snapshot in snapshots:
                 run.output.print_json_line(snapshot.states())
-                sys.stdout.flush()
         elif run.output.console.is_terminal:
             _show_live(run.output, snapshots)
         else:
             for snapshot in snapshots:
-                run.output.print(*map(Text, _log_lines(snapshot)))
-                sys.stdout.flush()
+                typer.echo("\n".join(_log_lines(snapshot)))
     except KeyboardInterrupt:  # the way to end it
         return
 
@@ -89,7 +87,7 @@ def _snapshots(engine: VoucherSessions, codes: Sequence[str]) -> Iterator[Snapsh
         raise VoucherNotFound(*codes)
     while True:
         yield snapshot
-        time.sleep(REFRESH_SECONDS)
+        sleep(REFRESH_SECONDS)
         try:
             snapshot = _taken(engine, codes)
         except failures.FAILURES as error:

@@ -25,7 +25,7 @@ def main(words: Sequence[str]) -> int:
     """Run the demo; say of any other command what it needs."""
     if words[:1] == ["demo"]:
         return run_demo(words[1:])
-    if words and words[0] not in ("help", "--help", "-h"):
+    if words and words[0] not in ("help", "--help"):
         sys.stderr.write(f"Error: this command needs the extra cli: {INSTALL}\n")
         return 2
     description = (
