@@ -17,6 +17,7 @@ from voucher_sessions.cli.run import Settings
 from voucher_sessions.cli.without_extra import program
 
 _LONGEST_SHOWN: Final = 8
+_UNKNOWN_OPTION: Final = "No such option: "
 
 
 class Commands(TyperGroup):
@@ -101,15 +102,15 @@ def _print_usage_error(error: typer.TyperException, words: Sequence[str]) -> Non
 
 def _without_words(message: str, words: Sequence[str]) -> str:
     """The message without the words of the command line that may be secret."""
-    given = {part for word in words for part in (word, word.partition("=")[2]) if _may_be_secret(part)}
-    quoted = {form for word in given for form in (word, repr(word)[1:-1], shown(word))}
-    for form in sorted(quoted, key=len, reverse=True):
+    parts = {part for word in words for part in (word, *word.split("=", 1)) if _may_be_secret(part)}
+    forms = {form for part in parts for form in (part, repr(part)[1:-1], shown(part))}
+    for form in sorted(forms, key=len, reverse=True):
         message = message.replace(form, "…")
-    return message
+    about, colon, option = message.partition(_UNKNOWN_OPTION)  # of an option that exists, the name is shown
+    name, blank, rest = option.partition(" ")
+    return f"{about}{colon}{name[:_LONGEST_SHOWN]}{'…' if len(name) > _LONGEST_SHOWN else ''}{blank}{rest}"
 
 
 def _may_be_secret(word: str) -> bool:
-    """Whether a word may be a session key or a part of a URL. Short words and names of options are shown."""
-    if ":" in word or "@" in word:
-        return True
-    return len(word) > _LONGEST_SHOWN and not word.startswith("-")
+    """Whether a word may be a session key or a part of a URL. Short words and options are shown."""
+    return ":" in word or "@" in word or (len(word) > _LONGEST_SHOWN and not word.startswith("-"))
