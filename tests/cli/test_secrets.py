@@ -75,12 +75,18 @@ def assert_nothing_secret(result: Result, secrets: list[str]) -> None:
         assert "Traceback" not in output
 
 
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """redis-py pauses between its tries, for four seconds in all."""
+    monkeypatch.setattr("redis.retry.sleep", lambda seconds: None)
+
+
 @pytest.fixture
 def orders(tmp_path: Path) -> Path:
     return tmp_path / "orders.csv"
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data(), KEYS, USERS, PASSWORDS, st.booleans(), st.sampled_from([60, 120]), st.booleans())
 def test_no_command_shows_a_secret(
     server: Server,
@@ -131,7 +137,6 @@ def test_wrong_usage_shows_no_secret(
 ) -> None:
     """Each of the wrong commands, also with a password that is not percent-encoded."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("redis.retry.sleep", lambda seconds: None)
     key = "k3Y-of-a-customer-9Zq"
     words = filled(command, KEY=key, URL=f"redis://u5R:{password}@127.0.0.1:1/x")
     for options in ([], ["--json"]):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from voucher_sessions import Balance
-from voucher_sessions.cli.output import Console
+from voucher_sessions.cli.output import Console, Output
 from voucher_sessions.cli.views import Bar, divided, duration
 
 AMOUNTS = st.integers(0, 2**53 - 1)
@@ -67,3 +69,11 @@ def test_a_bar_may_be_narrower_than_its_parts() -> None:
 )
 def test_durations(milliseconds: int, text: str) -> None:
     assert duration(milliseconds) == text
+
+
+def test_an_output_that_is_no_text_file_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As pytest and notebooks put one in the place of stdout."""
+    output = io.StringIO()
+    monkeypatch.setattr("sys.stdout", output)
+    Output().print("Ä")
+    assert output.getvalue() == "Ä\n"

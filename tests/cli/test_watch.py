@@ -69,6 +69,17 @@ def test_sigterm_leaves_the_terminal_as_it_was(server: Server, engine: VoucherSe
         assert SHOW_CURSOR in terminal.raw
 
 
+def test_sigterm_ends_it(cli: Cli, engine: VoucherSessions, between: Callable[..., None]) -> None:
+    """And SIGTERM means afterwards what it meant before."""
+    fill(engine)
+    handler = signal.getsignal(signal.SIGTERM)
+    between(lambda: signal.raise_signal(signal.SIGTERM))
+    result = cli("watch", FORCE_COLOR="1", TERM="xterm")
+    assert result.status == 143
+    assert "SALE-50" in result.out.split(FORMER_SCREEN)[1]
+    assert signal.getsignal(signal.SIGTERM) == handler
+
+
 @pytest.mark.usefixtures("_interruptible")
 def test_in_a_pipe(server: Server, engine: VoucherSessions) -> None:
     """A line for each voucher and refresh, at once."""
@@ -137,8 +148,8 @@ def test_a_live_view_has_no_more_than_the_screen(
         engine.put_voucher(Voucher(code=f"CODE-{number:02}", quantity=5 if number % 2 else None, credits=9))
     engine.validate("CODE-27", session=lock("a-session-key", 5_000))
     engine.validate("CODE-27", session=lock("another-session-key", 50_000))
-    terminal = {"FORCE_COLOR": "1", "NO_COLOR": "1", "TERM": "xterm"}
-    last = cli("watch", columns=60, LINES="24", **terminal).out.split(FORMER_SCREEN)[1]
+    terminal = Cli(cli.url, {"FORCE_COLOR": "1", "NO_COLOR": "1", "TERM": "xterm"})
+    last = terminal("watch", columns=60, LINES="24").out.split(FORMER_SCREEN)[1]
     lines = [line for line in plain(last) if line]
     assert len(lines) <= 24
     assert lines[2].split()[:2] == ["CODE-27", "quantity"]  # the one with sessions comes first
@@ -147,9 +158,7 @@ def test_a_live_view_has_no_more_than_the_screen(
     assert lines[4].split()[:2] == ["CODE-00", "credits"]  # a quantity without limit says nothing
     assert lines[-1].startswith("and ")
     assert lines[-1].endswith(" more: name those that you want to see")
-    single = [
-        line for line in plain(cli("watch", "CODE-27", LINES="12", **terminal).out.split(FORMER_SCREEN)[1]) if line
-    ]
+    single = [line for line in plain(terminal("watch", "CODE-27", LINES="12").out.split(FORMER_SCREEN)[1]) if line]
     assert "2 live sessions, the first 1 to expire:" in single
     assert "a-sess…" in single[-1]
 

@@ -65,7 +65,8 @@ def divided(amounts: Sequence[int], cells: int) -> list[int]:
         shares[at] += 1
     for at, amount in enumerate(amounts):
         if amount and not shares[at] and max(shares) > 1:
-            shares[shares.index(max(shares))] -= 1
+            longest = [other for other in range(len(amounts)) if shares[other] == max(shares)]
+            shares[min(longest, key=lambda other: amounts[other])] -= 1
             shares[at] = 1
     return shares
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from time import sleep
-from typing import Annotated, Final
+from typing import Annotated, Final, NoReturn
 
 import typer
 from rich.console import Group, RenderableType
@@ -42,16 +42,15 @@ def watch(
     ] = None,
 ) -> None:
     """Show vouchers live, refreshed each second, until Ctrl-C. With one code also its sessions."""
-    watched = codes or _codes_that_exist(run)
-    snapshots = _snapshots(run.engine, watched)
+    snapshots = _snapshots(run.engine, codes or _codes_that_exist(run))
     try:
-        if run.output.as_json:
-            for snapshot in snapshots:
-                run.output.print_json_line(snapshot.states())
-        elif run.output.console.is_terminal:
+        if run.output.console.is_terminal and not run.output.as_json:
             _show_live(run.output, snapshots)
-        else:
-            for snapshot in snapshots:
+        while True:
+            snapshot = next(snapshots)
+            if run.output.as_json:
+                run.output.print_json_line(snapshot.states())
+            else:
                 typer.echo("\n".join(_log_lines(snapshot)))
     except KeyboardInterrupt:  # the way to end it
         return
@@ -111,13 +110,13 @@ def _taken(engine: VoucherSessions, codes: Sequence[str]) -> Snapshot:
     return snapshot
 
 
-def _show_live(output: Output, snapshots: Iterator[Snapshot]) -> None:
+def _show_live(output: Output, snapshots: Iterator[Snapshot]) -> NoReturn:
     """Show the snapshots on a screen of their own, and leave the last one on the terminal."""
     last: RenderableType = ""
     try:
         with _sigterm_exits(), Live(console=output.console, screen=True, auto_refresh=False) as live:
-            for snapshot in snapshots:
-                last = view(snapshot, output)
+            while True:
+                last = view(next(snapshots), output)
                 live.update(last, refresh=True)
     finally:
         output.print(last)
