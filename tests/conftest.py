@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -279,3 +280,11 @@ def engine_on(request: pytest.FixtureRequest, engines: OpenEngines) -> Callable[
         return engines.over(redis.asyncio.Redis(unix_socket_path=server.socket, **client), **options)
 
     return make
+
+
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """A test run in the background may ignore SIGINT, and the processes that it starts would inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

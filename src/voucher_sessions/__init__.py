@@ -59,6 +59,7 @@ __all__ = [
     "VoucherSessions",
     "VoucherSessionsError",
     "VoucherState",
+    "shortened",
 ]
 
 # The modules that define these names. The ones that import least come first.
@@ -103,6 +104,7 @@ if TYPE_CHECKING:
         VoucherExists,
         VoucherNotFound,
         VoucherSessionsError,
+        shortened,
     )
     from voucher_sessions.events import CallEvent
     from voucher_sessions.models import (

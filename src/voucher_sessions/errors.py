@@ -72,6 +72,7 @@ __all__ = [
     "VoucherExists",
     "VoucherNotFound",
     "VoucherSessionsError",
+    "shortened",
 ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,11 +43,3 @@ def temporary() -> Iterator[Path]:
     """The TMPDIR of a demo process. Its path is short, because sockets may be in it."""
     with tempfile.TemporaryDirectory(prefix="vs-") as folder:
         yield Path(folder)
-
-
-@pytest.fixture
-def _interruptible() -> Iterator[None]:
-    """A test run in the background may ignore SIGINT, and the processes that it starts would inherit that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)

@@ -185,6 +185,8 @@ def group_exists(group: int) -> bool:
 def test_runs_on_the_users_server_and_deletes_its_vouchers(
     server: Server, admin: redis.Redis, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """On a terminal, without the extra that draws bars."""
+    monkeypatch.setitem(sys.modules, "rich", None)
     admin.set("vs:{SALE-50}", "the user's")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert main(["demo", "--url", server.url, *SMALL]) == 0

@@ -18,7 +18,7 @@ from demo.examples import (
 from voucher_sessions.demo.carts import DISCOUNT, GIFT_CARD, LOYALTY_CARD
 from voucher_sessions.demo.checkout import Report, Status
 from voucher_sessions.demo.checks import audit
-from voucher_sessions.demo.output import outcome_of, print_checks, print_interrupted, print_table
+from voucher_sessions.demo.output import Display, outcome_of, print_interrupted, table_rows
 
 
 @pytest.mark.parametrize("redeemed", [True, False])
@@ -34,8 +34,10 @@ def test_the_receipt_decides_what_became_of_an_interrupted_redemption(
         remove_session_of_killed_worker(run)
         run.stored.states[GIFT_CARD] = a_state(17, 7).model_copy(update={"quantity": a_balance(2, 1, None)})
     print_interrupted(run.carts, run.stored, run.reports)
-    print_table(run.carts, run.stored, run.reports)
-    print_checks(audit(run.stored, run.snapshots, run.reports))
+    display = Display()
+    display.show_table(table_rows(run.carts, run.stored, run.reports))
+    for check in audit(run.stored, run.snapshots, run.reports):
+        display.show_check(check)
     output = capsys.readouterr().out
     result = "a receipt" if redeemed else "no receipt"
     assert output.startswith(f"order-3 was sent when its worker was killed: Redis has {result} for it.\n")

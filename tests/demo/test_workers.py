@@ -17,6 +17,7 @@ from demo.examples import a_cart
 from voucher_sessions import Voucher, VoucherSessions
 from voucher_sessions.demo.carts import GIFT_CARD
 from voucher_sessions.demo.checkout import Report, Status
+from voucher_sessions.demo.output import Display
 from voucher_sessions.demo.workers import Worker, WorkerPool, work
 
 
@@ -96,7 +97,7 @@ def test_a_signal_while_a_worker_starts_reaches_the_parent_alone(number: signal.
 def test_every_worker_but_the_killed_one_must_end_with_status_0(
     exit_statuses: Sequence[int], killed: int | None, problems: list[str], shop: VoucherSessions
 ) -> None:
-    pool = WorkerPool(shop, "memory://", "p")
+    pool = WorkerPool(shop, "memory://", "p", Display())
     for number, status in enumerate(exit_statuses):
         process: Any = SimpleNamespace(name=f"worker {number + 1}", exitcode=status)
         pipe: Any = None

@@ -1,24 +1,37 @@
-"""The command line: ``python -m voucher_sessions``."""
+"""The command line: ``voucher-sessions``, and ``python -m voucher_sessions``.
+
+app             all commands, and what they have in common: options, errors, exit statuses
+run             one run of a command: its settings, its engine, its output
+options         the options and arguments that several commands have
+failures        from an error to an exit status and to what is printed
+output          text and JSON, and the characters and session keys that are not shown as they are
+views           vouchers, sessions, redemptions and findings for people
+look            commands that only read
+watching        the live view
+sell            commands that change one voucher
+operate         the check of a server, audit and repair
+files           import, export and reconcile; with rows, bad_lines and importing
+demo            the demo with live bars
+without_extra   what works without typer and rich: the demo
+"""
 
 from __future__ import annotations
 
-import argparse
+import sys
 from collections.abc import Sequence
-
-import voucher_sessions
-from voucher_sessions.demo import run
+from importlib import import_module
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m voucher_sessions", description=voucher_sessions.__doc__)
-    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
-    run.add_options(commands.add_parser("demo", help=run.HELP, description=run.HELP))
-    commands.add_parser("help", help="show this text")
-    options, unknown = parser.parse_known_args(arguments)
-    if unknown:  # argparse itself would print their values too: one may be a URL with a password
-        parser.error(f"unknown option {', '.join(each.partition('=')[0] for each in unknown)}")
-    if options.command == "help":
-        parser.print_help()
-        return 0
-    return run.main(options)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        import_module("rich")
+        import_module("typer")
+    except ImportError:
+        from voucher_sessions.cli import without_extra
+
+        return without_extra.main(words)
+    from voucher_sessions.cli import app
+
+    return app.main(words)

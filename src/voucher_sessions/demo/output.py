@@ -7,8 +7,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
+from voucher_sessions import VoucherState
 from voucher_sessions.demo.carts import CODES, Cart, main_balance
 from voucher_sessions.demo.checkout import Status
 from voucher_sessions.demo.checks import Check, StoredState, WorkerReports
@@ -27,32 +28,62 @@ OUTCOME_OF_STATUS: Final = {
 OUTCOMES: Final = (REDEEMED, *OUTCOME_OF_STATUS.values(), EXPIRED, LOCKED, INTERRUPTED)
 
 
-class Progress:
-    """One line that is overwritten on a terminal, and a line a second elsewhere."""
+class Row(NamedTuple):
+    """A row of the final table."""
+
+    title: str
+    cells: Sequence[object]
+
+
+class Display:
+    """What the demo shows: its progress in one line that is overwritten on a terminal, and a line a second elsewhere."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._overwrite = sys.stdout.isatty()
         self._next_line = self._started
 
-    def show(self, text: str) -> None:
-        """Show the current state, which replaces the one before."""
+    def begin(self, text: str) -> None:
+        """Print what runs."""
+        print(f"{text}; shown for each voucher: used+locked/limit")
+
+    def show(self, finished: int, total: int, states: Sequence[VoucherState]) -> None:
+        """Show how many carts are finished, and the vouchers. It replaces what was shown before."""
+        shown = [(state.code, main_balance(state)) for state in states]
+        figures = [f"{code} {balance.used}+{balance.locked}/{balance.limit}" for code, balance in shown]
+        text = "  ".join([f"{finished}/{total} carts", *figures])
         if self._overwrite:
             width = shutil.get_terminal_size().columns - 1
-            print(f"\r\x1b[K{self._with_seconds(text)[:width]}", end="", flush=True)
+            print(f"\r\x1b[K{self.with_seconds(text)[:width]}", end="", flush=True)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_SECONDS
-            print(self._with_seconds(text), flush=True)
+            print(self.with_seconds(text), flush=True)
 
     def show_event(self, text: str) -> None:
         """Print a line that is not overwritten."""
-        print(("\r\x1b[K" if self._overwrite else "") + self._with_seconds(text), flush=True)
+        print(("\r\x1b[K" if self._overwrite else "") + self.with_seconds(text), flush=True)
 
     def end(self) -> None:
-        """End the line that was overwritten."""
+        """End the progress: the carts are finished."""
         print(flush=True)
 
-    def _with_seconds(self, text: str) -> str:
+    def close(self) -> None:
+        """Leave the terminal as it was. Called at the end, also after an error or Ctrl-C."""
+
+    def show_table(self, rows: Sequence[Row]) -> None:
+        """Show the balances of the vouchers, and how many carts ended in which way."""
+        for row in rows:
+            print(f"{row.title:34}" + "".join(f"{cell:>14}" for cell in row.cells))
+        print()
+
+    def show_check(self, check: Check) -> None:
+        """Show the result of a check, and the first five problems that it found."""
+        print(f"{'FAILED' if check.problems else 'ok':8}{check.text}")
+        for problem in check.problems[:5]:
+            print(f"{'':8}- {problem}")
+
+    def with_seconds(self, text: str) -> str:
+        """The text, after the seconds since the beginning."""
         return f"{time.monotonic() - self._started:5.1f} s  {text}"
 
 
@@ -64,30 +95,22 @@ def print_interrupted(carts: Sequence[Cart], stored: StoredState, reports: Worke
             print(f"{cart.order_id} was sent when its worker was killed: Redis has {result} for it.\n")
 
 
-def print_table(carts: Sequence[Cart], stored: StoredState, reports: WorkerReports) -> None:
-    """Print the balances of the vouchers, and how many carts ended in which way."""
+def table_rows(carts: Sequence[Cart], stored: StoredState, reports: WorkerReports) -> list[Row]:
+    """The balances of the vouchers, and how many carts ended in which way; a column for each voucher."""
     states = [stored.states[code] for code in CODES]
     shown = [main_balance(state) for state in states]
-    _print_row("", [state.code for state in states])
-    _print_row("", ["redemptions", "cents", "points"])
-    _print_row("limit", [balance.limit for balance in shown])
-    _print_row("used", [balance.used for balance in shown])
-    _print_row("locked", [balance.locked for balance in shown])
-    _print_row("available", [balance.available for balance in shown])
     outcomes = Counter((cart.code, outcome_of(cart, stored, reports)) for cart in carts)
-    for outcome in OUTCOMES:
-        _print_row(f"carts {outcome}", [outcomes[code, outcome] for code in CODES])
     replays = Counter(redemption.code for redemption in reports.redemptions if redemption.replayed)
-    _print_row("second payments replayed", [replays[code] for code in CODES])
-    print()
-
-
-def print_checks(checks: Sequence[Check]) -> None:
-    """Print the result of each check, and the first five problems that it found."""
-    for check in checks:
-        print(f"{'FAILED' if check.problems else 'ok':8}{check.text}")
-        for problem in check.problems[:5]:
-            print(f"{'':8}- {problem}")
+    return [
+        Row("", [state.code for state in states]),
+        Row("", ["redemptions", "cents", "points"]),
+        Row("limit", [balance.limit for balance in shown]),
+        Row("used", [balance.used for balance in shown]),
+        Row("locked", [balance.locked for balance in shown]),
+        Row("available", [balance.available for balance in shown]),
+        *(Row(f"carts {outcome}", [outcomes[code, outcome] for code in CODES]) for outcome in OUTCOMES),
+        Row("second payments replayed", [replays[code] for code in CODES]),
+    ]
 
 
 def outcome_of(cart: Cart, stored: StoredState, reports: WorkerReports) -> str:
@@ -101,7 +124,3 @@ def outcome_of(cart: Cart, stored: StoredState, reports: WorkerReports) -> str:
             return LOCKED if reports.session_keys[cart.order_id] in stored.live_keys() else EXPIRED
         case _:
             return INTERRUPTED
-
-
-def _print_row(title: str, cells: Sequence[object]) -> None:
-    print(f"{title:34}" + "".join(f"{cell:>14}" for cell in cells))

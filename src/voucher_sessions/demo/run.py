@@ -18,7 +18,7 @@ from typing import Final, NoReturn
 from voucher_sessions import OutcomeUnknown, ServerUnavailable, Voucher, VoucherSessions, VoucherSessionsError
 from voucher_sessions.demo.carts import Cart, plan_carts, vouchers_for
 from voucher_sessions.demo.checks import StoredState, audit, wait_for_expiry
-from voucher_sessions.demo.output import print_checks, print_interrupted, print_table
+from voucher_sessions.demo.output import Display, print_interrupted, table_rows
 from voucher_sessions.demo.server import keys_deleted, shared_url, without_credentials
 from voucher_sessions.demo.workers import RECEIPT_TTL_SECONDS, WorkerPool
 from voucher_sessions.errors import CLIENT_ERRORS
@@ -64,11 +64,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(options: argparse.Namespace) -> int:
-    """Run the demo; the exit status is 0 if every check succeeds."""
+def main(options: argparse.Namespace, make_display: Callable[[], Display] = Display) -> int:
+    """Run the demo; the exit status is 0 if every check succeeds. ``make_display`` makes what shows it."""
     try:
         with _sigterm_raises():
-            succeeded = _run(options.url, plan_carts(options.carts), options.workers)
+            succeeded = _run(options.url, plan_carts(options.carts), options.workers, make_display)
             sys.stdout.flush()
         return 0 if succeeded else FAILED
     except (KeyboardInterrupt, Terminated) as reason:
@@ -131,24 +131,23 @@ def _cause(error: Exception) -> BaseException | None:
     return error.__cause__ if isinstance(error, OutcomeUnknown | ServerUnavailable) else None
 
 
-def _run(url: str, carts: Sequence[Cart], workers: int) -> bool:
+def _run(url: str, carts: Sequence[Cart], workers: int, make_display: Callable[[], Display]) -> bool:
     prefix = f"vs-demo-{secrets.token_hex(4)}"  # so that no key of the user's is touched
     with (
         shared_url(url) as server_url,
         VoucherSessions.from_url(server_url, prefix=prefix, receipt_ttl=RECEIPT_TTL_SECONDS) as engine,
         keys_deleted(server_url, prefix),
         _vouchers_created(engine, vouchers_for(carts)),
-        closing(WorkerPool(engine, server_url, prefix)) as pool,
+        closing(make_display()) as display,
+        closing(WorkerPool(engine, server_url, prefix, display)) as pool,
     ):
-        print(
-            f"{len(carts)} carts, {workers} workers, {without_credentials(url)}; shown for each voucher: used+locked/limit"
-        )
+        display.begin(f"{len(carts)} carts, {workers} workers, {without_credentials(url)}")
         pool.start(carts, workers)
         pool.watch()
         wait_for_expiry(engine)
         pool.take_snapshot()
-        pool.progress.end()
-        return _report(carts, StoredState.read(engine, carts), pool)
+        display.end()
+        return _report(carts, StoredState.read(engine, carts), pool, display)
 
 
 @contextmanager
@@ -165,10 +164,11 @@ def _vouchers_created(engine: VoucherSessions, vouchers: Sequence[Voucher]) -> I
             engine.delete_voucher(voucher.code)
 
 
-def _report(carts: Sequence[Cart], stored: StoredState, pool: WorkerPool) -> bool:
-    """Print the table and the checks; True if all succeed."""
+def _report(carts: Sequence[Cart], stored: StoredState, pool: WorkerPool, display: Display) -> bool:
+    """Show the table and the checks; True if all succeed."""
     print_interrupted(carts, stored, pool.reports)
-    print_table(carts, stored, pool.reports)
+    display.show_table(table_rows(carts, stored, pool.reports))
     checks = [*audit(stored, pool.snapshots, pool.reports), pool.check_exit_statuses()]
-    print_checks(checks)
+    for check in checks:
+        display.show_check(check)
     return not any(check.problems for check in checks)

@@ -14,10 +14,10 @@ from multiprocessing.context import SpawnProcess
 from typing import Final
 
 from voucher_sessions import VoucherSessions, VoucherState
-from voucher_sessions.demo.carts import CODES, DISCOUNT, Cart, main_balance
+from voucher_sessions.demo.carts import CODES, DISCOUNT, Cart
 from voucher_sessions.demo.checkout import Report, Status, serve
 from voucher_sessions.demo.checks import Check, WorkerReports
-from voucher_sessions.demo.output import Progress
+from voucher_sessions.demo.output import Display
 
 RECEIPT_TTL_SECONDS: Final = 600  # receipts stay for good by default, and a demo should leave nothing behind
 SNAPSHOT_SECONDS: Final = 0.1
@@ -53,13 +53,13 @@ class Worker:
 class WorkerPool:
     """All workers, their reports, and snapshots of the vouchers while they run. It kills one of them on purpose."""
 
-    def __init__(self, engine: VoucherSessions, url: str, prefix: str) -> None:
+    def __init__(self, engine: VoucherSessions, url: str, prefix: str, display: Display) -> None:
         self._engine = engine
         self._url = url
         self._prefix = prefix
         self._carts: Sequence[Cart] = ()
         self._next_snapshot = 0.0
-        self.progress = Progress()
+        self._display = display
         self.reports = WorkerReports()
         self.snapshots: list[VoucherState] = []
         self.workers: list[Worker] = []
@@ -86,9 +86,7 @@ class WorkerPool:
         """Read the vouchers. Every snapshot is checked at the end."""
         states = [self._engine.get_voucher(code) for code in CODES]
         self.snapshots += states
-        shown = [(state.code, main_balance(state)) for state in states]
-        figures = [f"{code} {balance.used}+{balance.locked}/{balance.limit}" for code, balance in shown]
-        self.progress.show("  ".join([f"{self.reports.finished()}/{len(self._carts)} carts", *figures]))
+        self._display.show(self.reports.finished(), len(self._carts), states)
 
     def close(self) -> None:
         """Kill the workers that still run, after an error or Ctrl-C."""
@@ -125,7 +123,7 @@ class WorkerPool:
         if self._should_kill(report):
             worker.process.kill()
             self.killed = worker
-            self.progress.show_event(f"SIGKILL for {worker.process.name} while it redeems {report.cart.order_id}")
+            self._display.show_event(f"SIGKILL for {worker.process.name} while it redeems {report.cart.order_id}")
 
     def _should_kill(self, report: Report) -> bool:
         """Whether a third of the carts are finished and the reporting worker is sending a redemption.
@@ -145,7 +143,7 @@ class WorkerPool:
         if worker is self.killed:
             rest = [cart for cart in worker.carts if cart.order_id not in self.reports.last_status]
             self._start_worker(rest)
-            self.progress.show_event(f"{self.workers[-1].process.name} serves its other {len(rest)} carts")
+            self._display.show_event(f"{self.workers[-1].process.name} serves its other {len(rest)} carts")
 
 
 @contextmanager

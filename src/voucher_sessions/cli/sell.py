@@ -1,0 +1,231 @@
+"""Commands that change one voucher, as a checkout or an operator does."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+import typer
+
+from voucher_sessions import Used, Validation, Voucher
+from voucher_sessions.cli import failures, views
+from voucher_sessions.cli.options import Code, IfExists, SessionKey, TimeToLive, Ttl, Yes, time_to_live
+from voucher_sessions.cli.output import shown
+from voucher_sessions.cli.run import Run, command
+
+PANEL: Final = "Change one voucher"
+
+app: Final = typer.Typer()
+
+Credits = Annotated[int | None, typer.Option(metavar="N", help="Gift card credits, in minor units (cents).")]
+Points = Annotated[int | None, typer.Option(metavar="N", help="Loyalty points.")]
+
+
+def _id(what: str) -> Any:
+    return typer.Option(
+        "--id", metavar="ID", help=f"The id of the {what}, which makes it happen once; else a random one."
+    )
+
+
+@command(app, PANEL, creates=True)
+def put(
+    run: Run,
+    code: Code,
+    quantity: Annotated[
+        int | None, typer.Option(metavar="N", help="How often it can be redeemed; without limit if left out.")
+    ] = None,
+    credits: Annotated[int, typer.Option(metavar="N", help="A gift card's credits, in minor units (cents).")] = 0,
+    points: Annotated[int, typer.Option(metavar="N", help="A loyalty card's points.")] = 0,
+    used_quantity: Annotated[int | None, typer.Option(metavar="N", help="Set what is used of the quantity.")] = None,
+    used_credits: Annotated[int | None, typer.Option(metavar="N", help="Set what is used of the credits.")] = None,
+    used_points: Annotated[int | None, typer.Option(metavar="N", help="Set what is used of the points.")] = None,
+    if_exists: Annotated[
+        IfExists,
+        typer.Option(metavar="ACTION", help="If there is such a voucher: update, keep it as it is, or raise an error."),
+    ] = "update",
+) -> None:
+    """Create a voucher, or set all limits of an existing one. See also: adjust."""
+    used = None
+    if (used_quantity, used_credits, used_points) != (None, None, None):
+        used = Used(quantity=used_quantity or 0, credits=used_credits or 0, points=used_points or 0)
+    voucher = Voucher(code=code, quantity=quantity, credits=credits, points=points)
+    state = run.engine.put_voucher(voucher, used=used, if_exists=if_exists)
+    if run.output.as_json:
+        run.output.print_json(state)
+    else:
+        run.output.print(views.voucher_view(state))
+
+
+@command(app, PANEL)
+def adjust(
+    run: Run,
+    code: Code,
+    quantity: Annotated[int, typer.Option(metavar="±N", help="What to add to the limit of the quantity.")] = 0,
+    credits: Annotated[int, typer.Option(metavar="±N", help="What to add to the limit of the credits.")] = 0,
+    points: Annotated[int, typer.Option(metavar="±N", help="What to add to the limit of the points.")] = 0,
+    adjustment_id: Annotated[str | None, _id("adjustment")] = None,
+) -> None:
+    """Add to the limits of a voucher, or subtract from them: a top-up, for example."""
+    made = run.engine.adjust(code, quantity=quantity, credits=credits, points=points, adjustment_id=adjustment_id)
+    if run.output.as_json:
+        run.output.print_json(made)
+        return
+    changes = (("quantity", made.quantity), ("credits", made.credits), ("points", made.points))
+    run.output.print(
+        views.facts(
+            ("adjustment", views.code_text(made.id)),
+            ("added", ", ".join(f"{change:+} {name}" for name, change in changes if change)),
+        )
+    )
+    _print_replay(run, made.replayed)
+    if made.voucher is not None:
+        run.output.print("", views.voucher_view(made.voucher))
+
+
+@command(app, PANEL)
+def validate(
+    run: Run,
+    code: Code,
+    credits: Annotated[int, typer.Option(metavar="N", help="Gift card credits that are wanted.")] = 0,
+    points: Annotated[int, typer.Option(metavar="N", help="Loyalty points that are wanted.")] = 0,
+    lock: Annotated[bool, typer.Option("--lock", help="Lock it for a session, with a random key.")] = False,
+    session: Annotated[str | None, typer.Option(metavar="KEY", help="Lock it for the session of this key.")] = None,
+    ttl: Annotated[
+        TimeToLive | None,
+        typer.Option(metavar="TIME", parser=time_to_live, help="Lock it for so long: 15m, 90s, 2h, 1d. Else 7 days."),
+    ] = None,
+) -> int:
+    """Check whether a voucher can be redeemed once for these amounts, and lock them for a session if asked to."""
+    fields: dict[str, object] | None = None
+    if lock or session is not None or ttl is not None:
+        fields = {"type": "LOCK", "key": session}
+        run.generates_session_key = session is None
+    if fields is not None and ttl is not None:
+        fields |= {"ttl": ttl.ttl, "ttl_unit": ttl.unit}
+    validation = run.engine.validate(code, credits=credits, points=points, session=fields)
+    is_locked = validation.valid and fields is not None
+    if run.output.as_json:
+        run.output.print_json(validation, whole_keys=is_locked)
+    elif validation.session is not None and is_locked:
+        run.output.print(
+            f"locked: {shown(code)}", views.session_view(validation.session, shown(validation.session.key))
+        )
+    else:
+        _print_validation(run, validation)
+    return failures.DONE if validation.valid else failures.REFUSED
+
+
+def _print_validation(run: Run, validation: Validation) -> None:
+    """Print what was checked without a lock, or why there is none."""
+    free = validation.available
+    quantity = "without limit" if free.quantity is None else free.quantity
+    if validation.valid:
+        run.output.print(f"valid: {shown(validation.code)}")
+    else:
+        run.output.print(f"not valid: {shown(validation.code)}: {validation.reason}")
+    if validation.retry_after_ms is not None:
+        wait = views.duration(validation.retry_after_ms)
+        run.output.print(f"other sessions have locked the rest; the next one expires in {wait}")
+    if validation.reason != "not_found":
+        run.output.print(f"available: quantity {quantity}, {free.credits} credits, {free.points} points")
+    if validation.session is not None:
+        run.output.print("the session stays as it was:")
+        run.output.print(views.session_view(validation.session, run.output.key(validation.session.key)))
+
+
+@command(app, PANEL)
+def redeem(
+    run: Run,
+    code: Code,
+    credits: Credits = None,
+    points: Points = None,
+    session: Annotated[str | None, typer.Option(metavar="KEY", help="The session that has locked it.")] = None,
+    redemption_id: Annotated[str | None, _id("redemption")] = None,
+    if_session_missing: Annotated[
+        Literal["raise", "redeem"],
+        typer.Option(metavar="ACTION", help="If the session is not live: raise an error, or redeem."),
+    ] = "raise",
+) -> None:
+    """Redeem a voucher once, for good. Without amounts: what the session has locked.
+
+    Without a session, name the amounts if the voucher has credits or points. Name an id, such as the order's number:
+    then repeating the command redeems nothing more.
+    """
+    redeemed = run.engine.redeem(
+        code,
+        credits=credits,
+        points=points,
+        session=session,
+        redemption_id=redemption_id,
+        if_session_missing=if_session_missing,
+    )
+    if run.output.as_json:
+        run.output.print_json(redeemed)
+    else:
+        run.output.print(views.redemption_view(redeemed, run.output))
+        _print_replay(run, redeemed.replayed)
+
+
+@command(app, PANEL)
+def release(run: Run, code: Code, session: SessionKey) -> int:
+    """Release a session's lock before it expires. Exit status 1 if the session was not live."""
+    released = run.engine.release(code, session)
+    if run.output.as_json:
+        run.output.print_json(released)
+    elif released.released:
+        run.output.print(f"released: session {run.output.key(session)} on {shown(code)}")
+    else:
+        known = ", but it was a moment ago" if released.ended else ""
+        run.output.note(f"Error: session {run.output.key(session)} is not live on {shown(code)}{known}", style="red")
+    return failures.DONE if released.released else failures.REFUSED
+
+
+@command(app, PANEL)
+def extend(run: Run, code: Code, session: SessionKey, ttl: Ttl) -> None:
+    """Give a live session a new expiry, counted from now. It keeps its amounts."""
+    extended = run.engine.extend(code, session, ttl=ttl.ttl, ttl_unit=ttl.unit)
+    if run.output.as_json:
+        run.output.print_json(extended)
+    else:
+        run.output.print(views.session_view(extended, run.output.key(extended.key)))
+
+
+@command(app, PANEL)
+def rollback(
+    run: Run,
+    code: Code,
+    redemption_id: Annotated[str, typer.Argument(metavar="REDEMPTION", help="The redemption id.")],
+    credits: Credits = None,
+    points: Points = None,
+    rollback_id: Annotated[str | None, _id("partial rollback")] = None,
+) -> None:
+    """Undo a redemption or, with amounts, give back a part of what it took."""
+    made = run.engine.rollback(code, redemption_id, credits=credits, points=points, rollback_id=rollback_id)
+    if run.output.as_json:
+        run.output.print_json(made)
+        return
+    rows = [("redemption", views.code_text(made.redemption_id))]
+    if made.id is not None:
+        rows.append(("rollback", views.code_text(made.id)))
+    run.output.print(views.facts(*rows, ("given back", views.amounts(made.credits, made.points, made.quantity))))
+    _print_replay(run, made.replayed)
+
+
+@command(app, PANEL)
+def delete(run: Run, code: Code, yes: Yes = False) -> int:
+    """Delete a voucher and all its sessions. The receipts of its redemptions stay."""
+    if not yes:
+        live = run.engine.get_voucher(code).quantity.locked
+        run.ask(f"Delete voucher {shown(code)} and its {live} live sessions?")
+    deleted = run.engine.delete_voucher(code)
+    if run.output.as_json:
+        run.output.print_json(deleted)
+    elif deleted:
+        run.output.print(f"deleted: {shown(code)}")
+    else:
+        run.output.note(f"Error: there is no voucher {shown(code)}", style="red")
+    return failures.DONE if deleted else failures.REFUSED
+
+
+def _print_replay(run: Run, replayed: bool) -> None:
+    if replayed:
+        run.output.print("An earlier call with this id has done this; nothing was changed now.")

@@ -1,0 +1,67 @@
+"""The command line on a server of its own: in this process, and as users start it."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+from support.servers import Server
+
+from cli.running import Cli
+from voucher_sessions import VoucherSessions
+from voucher_sessions.cli import main
+from voucher_sessions.cli.run import URL_VARIABLE
+
+
+@pytest.fixture(scope="session")
+def server(server_of: Callable[[str], Server]) -> Server:
+    return server_of("valkey")
+
+
+@pytest.fixture
+def admin(server: Server) -> Iterator[redis.Redis]:
+    with server.client() as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def engine(server: Server, admin: redis.Redis) -> Iterator[VoucherSessions]:
+    """An engine of the shop, on an empty server."""
+    with VoucherSessions.from_url(server.url) as engine:
+        yield engine
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the environment says about terminals and servers must not matter."""
+    for name in (URL_VARIABLE, "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def cli(server: Server, engine: VoucherSessions) -> Cli:
+    """Runs commands on the server in this process."""
+    return Cli(server.url)
+
+
+class Answering(io.StringIO):
+    """A terminal at which somebody answers."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch, server: Server) -> Callable[[str, list[str]], int]:
+    """Runs a command in this process, which asks a question that is answered."""
+
+    def run(answer: str, words: list[str]) -> int:
+        monkeypatch.setenv(URL_VARIABLE, server.url)
+        monkeypatch.setattr(sys, "stdin", Answering(answer))
+        return main(words)
+
+    return run
