@@ -66,9 +66,9 @@ EXAMPLES: Final = (
         VoucherState,
     ),
     Example(
-        "sessions GIFT-50", ("2 live sessions", SHORTENED, "3000", "14m 59s", "500", "1h 59m"), list[ActiveSession]
+        "sessions GIFT-50", ("2 live sessions", SHORTENED, "3000", "14m ", "500", "1h 59m"), list[ActiveSession]
     ),
-    Example(f"session GIFT-50 {KEY}", (SHORTENED, "3000 credits", "14m 59s"), ActiveSession),
+    Example(f"session GIFT-50 {KEY}", (SHORTENED, "3000 credits", "14m "), ActiveSession),
     Example("redemptions GIFT-50", ("order-1", "700"), list[Redemption]),
     Example("redemption GIFT-50 order-1", ("order-1", "1 redemption, 700 credits"), Redemption),
     Example("put NEW --quantity 3 --credits 500", ("NEW", "3 available", "500 available"), VoucherState),
@@ -76,7 +76,7 @@ EXAMPLES: Final = (
     Example("validate GIFT-50 --credits 800", ("valid: GIFT-50", "800 credits"), Validation),
     Example(
         "validate GIFT-50 --credits 801",
-        ("not valid: GIFT-50: gift_amount_exceeded", "other sessions", "14m 59s"),
+        ("not valid: GIFT-50: gift_amount_exceeded", "other sessions", "14m "),
         Validation,
         status=1,
     ),
