@@ -9,7 +9,6 @@ from textwrap import dedent
 from typing import Final
 
 import pytest
-
 from documents.examples import ROOT, examples
 
 PLUGIN: Final = "voucher_sessions.contrib.pytest_plugin"

@@ -16,7 +16,7 @@ ROOT: Final = Path(__file__).parents[2]
 DOCUMENTS: Final = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
     *sorted((ROOT / "docs").glob("*.md")),
-    ROOT / "examples" / "sql_agreement" / "README.md",
+    *sorted((ROOT / "examples").glob("*/README.md")),
 ]
 
 _run: Final = PythonEvaluator()
