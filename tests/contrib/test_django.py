@@ -23,6 +23,7 @@ from django.test.utils import override_settings
 from django.utils import translation
 from django.utils.asyncio import async_unsafe
 from support.django_project import vouchers
+from support.one_of_each_error import one_of_each_error
 from support.servers import Server, free_port
 from support.sessions import lock
 
@@ -34,10 +35,8 @@ from voucher_sessions import (
     InvalidRequest,
     LimitExceeded,
     QuantityExceeded,
-    Redemption,
     Voucher,
     VoucherSessions,
-    VoucherSessionsError,
 )
 from voucher_sessions.contrib.django import conf, engines, get_async_engine, get_engine
 from voucher_sessions.contrib.django.errors import error_code, form_error
@@ -401,54 +400,6 @@ def test_the_command_needs_a_url(arguments: list[str]) -> None:
 # Errors
 
 
-def errors() -> Iterator[VoucherSessionsError]:
-    """One of each class."""
-    receipt = Redemption(
-        id="order",
-        code="A",
-        session_key=None,
-        quantity=1,
-        credits=0,
-        points=0,
-        redeemed_at="2026-11-21T12:00:00Z",  # type: ignore[arg-type]  # pydantic reads it
-        rolled_back=True,
-        credits_rolled_back=0,
-        points_rolled_back=0,
-        replayed=False,
-    )
-    arguments: dict[str, tuple[Any, ...]] = {
-        "AdjustmentConflict": ("A", "id"),
-        "AdjustmentRefused": ("A", "credits", 1, -2),
-        "AmountRequired": ("A",),
-        "CorruptState": ("problem",),
-        "CrossSlotStack": ([["A"], ["B"]],),
-        "EmbeddedServerError": ("folder", "problem"),
-        "GiftAmountExceeded": ("A", "gift_amount_exceeded", 2, 1, False, None),
-        "InvalidRequest": ("code", "problem"),
-        "LimitExceeded": ("A", "quantity_exceeded", 2, 1, False, None),
-        "LoyaltyPointsExceeded": ("A", "loyalty_card_points_exceeded", 2, 1, False, None),
-        "NotDurable": ("redeem", "problem", None),
-        "OutcomeUnknown": ("redeem", ["A"]),
-        "QuantityExceeded": ("A", "quantity_exceeded", 2, 1, False, None),
-        "RedemptionConflict": ("A", "order"),
-        "RedemptionNotFound": ("A", "order"),
-        "RedemptionRolledBack": ("A", "order", receipt),
-        "RollbackExceeded": ("A", "order", "credits", 2, 1),
-        "ServerRefused": ("redeem", ["A"], "problem", "remedy"),
-        "ServerUnavailable": ("redeem", ["A"], "problem"),
-        "SessionNotFound": ("key", "A"),
-        "UnknownFormat": ("redeem", 2),
-        "VoucherExists": ("A",),
-        "VoucherNotFound": ("A",),
-        "VoucherSessionsError": ("problem",),
-    }
-    kinds = {name: getattr(voucher_sessions, name) for name in voucher_sessions.__all__}
-    names = {name for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, VoucherSessionsError)}
-    assert names == arguments.keys()
-    for name, values in arguments.items():
-        yield kinds[name](*values)
-
-
 TROUBLE = "We cannot check this code at the moment. Please try again later."
 OTHERWISE = "This code cannot be used here."
 # These codes are promised: a shop stores and translates them.
@@ -484,9 +435,9 @@ CODES = {
 
 
 def test_each_error_has_a_code_and_a_sentence() -> None:
-    seen = {type(error).__name__: (error_code(error), form_error(error).messages[0]) for error in errors()}
+    seen = {type(error).__name__: (error_code(error), form_error(error).messages[0]) for error in one_of_each_error()}
     assert seen == CODES
-    for error in errors():
+    for error in one_of_each_error():
         assert form_error(error).code == error_code(error)
 
 
