@@ -38,7 +38,7 @@ autodoc_typehints_description_target = "documented"
 python_use_unqualified_type_names = True
 nitpick_ignore_regex = [
     # Names of other projects, which only the network could resolve.
-    (r"py:(class|exc)", r"(?!voucher_sessions\.)\w+\..+|timedelta"),
+    (r"py:(class|exc)", r"(?!voucher_sessions\.)\w+\..+|timedelta|ImproperlyConfigured"),
     # Names of annotations that are not public: the docstrings beside them say what can be passed.
     (r"py:class", r"(.+\.)?(AsyncLoader|Loader|OnCall|RedeemableFields|_DictOfAnything)"),
 ]

@@ -20,7 +20,7 @@ from support.servers import BINARIES, Server, running
 
 from voucher_sessions import AsyncVoucherSessions, VoucherSessions
 
-pytest_plugins = ["lua_tools.coverage"]
+pytest_plugins = ["lua_tools.coverage", "pytester"]
 
 BACKENDS = ["fakeredis", *BINARIES]
 # Every combination of decoding and protocol, spread over the two engines.

@@ -65,9 +65,7 @@ EXAMPLES: Final = (
         ("GIFT-50", "1 used", "2 locked", "700 used", "3500 locked", "800 available", "2 live sessions:", SHORTENED),
         VoucherState,
     ),
-    Example(
-        "sessions GIFT-50", ("2 live sessions", SHORTENED, "3000", "14m ", "500", "1h 59m"), list[ActiveSession]
-    ),
+    Example("sessions GIFT-50", ("2 live sessions", SHORTENED, "3000", "14m ", "500", "1h 59m"), list[ActiveSession]),
     Example(f"session GIFT-50 {KEY}", (SHORTENED, "3000 credits", "14m "), ActiveSession),
     Example("redemptions GIFT-50", ("order-1", "700"), list[Redemption]),
     Example("redemption GIFT-50 order-1", ("order-1", "1 redemption, 700 credits"), Redemption),

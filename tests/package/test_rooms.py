@@ -103,9 +103,11 @@ def imported_from_redis(path: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    "path", [*sorted(PACKAGE.glob("_core/**/*.py")), PACKAGE / "errors.py"], ids=lambda path: path.name
+    "path",
+    [*sorted(PACKAGE.glob("_core/**/*.py")), PACKAGE / "errors.py", *sorted(PACKAGE.glob("contrib/**/*.py"))],
+    ids=lambda path: path.name,
 )
-def test_below_the_transport_only_exception_classes_come_from_redis_and_the_slot_of_a_key(path: Path) -> None:
+def test_outside_the_transport_only_exception_classes_come_from_redis_and_the_slot_of_a_key(path: Path) -> None:
     found = imported_from_redis(path)
     if path.name == "keys.py":
         assert found == {"redis.crc.key_slot": "key_slot"}
