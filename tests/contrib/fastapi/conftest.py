@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from support.servers import Server
 
 from contrib.fastapi.services import Service, running_service
+from contrib.fastapi.shop import Shop
 from voucher_sessions import AsyncVoucherSessions, VoucherSessions
 from voucher_sessions.contrib.fastapi import create_router
 
@@ -50,3 +51,9 @@ def service(app: FastAPI) -> Iterator[Service]:
     """The application behind uvicorn."""
     with running_service(app) as service:
         yield service
+
+
+@pytest.fixture
+def shop(client: TestClient) -> Shop:
+    """A shop that uses the application."""
+    return Shop(client)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -33,7 +34,7 @@ from voucher_sessions.contrib.fastapi.answers import (
     VoucherAnswer,
 )
 from voucher_sessions.contrib.fastapi.ids import RedemptionRef
-from voucher_sessions.contrib.fastapi.problems import Problem, no_voucher
+from voucher_sessions.contrib.fastapi.problems import Problem, new_request_id, no_voucher
 from voucher_sessions.contrib.fastapi.request_bodies import RedeemableBody
 
 
@@ -43,7 +44,8 @@ def validation_answer(redeemables: Sequence[RedeemableBody], result: StackValida
     if result.valid:
         applicable = [_redeemable(each.code, "APPLICABLE", _given(asked)) for asked, each in pairs]
         return ValidationAnswer(valid=True, redeemables=applicable, session=_session(result.session))
-    answers = [_redeemable(each.code, *_refusal(each)) for _, each in pairs]
+    request_id = new_request_id()
+    answers = [_redeemable(each.code, *_refusal(each, request_id)) for _, each in pairs]
     refused = [each for _, each in pairs if not each.valid]
     locked_by_others = all(each.locked_by_others for each in refused)
     return ValidationAnswer(
@@ -76,17 +78,19 @@ def _session(session: ActiveSession | None) -> SessionAnswer | None:
     return SessionAnswer(key=session.key, type=session.type, ttl=session.ttl, ttl_unit=session.ttl_unit)
 
 
-def _refusal(validation: Validation) -> tuple[Literal["INAPPLICABLE", "SKIPPED"], RedeemableResult]:
+def _refusal(validation: Validation, request_id: str) -> tuple[Literal["INAPPLICABLE", "SKIPPED"], RedeemableResult]:
     if validation.reason is None:
         return "SKIPPED", RedeemableResult()
     if validation.reason == "not_found":
-        return "INAPPLICABLE", RedeemableResult(error=no_voucher(validation.code).body)
+        problem = replace(no_voucher(validation.code), request_id=request_id)
+        return "INAPPLICABLE", RedeemableResult(error=problem.body)
     problem = Problem(
         status=400,
         key=validation.reason,
         details=validation.code,
         locked_by_others=validation.locked_by_others,
         retry_after_ms=validation.retry_after_ms,
+        request_id=request_id,
     )
     return "INAPPLICABLE", RedeemableResult(error=problem.body)
 

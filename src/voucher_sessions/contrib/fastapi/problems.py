@@ -45,6 +45,11 @@ RETRY_MS: Final = 1000  # when a server that did not answer may be tried again
 _MAX_DETAILS: Final = 1000
 
 
+def new_request_id() -> str:
+    """An id with which an answer can be found in the log."""
+    return f"v-{secrets.token_hex(8)}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     """What is answered in place of a result."""
@@ -59,7 +64,7 @@ class Problem:
     order: OrderToRepeat | None = None
     session: SessionToRepeat | None = None
     ids: dict[str, str] = field(default_factory=dict[str, str])  # what repeats a call whose outcome is unknown
-    request_id: str = field(default_factory=lambda: f"v-{secrets.token_hex(8)}")
+    request_id: str = field(default_factory=new_request_id)
 
     @property
     def body(self) -> ErrorBody:

@@ -112,6 +112,7 @@ class RedeemablesRequest(BaseModel):
         list[RedeemableBody], Field(min_length=1, max_length=MAX_STACK), AfterValidator(_distinct)
     ] = Field(description="1 to 30 vouchers, none of them twice.")
     session: SessionBody | None = Field(
-        None, description="Validation: lock the vouchers for this session. Redemption: redeem what it has locked."
+        default=None,
+        description="Validation: lock the vouchers for this session. Redemption: redeem what it has locked.",
     )
     order: Order | None = Field(default=None, description="Needed to make a redemption safe to repeat.")
