@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import uvicorn
 from fastapi import FastAPI
@@ -24,9 +24,10 @@ class Service(NamedTuple):
 
 
 @contextmanager
-def running_service(app: FastAPI) -> Iterator[Service]:
+def running_service(app: FastAPI, **options: Any) -> Iterator[Service]:
     listening = socket.create_server(("127.0.0.1", 0), backlog=256)
-    server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_config=None, timeout_graceful_shutdown=10))
+    config = uvicorn.Config(app, access_log=False, log_config=None, timeout_graceful_shutdown=10, **options)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:

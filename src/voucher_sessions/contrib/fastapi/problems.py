@@ -211,6 +211,8 @@ def problem_of_input(error: RequestValidationError) -> Problem:
     first = error.errors()[0]
     kind: str = first["type"]
     place = [] if kind == "json_invalid" else [str(each) for each in first["loc"][1:]]
+    if place[-1:] in (["int"], ["float"]):  # of a union, pydantic also names the type that did not fit
+        place.pop()
     if kind == "duplicated_redeemables":
         key = kind
     elif kind in ("too_short", "too_long", "literal_error") and place[-1] in ("redeemables", "object"):
