@@ -10,7 +10,20 @@ from typing import Any, NamedTuple
 
 import uvicorn
 from fastapi import FastAPI
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from support.waiting import until
+
+from voucher_sessions import AsyncVoucherSessions
+from voucher_sessions.contrib.fastapi import create_router
+
+
+def app_without_retries(url: str, **options: Any) -> FastAPI:
+    """An application with the router, whose client does not try again when a connection fails."""
+    app = FastAPI()
+    engine = AsyncVoucherSessions.from_url(url, retry=Retry(NoBackoff(), 0), **options)
+    app.include_router(create_router(engine))
+    return app
 
 
 class Service(NamedTuple):

@@ -56,7 +56,7 @@ class Problem:
 
     status: int
     key: str
-    details: str | None = None
+    details: str
     resource_type: str | None = None
     resource_id: str | None = None
     locked_by_others: bool | None = None
@@ -69,9 +69,8 @@ class Problem:
     @property
     def body(self) -> ErrorBody:
         """The body of the answer."""
-        details = self.details
-        if details is not None:  # the name of a field can be any text, also one that UTF-8 cannot express
-            details = details[:_MAX_DETAILS].encode(errors="backslashreplace").decode()
+        # The name of a field can be any text, also one that UTF-8 cannot express.
+        details = self.details[:_MAX_DETAILS].encode(errors="backslashreplace").decode()
         return ErrorBody(
             code=self.status,
             key=self.key,
