@@ -82,13 +82,12 @@ WRONG: list[tuple[object, str]] = [
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
-@pytest.mark.parametrize(("body", "field"), WRONG, ids=[f"{field}-{at}" for at, (_, field) in enumerate(WRONG)])
-def test_a_wrong_field_is_named(
-    path: str, body: object, field: str, client: TestClient, vouchers: VoucherSessions
-) -> None:
-    error = sent(client, path, body)
-    assert error["key"] == "invalid_payload"
-    assert error["details"].partition(":")[0] == field
+@pytest.mark.parametrize("field", dict.fromkeys(field for _, field in WRONG))
+def test_a_wrong_field_is_named(path: str, field: str, client: TestClient, vouchers: VoucherSessions) -> None:
+    for body in (body for body, wrong in WRONG if wrong == field):
+        error = sent(client, path, body)
+        assert error["key"] == "invalid_payload", body
+        assert error["details"].partition(":")[0] == field, body
     assert_untouched(vouchers)
 
 

@@ -78,6 +78,13 @@ def test_behind_a_prefix(place: str, server: Server, vouchers: VoucherSessions) 
         assert_released(vouchers, "x/y", "k/1", lambda path: client.delete(f"{prefix}{path}").status_code)
 
 
+def test_behind_a_prefix_with_a_parameter(server: Server, vouchers: VoucherSessions) -> None:
+    app = FastAPI()
+    app.include_router(create_router(AsyncVoucherSessions.from_url(server.url)), prefix="/shops/{shop:int}")
+    with TestClient(app) as client:
+        assert_released(vouchers, "x/y", "k/1", lambda path: client.delete(f"/shops/7{path}").status_code)
+
+
 @pytest.mark.parametrize(
     ("scope", "path"),
     [

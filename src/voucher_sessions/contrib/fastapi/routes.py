@@ -30,8 +30,11 @@ class ContractRoute(APIRoute):
             return super().matches(scope)
         match, child = super().matches({**scope, "path": path})
         if match is not Match.NONE:
-            parameters: dict[str, str] = child["path_params"]
-            child["path_params"] = {name: value.replace(_ENCODED_SLASH, "/") for name, value in parameters.items()}
+            parameters: dict[str, object] = child["path_params"]  # those of a prefix can be numbers
+            child["path_params"] = {
+                name: value.replace(_ENCODED_SLASH, "/") if isinstance(value, str) else value
+                for name, value in parameters.items()
+            }
         return match, child
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
