@@ -63,6 +63,7 @@ ADJUSTMENT = Adjustment(id="a1", code="A", quantity=0, credits=1, points=0, vouc
 # Each error, its status, its key, and further fields of the body.
 ANSWERS: list[tuple[VoucherSessionsError, int, str, dict[str, object]]] = [
     (InvalidRequest("code", "must not be blank"), 400, "invalid_payload", {"details": "code: must not be blank"}),
+    (InvalidRequest("a\ud800", "is no field"), 400, "invalid_payload", {"details": "a\\ud800: is no field"}),
     (CrossSlotStack([["A"], ["B"]]), 400, "invalid_redeemables", {}),
     (VoucherNotFound("A"), 404, "not_found", {"resource_type": "voucher", "resource_id": "A", "details": "A"}),
     (VoucherExists("A"), 409, "duplicate_found", {"resource_type": "voucher"}),

@@ -69,7 +69,7 @@ class Problem:
     @property
     def body(self) -> ErrorBody:
         """The body of the answer."""
-        # The name of a field can be any text, also one that UTF-8 cannot express.
+        # An error of the application's can have any text, also one that UTF-8 cannot express.
         details = self.details[:_MAX_DETAILS].encode(errors="backslashreplace").decode()
         return ErrorBody(
             code=self.status,
