@@ -10,7 +10,7 @@ Session keys stay in the shop: a customer knows the name of the cart, which is a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from hmac import compare_digest
@@ -66,7 +66,7 @@ def create_shop(url: str, *, till_token: str) -> FastAPI:
     """The shop, with its vouchers at a URL. Programs that know the token can use the API."""
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         async with AsyncVoucherSessions.from_url(url, max_ttl=15 * 60) as app.state.engine:
             yield
 

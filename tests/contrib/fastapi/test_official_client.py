@@ -255,13 +255,14 @@ def test_a_release_whose_answer_was_lost_is_repeated_by_the_client(
 
 
 def test_the_client_waits_for_a_server_that_is_down(caplog: pytest.LogCaptureFixture) -> None:
-    """It repeats a release three times, each after the second that Retry-After names, and a redemption never."""
+    """It repeats what is safe three times, each after the second that Retry-After names, and a redemption never."""
     with running("valkey") as down, running_service(app_without_retries(down.url)) as service:
         client = Client(service.port)
         down.kill()
         calls: list[tuple[Callable[[], object], int]] = [
             (lambda: client.redeem(gift("LAST"), order="o1"), 1),
             (lambda: client.release("A", "k"), 4),
+            (lambda: client.redemptions_of("A"), 4),
         ]
         for call, tries in calls:
             caplog.clear()

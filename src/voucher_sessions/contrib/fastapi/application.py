@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from hashlib import sha256
@@ -62,7 +62,7 @@ def create_app(
     engine = AsyncVoucherSessions.from_url(url, prefix=prefix, default_ttl=default_ttl, max_ttl=max_ttl)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         async with engine:
             yield
 
