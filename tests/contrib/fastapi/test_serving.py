@@ -21,6 +21,12 @@ from voucher_sessions.contrib.fastapi import serve
 KEYS = {"shop": "token-of-the-shop"}
 
 
+OTHER_NAMES = [
+    *("evil.example", "127.0.0.1.evil.example", "evil.example:1", "localhost.evil.example", "192.0.2.1", "[::2]"),
+    *("", ":1", "[", "[::1", "::1", "[localhost]", "evil.example@127.0.0.1:x/", "127.0.0.1, evil.example"),
+]
+
+
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any]]]:
     """The applications that uvicorn would run, and its options."""
@@ -40,12 +46,14 @@ def test_loopback_needs_no_keys(host: str, served: list[tuple[Any, dict[str, Any
     serve("memory://", api_keys=None, host=host, port=1)
     ((app, options),) = served
     assert (options["host"], options["port"]) == (host, 1)
-    name = f"[{host}]" if ":" in host else host
-    with TestClient(app, base_url=f"http://{name}:1") as client:
-        assert client.post("/v1/validations", json=cart(voucher("A"))).status_code == 200
-        for other in ("evil.example", "127.0.0.1.evil.example", "evil.example:1", ""):
-            response = client.post("/v1/validations", json=cart(voucher("A")), headers={"Host": other})
-            assert response.status_code == 400
+    own = f"[{host}]" if ":" in host else host
+    with TestClient(app) as client:
+        for name in (own, f"{own}:1", own.upper(), "localhost:1", "127.0.0.1", "[::1]:1"):
+            response = client.post("/v1/validations", json=cart(voucher("A")), headers={"Host": name})
+            assert response.status_code == 200, name
+        for name in OTHER_NAMES:
+            response = client.post("/v1/validations", json=cart(voucher("A")), headers={"Host": name})
+            assert (response.status_code, response.json()["key"]) == (400, "invalid_host"), name
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.0.2.1", "example.com", "127.0.0.1.example.com", "*"])

@@ -132,14 +132,14 @@ class ApiKeys:
         await response(scope, receive, send)
 
     def _is_known(self, scope: Scope) -> bool:
-        app_id, token = _digest(_only(scope, _APP_ID)), _digest(_only(scope, _APP_TOKEN))
+        app_id, token = _digest(only_value(scope, _APP_ID)), _digest(only_value(scope, _APP_TOKEN))
         found = False
         for known_id, known_token in self._digests:  # to the end, also after a match
             found |= compare_digest(app_id, known_id) & compare_digest(token, known_token)
         return found
 
 
-def _only(scope: Scope, name: str) -> bytes:
+def only_value(scope: Scope, name: str) -> bytes:
     """The value of a header; empty if there is none or more than one, since another program may take the other."""
     values = [value for key, value in scope["headers"] if key.lower() == name.lower().encode()]
     return values[0] if len(values) == 1 else b""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from ipaddress import ip_address
+from typing import Final
 
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from voucher_sessions import InvalidRequest
-from voucher_sessions.contrib.fastapi.application import create_app
+from voucher_sessions.contrib.fastapi.application import create_app, only_value
+from voucher_sessions.contrib.fastapi.problems import Problem
+
+_HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+))(?::\d+)?", re.ASCII)
 
 
 def serve(
@@ -24,8 +29,8 @@ def serve(
 ) -> None:
     """Serve the vouchers of a Redis server over HTTP, until the process gets SIGINT or SIGTERM.
 
-    Without keys it listens on loopback alone, and answers only requests for a name of this machine, so that no page in
-    a browser can reach it by another name.
+    Without keys it listens on loopback alone, and answers only requests for ``localhost`` or a loopback address, so that
+    no page in a browser can reach it by another name.
 
     It writes no access log: the path of a released session has its key. Put a proxy with TLS in front of it if other
     machines are to reach it.
@@ -49,8 +54,32 @@ def serve(
         raise InvalidRequest("host", "must be a loopback address such as 127.0.0.1, since there are no api_keys")
     app = create_app(url, api_keys=api_keys, prefix=prefix, default_ttl=default_ttl, max_ttl=max_ttl)
     if api_keys is None:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", host])
+        app.add_middleware(LoopbackNames)
     uvicorn.run(app, host=host, port=port, access_log=False, server_header=False)
+
+
+class LoopbackNames:
+    """ASGI middleware: answers 400 to each request whose ``Host`` is no name of loopback.
+
+    Otherwise a page in a browser on this machine could send requests, under a name of its own that it lets point here.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what may pass."""
+        if scope["type"] == "lifespan" or _is_loopback(_host_name(scope)):
+            await self._app(scope, receive, send)
+            return
+        problem = Problem(status=400, key="invalid_host", details="Use 127.0.0.1 or localhost in the URL.")
+        await problem.response(scope, receive, send)
+
+
+def _host_name(scope: Scope) -> str:
+    """The name in the header ``Host``, without the port; empty if there is none."""
+    found = _HOST.fullmatch(only_value(scope, "Host").decode("latin-1"))
+    return (found[1] or found[2]).lower() if found else ""
 
 
 def _is_loopback(host: str) -> bool:
