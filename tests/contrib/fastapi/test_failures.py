@@ -44,6 +44,12 @@ def shop(proxy: Proxy) -> Iterator[Shop]:
 def catalogue(vouchers: VoucherSessions) -> None:
     for code in ("A", "B"):
         vouchers.put_voucher(Voucher(code=code, credits=5000, quantity=10))
+    # The server knows the scripts from now on: a reply that is lost is not the one that says that it does not.
+    vouchers.put_voucher(Voucher(code="OTHER"))
+    vouchers.validate("OTHER", session=session("other"))
+    vouchers.redeem("OTHER", session="other", redemption_id="other")
+    vouchers.rollback("OTHER", "other")
+    vouchers.release("OTHER", "other")
 
 
 LOST: tuple[Fault, ...] = ("close", "reset", "torn")
