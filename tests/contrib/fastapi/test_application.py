@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from starlette.testclient import WebSocketDenialResponse
 from support.servers import Server
 
 from contrib.fastapi.shop import Shop, cart, session, voucher
@@ -101,6 +102,12 @@ def test_the_body_of_a_stranger_is_not_read(server: Server) -> None:
         assert read == []
         assert client.post("/v1/redemptions", content=b"{}", headers=SHOP).status_code == 400
         assert read != []
+
+
+def test_a_websocket_is_refused_too(client: TestClient) -> None:
+    with pytest.raises(WebSocketDenialResponse) as caught, client.websocket_connect("/v1/redemptions"):
+        pass
+    assert caught.value.status_code == 401
 
 
 def test_none_opens_the_door(server: Server) -> None:
