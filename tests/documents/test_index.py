@@ -10,7 +10,7 @@ import pytest
 import voucher_sessions
 from documents.examples import ROOT
 from voucher_sessions import bulk
-from voucher_sessions.contrib import django, logging, opentelemetry, testing
+from voucher_sessions.contrib import django, fastapi, logging, opentelemetry, testing
 
 INDEX = (ROOT / "docs" / "index.md").read_text("utf-8")
 REFERENCE = "\n".join(page.read_text("utf-8") for page in (ROOT / "docs" / "api").glob("*.rst"))
@@ -27,7 +27,9 @@ def test_each_page_is_in_a_table() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [voucher_sessions, bulk, logging, opentelemetry, django, testing], ids=lambda module: module.__name__
+    "module",
+    [voucher_sessions, bulk, logging, opentelemetry, fastapi, django, testing],
+    ids=lambda module: module.__name__,
 )
 def test_each_public_name_is_in_the_reference(module: ModuleType) -> None:
     assert set(module.__all__) - DESCRIBED <= ALIASES
