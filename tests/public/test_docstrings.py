@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import pytest
@@ -112,7 +112,7 @@ def described_in(module: ModuleType, name: str) -> str:
 @pytest.mark.parametrize("name", voucher_sessions.__all__)
 def test_public_names_are_described_without_references_to_unpublished_documents(name: str) -> None:
     found = getattr(voucher_sessions, name)
-    text = (found.__doc__ if isinstance(found, type) else described_in(models, name)) or ""
+    text = (found.__doc__ if isinstance(found, type | FunctionType) else described_in(models, name)) or ""
     assert len(text.split()) >= 5
     assert not re.search(r"(?i)\bDESIGN\b|semantics \d|\bseed\b", text)
 

@@ -68,9 +68,10 @@ class Run:
         if not url:
             raise failures.WrongUsage(f"name the server: --url URL, or the environment variable {URL_VARIABLE}")
         self._check_folder(url)
+        prefix = "vs" if self._settings.prefix is None else self._settings.prefix
         partition = None if self._settings.partition is None else _function_named(self._settings.partition)
         try:
-            engine = VoucherSessions.from_url(url, prefix=self._settings.prefix or "vs", partition=partition)
+            engine = VoucherSessions.from_url(url, prefix=prefix, partition=partition)
         except ImportError as error:  # of an extra, which its text names
             raise failures.WrongUsage(str(error)) from None
         if url in _TEMPORARY:
@@ -111,7 +112,7 @@ def _function_named(name: str) -> Callable[[str], str]:
         sys.path.append(os.getcwd())
     try:
         function: Callable[[str], str] = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # also of the module, which may do anything
         raise failures.WrongUsage(f"--partition: MODULE:NAME raises {type(error).__name__}") from None
     return function
 
