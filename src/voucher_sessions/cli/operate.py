@@ -57,7 +57,7 @@ def audit(run: Run, code: Code) -> int:
     return failures.REFUSED if found.differs else failures.DONE
 
 
-@command(app, PANEL)
+@command(app, PANEL, changes=True)
 def repair(run: Run, code: Code, yes: Yes = False) -> int:
     """Correct a voucher's totals. Shows the changes and asks first."""
     found = run.engine.audit(code)

@@ -26,7 +26,7 @@ def _id(what: str) -> Any:
     )
 
 
-@command(app, PANEL, creates=True)
+@command(app, PANEL, changes=True, creates=True)
 def put(
     run: Run,
     code: Code,
@@ -58,7 +58,7 @@ def put(
         run.output.print(views.voucher_view(state))
 
 
-@command(app, PANEL)
+@command(app, PANEL, changes=True)
 def adjust(
     run: Run,
     code: Code,
@@ -87,7 +87,7 @@ def adjust(
         run.output.print("", views.voucher_view(made.voucher))
 
 
-@command(app, PANEL)
+@command(app, PANEL, changes=True)
 def validate(
     run: Run,
     code: Code,
@@ -142,7 +142,7 @@ def _print_validation(run: Run, validation: Validation) -> None:
         run.output.print(views.session_view(validation.session, run.output.key(validation.session.key)))
 
 
-@command(app, PANEL)
+@command(app, PANEL, changes=True)
 def redeem(
     run: Run,
     code: Code,
@@ -175,7 +175,7 @@ def redeem(
         _print_replay(run, redeemed.replayed)
 
 
-@command(app, PANEL)
+@command(app, PANEL, changes=True)
 def release(run: Run, code: Code, session: SessionKey) -> int:
     """Release a session's lock before it expires.
 
@@ -192,7 +192,7 @@ def release(run: Run, code: Code, session: SessionKey) -> int:
     return failures.DONE if released.released else failures.REFUSED
 
 
-@command(app, PANEL)
+@command(app, PANEL, changes=True)
 def extend(run: Run, code: Code, session: SessionKey, ttl: Ttl) -> None:
     """Give a session a new expiry, counted from now."""
     extended = run.engine.extend(code, session, ttl=ttl.ttl, ttl_unit=ttl.unit)
@@ -202,7 +202,7 @@ def extend(run: Run, code: Code, session: SessionKey, ttl: Ttl) -> None:
         run.output.print(views.session_view(extended, run.output.key(extended.key)))
 
 
-@command(app, PANEL)
+@command(app, PANEL, changes=True)
 def rollback(
     run: Run,
     code: Code,
@@ -227,7 +227,7 @@ def rollback(
     _print_replay(run, made.replayed)
 
 
-@command(app, PANEL)
+@command(app, PANEL, changes=True)
 def delete(run: Run, code: Code, yes: Yes = False) -> int:
     """Delete a voucher and all its sessions. Asks first.
 

@@ -48,7 +48,7 @@ def watch(
     """
     snapshots = _snapshots(run.engine, codes or _codes_that_exist(run))
     try:
-        if run.output.console.is_terminal and not run.output.as_json:
+        if run.output.console.is_interactive and not run.output.as_json:
             _show_live(run.output, snapshots)
         while True:
             snapshot = next(snapshots)
