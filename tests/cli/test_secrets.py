@@ -19,7 +19,7 @@ from voucher_sessions import OutcomeUnknown, Voucher, VoucherSessions
 from voucher_sessions.cli.output import shown, with_shortened_keys
 
 # Texts that appear nowhere by chance: they begin with something that no output has.
-KEYS = st.text(string.ascii_letters + string.digits + "-_.:/@ é", min_size=1, max_size=40).map(
+KEYS = st.text(string.ascii_letters + string.digits + "-_.:/@ é'\\\"", min_size=1, max_size=40).map(
     lambda text: f"k3Y-{text}-9Zq"
 )
 PASSWORDS = st.text(string.ascii_letters + string.digits + "-_.:/@%#? \\'\"é", max_size=20).map(
@@ -137,7 +137,7 @@ def test_wrong_usage_shows_no_secret(
 ) -> None:
     """Each of the wrong commands, also with a password that is not percent-encoded."""
     monkeypatch.chdir(tmp_path)
-    key = "k3Y-of-a-customer-9Zq"
+    key = "k3Y-of'a\\customer-9Zq"
     words = filled(command, KEY=key, URL=f"redis://u5R:{password}@127.0.0.1:1/x")
     for options in ([], ["--json"]):
         result = Cli("memory://")(*words, *options, input="code\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import redis
@@ -273,6 +273,17 @@ def test_delete_asks_in_a_terminal(server: Server, engine: VoucherSessions) -> N
     assert not engine.delete_voucher("GIFT-50")
 
 
+@pytest.mark.usefixtures("_interruptible")
+def test_ctrl_c_at_a_question_changes_nothing(server: Server, engine: VoucherSessions) -> None:
+    fill(engine)
+    with Terminal("delete", "GIFT-50", url=server.url) as terminal:
+        terminal.wait_for("[y/N]")
+        terminal.interrupt()
+        assert terminal.end() == 130
+        assert "Traceback" not in terminal.text
+    assert engine.delete_voucher("GIFT-50")
+
+
 def test_an_unknown_outcome_says_how_to_repeat_the_command(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     key = "ssn_" + "x" * 32
 
@@ -300,3 +311,15 @@ def test_an_unknown_outcome_says_how_to_repeat_the_command(cli: Cli, monkeypatch
     assert key not in error("validate", "A", "--session", key)
     assert json_of(error("validate", "A", "--lock", "--json"))["session_key"] == key
     assert key not in error("validate", "A", "--session", key, "--json")
+
+
+def test_ctrl_c_during_a_change_says_that_it_may_have_been_made(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    for method in ("put_voucher", "redeem", "get_voucher"):
+        monkeypatch.setattr(VoucherSessions, method, interrupted)
+    for command, note in (("put A", True), ("redeem A", True), ("show A", False)):
+        result = cli(*command.split())
+        assert (result.status, result.out) == (130, "")
+        assert result.err.startswith("Interrupted: the change may have been made or not.") == note

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -189,6 +191,36 @@ def test_a_server_that_is_none_of_redis() -> None:
         result = Cli(f"redis://{HOST}:{other.port}")("show", "A")
     assert result.status == 3
     assert len(result.err.splitlines()) == 1
+
+
+class Silent(Listener):
+    """A server that never answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = threading.Event()
+        self.listen()
+
+    async def accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer):
+            await reader.read(1)
+            self.asked.set()
+            await reader.read()
+
+
+@pytest.mark.usefixtures("_interruptible")
+@pytest.mark.parametrize(
+    ("command", "note"), [("show A", ""), ("redeem A --id order-1", "the change may have been made")]
+)
+def test_ctrl_c_ends_a_command_that_waits_for_the_server(command: str, note: str) -> None:
+    with Silent() as server:
+        words = [*COMMAND, *command.split(), "--url", f"redis://{HOST}:{server.port}"]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables(None)) as process:
+            assert server.asked.wait(30)
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=30)
+    assert (process.returncode, output, len(errors.splitlines())) == (130, b"", int(bool(note)))
+    assert note in errors.decode()
 
 
 def test_a_reader_that_ends_early(server: Server, engine: VoucherSessions) -> None:

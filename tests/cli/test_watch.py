@@ -100,6 +100,16 @@ def test_in_a_pipe(server: Server, engine: VoucherSessions) -> None:
     assert [line.split()[2] for line in lines] == ["SALE-50", "GIFT-50"] * 2
 
 
+def test_in_a_terminal_that_can_only_print_lines(
+    cli: Cli, engine: VoucherSessions, between: Callable[..., None]
+) -> None:
+    fill(engine)
+    between()
+    result = cli("watch", FORCE_COLOR="1", TERM="dumb")
+    assert len(result.out.splitlines()) == 2
+    assert "\x1b" not in result.out
+
+
 def test_what_has_changed_is_shown(cli: Cli, engine: VoucherSessions, between: Callable[..., None]) -> None:
     fill(engine)
     between(

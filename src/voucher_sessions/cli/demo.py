@@ -34,7 +34,7 @@ def demo(ctx: typer.Context) -> None:
     """Run the demo. It reads its own options, since it also runs without typer; VOUCHER_SESSIONS_URL is not for it."""
     settings: Settings = ctx.obj
     url = [] if settings.url is None else ["--url", settings.url]
-    make_display = LiveDisplay if Console().is_terminal else Display
+    make_display = LiveDisplay if Console().is_interactive else Display
     raise typer.Exit(run_demo([*url, *ctx.args], make_display))
 
 

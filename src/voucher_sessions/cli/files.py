@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import sys
@@ -17,7 +16,7 @@ from typing import IO, Annotated, Final
 import typer
 
 from voucher_sessions import InvalidRequest, VoucherState
-from voucher_sessions.bulk import RedemptionRow, reconcile, scan_vouchers
+from voucher_sessions.bulk import Difference, RedemptionRow, reconcile, scan_vouchers
 from voucher_sessions.cli import failures, rows, views
 from voucher_sessions.cli.bad_lines import BadLines, path_for, write_csv
 from voucher_sessions.cli.importing import Import, Problems, shown_progress
@@ -46,11 +45,11 @@ def import_vouchers(
         typer.Option(metavar="FILE", help="Where to write the lines that are not imported; FILE.bad.csv if left out."),
     ] = None,
 ) -> int:
-    """Put the vouchers of a file, of any size. Safe to repeat. Exit status 1 if any line was not imported.
+    """Put the vouchers of a file of any size. Safe to repeat.
 
     Columns: code, quantity, credits, points, used_quantity, used_credits, used_points; all but code may be left out.
 
-    An empty quantity is without limit, other empty cells are 0.
+    An empty quantity is without limit, other empty cells are 0. Exit status 1 if any line was not imported.
     """
     path = path_for(file, bad_lines)
     started = time.monotonic()
@@ -79,7 +78,10 @@ def export(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A .csv or .jsonl file, or - for stdout.")],
     format: Format = None,
 ) -> None:
-    """Write all vouchers with their limits and what is used, as import reads them. Locks are left out."""
+    """Write all vouchers to a file, as import reads it.
+
+    With their limits and what is used; locks and redemptions are left out.
+    """
     kind = format or rows.format_of(file)
     vouchers = scan_vouchers(run.engine)
     count = 0
@@ -102,23 +104,26 @@ def reconcile_file(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A .csv or .jsonl file, or - for stdin.")],
     format: Format = None,
 ) -> int:
-    """Compare the shop's redemptions with the receipts on the server. Exit status 1 if they differ. Changes nothing.
+    """Compare the shop's redemptions with those of the server.
 
     Columns: code, id, credits, points, rolled_back, credits_rolled_back, points_rolled_back; all but code and id may be
-    left out.
+    left out. It changes nothing. Exit status 1 if there are differences.
     """
-    counter = itertools.count()  # its next value is how many differences there were
+    count = 0
+
+    def differences(source: rows.Source) -> Iterator[Difference]:
+        nonlocal count
+        for difference in reconcile(run.engine, _redemption_rows(source)):
+            count += 1
+            yield difference
+
     with rows.opened(file, format, rows.REDEMPTION_FIELDS) as source:
-        found = reconcile(run.engine, _redemption_rows(source))
-        differences = (each for each in found if next(counter) >= 0)
         if run.output.as_json:
-            run.output.print_json_list(differences)
+            run.output.print_json_list(differences(source))
         else:
-            for each in differences:
+            for each in differences(source):
                 run.output.print(views.difference_text(each))
-    count = next(counter)
-    if not run.output.as_json:
-        run.output.print(f"differences: {count}")
+            run.output.print(f"differences: {count}")
     return failures.REFUSED if count else failures.DONE
 
 

@@ -122,9 +122,9 @@ def shown_progress(
         now = monotonic()
         text = f"{rows} {what}, {rows / max(now - started, 0.001):.0f} per second"
         bar.update(task, description=text, completed=completed() if total else rows)
-        if not output.notes.is_terminal and now - noted >= NOTE_SECONDS:
+        if not output.notes.is_interactive and now - noted >= NOTE_SECONDS:
             noted = now
             output.note(text)
 
-    with bar if output.notes.is_terminal else nullcontext():
+    with bar if output.notes.is_interactive else nullcontext():
         yield done

@@ -11,7 +11,7 @@ from voucher_sessions.cli import views
 from voucher_sessions.cli.options import Code
 from voucher_sessions.cli.run import Run, command
 
-PANEL: Final = "See"
+PANEL: Final = "Look"
 SESSIONS_SHOWN: Final = 20
 
 app: Final = typer.Typer()
@@ -19,7 +19,11 @@ app: Final = typer.Typer()
 
 @command(app, PANEL)
 def show(run: Run, code: Code) -> None:
-    """Show a voucher's limits, what is used, locked and available, and the sessions that expire first."""
+    """Show a voucher's balances and its sessions.
+
+    Of each balance what is used, locked and available; of the live sessions those that expire first. With --json only
+    the balances: the sessions are those of the command sessions.
+    """
     state = run.engine.get_voucher(code)
     if run.output.as_json:
         run.output.print_json(state)
@@ -35,7 +39,7 @@ def sessions(
     limit: Annotated[int, typer.Option(min=1, max=10_000, metavar="N", help="How many at most.")] = 100,
     all_sessions: Annotated[bool, typer.Option("--all", help="List all, however many there are.")] = False,
 ) -> None:
-    """List the live sessions of a voucher, those that expire first at the top."""
+    """List the live sessions of a voucher, the first to expire at the top."""
     if all_sessions:
         listed = sorted(run.engine.iter_sessions(code), key=lambda each: each.expires_at)
     else:
@@ -50,7 +54,7 @@ def sessions(
 def session(
     run: Run, code: Code, key: Annotated[str, typer.Argument(metavar="KEY", help="The session's key.")]
 ) -> None:
-    """Show one session: what it locks, and until when."""
+    """Show what a session locks, and until when."""
     found = run.engine.get_session(code, key)
     if run.output.as_json:
         run.output.print_json(found)
@@ -60,7 +64,10 @@ def session(
 
 @command(app, PANEL)
 def redemptions(run: Run, code: Code) -> None:
-    """List the redemptions of a voucher, the latest at the bottom. Reads all keys of the server."""
+    """List the redemptions of a voucher, the latest at the bottom.
+
+    It reads all keys of the server. For one redemption use the command redemption.
+    """
     found = sorted(scan_redemptions(run.engine, code), key=lambda each: (each.redeemed_at, each.id))
     if not found:
         run.engine.get_voucher(code)  # raises an error if there is no such voucher
@@ -76,7 +83,7 @@ def redemption(
     code: Code,
     redemption_id: Annotated[str, typer.Argument(metavar="ID", help="The redemption id, such as the order's number.")],
 ) -> None:
-    """Show one redemption, and what was rolled back of it."""
+    """Show a redemption, and what was rolled back of it."""
     found = run.engine.get_redemption(code, redemption_id)
     if run.output.as_json:
         run.output.print_json(found)

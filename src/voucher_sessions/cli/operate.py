@@ -26,7 +26,10 @@ def check(
         Literal["error", "warning"], typer.Option(help="The least severity of a finding for exit status 3.")
     ] = "error",
 ) -> int:
-    """Check whether the server is set up to keep what the engines promise. Changes nothing."""
+    """Check whether the server is set up to keep the vouchers.
+
+    It changes nothing. Exit status 3 if there is a finding of severity error.
+    """
     findings = run.engine.check_server()
     counts = Counter(each.severity for each in findings)
     if run.output.as_json:
@@ -42,7 +45,10 @@ def check(
 
 @command(app, PANEL)
 def audit(run: Run, code: Code) -> int:
-    """Compare a voucher's totals of locked amounts with its sessions' locks. Exit status 1 if they differ."""
+    """Compare a voucher's totals with its sessions' locks.
+
+    Exit status 1 if they differ: something else has changed the keys, or the server evicted some.
+    """
     found = run.engine.audit(code)
     if run.output.as_json:
         run.output.print_json(found)
@@ -51,9 +57,9 @@ def audit(run: Run, code: Code) -> int:
     return failures.REFUSED if found.differs else failures.DONE
 
 
-@command(app, PANEL)
+@command(app, PANEL, changes=True)
 def repair(run: Run, code: Code, yes: Yes = False) -> int:
-    """Set a voucher's totals of locked amounts to what its sessions lock. Shows the changes and asks first."""
+    """Correct a voucher's totals. Shows the changes and asks first."""
     found = run.engine.audit(code)
     if found.differs and not yes:
         _print_audit(run, found)

@@ -22,6 +22,10 @@ from voucher_sessions.cli import failures, options
 from voucher_sessions.cli.output import Output
 
 URL_VARIABLE: Final = "VOUCHER_SESSIONS_URL"
+_INTERRUPTED: Final = (
+    "Interrupted: the change may have been made or not. Look with show or redemptions, or repeat the command; with the "
+    "same --id it is made once"
+)
 # These servers end with the command.
 _TEMPORARY: Final = ("memory://", "embedded://")
 
@@ -68,9 +72,10 @@ class Run:
         if not url:
             raise failures.WrongUsage(f"name the server: --url URL, or the environment variable {URL_VARIABLE}")
         self._check_folder(url)
+        prefix = "vs" if self._settings.prefix is None else self._settings.prefix
         partition = None if self._settings.partition is None else _function_named(self._settings.partition)
         try:
-            engine = VoucherSessions.from_url(url, prefix=self._settings.prefix or "vs", partition=partition)
+            engine = VoucherSessions.from_url(url, prefix=prefix, partition=partition)
         except ImportError as error:  # of an extra, which its text names
             raise failures.WrongUsage(str(error)) from None
         if url in _TEMPORARY:
@@ -111,7 +116,7 @@ def _function_named(name: str) -> Callable[[str], str]:
         sys.path.append(os.getcwd())
     try:
         function: Callable[[str], str] = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # also of the module, which may do anything
         raise failures.WrongUsage(f"--partition: MODULE:NAME raises {type(error).__name__}") from None
     return function
 
@@ -121,21 +126,30 @@ _COMMON: Final = inspect.signature(Settings, eval_str=True).parameters
 
 
 def command(
-    app: typer.Typer, panel: str, *, name: str | None = None, creates: bool = False
+    app: typer.Typer, panel: str, *, name: str | None = None, changes: bool = False, creates: bool = False
 ) -> Callable[[Command], Command]:
     """Make a command of a function.
 
     Its first parameter is the ``Run``, the others are the command's own options and arguments. It returns the exit
     status, None for 0. The command also gets the options of ``Settings``.
+
+    ``changes``: the command changes something with one call, so that Ctrl-C leaves its outcome unknown. ``creates``: it
+    may create the folder of ``embedded:///FOLDER``.
     """
 
     def register(function: Command) -> Command:
         def run_it(ctx: typer.Context, **values: Any) -> None:
             settings = Settings(**{each: values.pop(each) for each in _COMMON}).over(ctx.obj)
-            raise typer.Exit(_run(function, Run(settings, creates=creates), values))
+            run = Run(settings, creates=creates)
+            try:
+                raise typer.Exit(_run(function, run, values))
+            except KeyboardInterrupt:
+                if changes:
+                    run.output.note(_INTERRUPTED, style="red")
+                raise
 
-        run, *own = inspect.signature(function, eval_str=True).parameters.values()
-        context = run.replace(name="ctx", annotation=typer.Context)
+        own_run, *own = inspect.signature(function, eval_str=True).parameters.values()
+        context = own_run.replace(name="ctx", annotation=typer.Context)
         parameters = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in (context, *own, *_COMMON.values())]
         vars(run_it)["__signature__"] = Signature(parameters)
         run_it.__annotations__ = {each.name: each.annotation for each in parameters}

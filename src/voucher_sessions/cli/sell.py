@@ -26,7 +26,7 @@ def _id(what: str) -> Any:
     )
 
 
-@command(app, PANEL, creates=True)
+@command(app, PANEL, changes=True, creates=True)
 def put(
     run: Run,
     code: Code,
@@ -43,7 +43,10 @@ def put(
         typer.Option(metavar="ACTION", help="If there is such a voucher: update, keep it as it is, or raise an error."),
     ] = "update",
 ) -> None:
-    """Create a voucher, or set all limits of an existing one. See also: adjust."""
+    """Create a voucher, or set the limits of an existing one.
+
+    All three limits are set, also those that are left out. To change some of them, use adjust.
+    """
     used = None
     if (used_quantity, used_credits, used_points) != (None, None, None):
         used = Used(quantity=used_quantity or 0, credits=used_credits or 0, points=used_points or 0)
@@ -55,7 +58,7 @@ def put(
         run.output.print(views.voucher_view(state))
 
 
-@command(app, PANEL)
+@command(app, PANEL, changes=True)
 def adjust(
     run: Run,
     code: Code,
@@ -64,7 +67,10 @@ def adjust(
     points: Annotated[int, typer.Option(metavar="±N", help="What to add to the limit of the points.")] = 0,
     adjustment_id: Annotated[str | None, _id("adjustment")] = None,
 ) -> None:
-    """Add to the limits of a voucher, or subtract from them: a top-up, for example."""
+    """Add to the limits of a voucher, for example a top-up.
+
+    A negative number lowers a limit. What is used and locked stays as it is.
+    """
     made = run.engine.adjust(code, quantity=quantity, credits=credits, points=points, adjustment_id=adjustment_id)
     if run.output.as_json:
         run.output.print_json(made)
@@ -81,7 +87,7 @@ def adjust(
         run.output.print("", views.voucher_view(made.voucher))
 
 
-@command(app, PANEL)
+@command(app, PANEL, changes=True)
 def validate(
     run: Run,
     code: Code,
@@ -94,7 +100,11 @@ def validate(
         typer.Option(metavar="TIME", parser=time_to_live, help="Lock it for so long: 15m, 90s, 2h, 1d. Else 7 days."),
     ] = None,
 ) -> int:
-    """Check whether a voucher can be redeemed once for these amounts, and lock them for a session if asked to."""
+    """Check whether a voucher can be redeemed, and lock it if asked to.
+
+    With --lock, --session or --ttl it locks one redemption and the amounts for a session. Validating again with the
+    same key replaces the lock. Exit status 1 if it cannot be redeemed.
+    """
     fields: dict[str, object] | None = None
     if lock or session is not None or ttl is not None:
         fields = {"type": "LOCK", "key": session}
@@ -132,7 +142,7 @@ def _print_validation(run: Run, validation: Validation) -> None:
         run.output.print(views.session_view(validation.session, run.output.key(validation.session.key)))
 
 
-@command(app, PANEL)
+@command(app, PANEL, changes=True)
 def redeem(
     run: Run,
     code: Code,
@@ -145,10 +155,10 @@ def redeem(
         typer.Option(metavar="ACTION", help="If the session is not live: raise an error, or redeem."),
     ] = "raise",
 ) -> None:
-    """Redeem a voucher once, for good. Without amounts: what the session has locked.
+    """Redeem a voucher once, for good.
 
-    Without a session, name the amounts if the voucher has credits or points. Name an id, such as the order's number:
-    then repeating the command redeems nothing more.
+    Without amounts it redeems what the session has locked. Without a session, name the amounts if the voucher has
+    credits or points. Name an id, such as the order's number: then repeating the command redeems nothing more.
     """
     redeemed = run.engine.redeem(
         code,
@@ -165,9 +175,12 @@ def redeem(
         _print_replay(run, redeemed.replayed)
 
 
-@command(app, PANEL)
+@command(app, PANEL, changes=True)
 def release(run: Run, code: Code, session: SessionKey) -> int:
-    """Release a session's lock before it expires. Exit status 1 if the session was not live."""
+    """Release a session's lock before it expires.
+
+    Exit status 1 if the session was not live.
+    """
     released = run.engine.release(code, session)
     if run.output.as_json:
         run.output.print_json(released)
@@ -179,9 +192,9 @@ def release(run: Run, code: Code, session: SessionKey) -> int:
     return failures.DONE if released.released else failures.REFUSED
 
 
-@command(app, PANEL)
+@command(app, PANEL, changes=True)
 def extend(run: Run, code: Code, session: SessionKey, ttl: Ttl) -> None:
-    """Give a live session a new expiry, counted from now. It keeps its amounts."""
+    """Give a session a new expiry, counted from now."""
     extended = run.engine.extend(code, session, ttl=ttl.ttl, ttl_unit=ttl.unit)
     if run.output.as_json:
         run.output.print_json(extended)
@@ -189,7 +202,7 @@ def extend(run: Run, code: Code, session: SessionKey, ttl: Ttl) -> None:
         run.output.print(views.session_view(extended, run.output.key(extended.key)))
 
 
-@command(app, PANEL)
+@command(app, PANEL, changes=True)
 def rollback(
     run: Run,
     code: Code,
@@ -198,7 +211,11 @@ def rollback(
     points: Points = None,
     rollback_id: Annotated[str | None, _id("partial rollback")] = None,
 ) -> None:
-    """Undo a redemption or, with amounts, give back a part of what it took."""
+    """Undo a redemption, or give back a part of it.
+
+    With amounts it gives back that much, and the rest stays spent. Name an id of a partial rollback, such as the
+    refund's number: then repeating the command gives back nothing more.
+    """
     made = run.engine.rollback(code, redemption_id, credits=credits, points=points, rollback_id=rollback_id)
     if run.output.as_json:
         run.output.print_json(made)
@@ -210,9 +227,12 @@ def rollback(
     _print_replay(run, made.replayed)
 
 
-@command(app, PANEL)
+@command(app, PANEL, changes=True)
 def delete(run: Run, code: Code, yes: Yes = False) -> int:
-    """Delete a voucher and all its sessions. The receipts of its redemptions stay."""
+    """Delete a voucher and all its sessions. Asks first.
+
+    The receipts of its redemptions stay.
+    """
     if not yes:
         live = run.engine.get_voucher(code).quantity.locked
         run.ask(f"Delete voucher {shown(code)} and its {live} live sessions?")

@@ -41,10 +41,14 @@ def watch(
         typer.Argument(metavar="[CODE]...", help=f"The vouchers; if left out, those that exist, up to {MAX_VOUCHERS}."),
     ] = None,
 ) -> None:
-    """Show vouchers live, refreshed each second, until Ctrl-C. With one code also its sessions."""
+    """Show vouchers live, refreshed each second, until Ctrl-C.
+
+    One voucher is shown with its sessions, several with a bar each. If the output is no terminal, it prints a line for
+    each voucher and second. Ctrl-C ends it with exit status 0.
+    """
     snapshots = _snapshots(run.engine, codes or _codes_that_exist(run))
     try:
-        if run.output.console.is_terminal and not run.output.as_json:
+        if run.output.console.is_interactive and not run.output.as_json:
             _show_live(run.output, snapshots)
         while True:
             snapshot = next(snapshots)
