@@ -267,3 +267,15 @@ class TestManyClients:
         assert {answer.status_code for answer in answers} == {200}
         assert len({answer.json()["parent_redemption"]["id"] for answer in answers}) == 1
         assert vouchers.get_voucher("A").credits.used == 100
+
+
+def test_a_redis_server_that_refuses_the_password(caplog: pytest.LogCaptureFixture) -> None:
+    with running("valkey") as server:
+        with server.client() as admin:
+            admin.config_set("requirepass", "secret")
+        with client_of(server.url) as client:
+            answer = client.post("/v1/validations", json=cart(voucher("A")))
+    assert (answer.status_code, answer.json()["key"]) == (503, "server_unavailable")
+    assert answer.headers["Retry-After"] == "1"
+    assert "secret" not in caplog.text
+    assert answer.json()["request_id"] in caplog.text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from hashlib import sha256
@@ -37,6 +37,7 @@ def create_app(
     *,
     api_keys: Mapping[str, str] | None,
     prefix: str = "vs",
+    partition: Callable[[str], str] | None = None,
     default_ttl: float | timedelta | None = None,
     max_ttl: float | timedelta | None = None,
 ) -> FastAPI:
@@ -50,6 +51,7 @@ def create_app(
         url: Where the vouchers are, as in ``AsyncVoucherSessions.from_url``.
         api_keys: The token of each app id. None: everybody who can reach the application can redeem vouchers.
         prefix: The beginning of all keys in Redis.
+        partition: As in ``AsyncVoucherSessions``, if the other engines of the prefix have one.
         default_ttl: Seconds, or a timedelta: how long a session lives that names no ``ttl``. None: 7 days, or
             ``max_ttl`` if that is shorter.
         max_ttl: Seconds, or a timedelta: the longest time to live that a session may ask for. None: 3,650 days.
@@ -59,7 +61,9 @@ def create_app(
             be sent as a header.
     """
     checked = None if api_keys is None else _checked(api_keys)
-    engine = AsyncVoucherSessions.from_url(url, prefix=prefix, default_ttl=default_ttl, max_ttl=max_ttl)
+    engine = AsyncVoucherSessions.from_url(
+        url, prefix=prefix, partition=partition, default_ttl=default_ttl, max_ttl=max_ttl
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from redis.exceptions import RedisError
 
 from voucher_sessions import (
     Adjustment,
@@ -159,6 +160,13 @@ def problem_of(error: VoucherSessionsError) -> Problem:
     )
     if row.status >= 500:
         log.error("request %s: %s", problem.request_id, error)
+    return problem
+
+
+def problem_of_client(error: RedisError) -> Problem:
+    """How an error of redis-py is answered that the engine passes on: a wrong password, for example."""
+    problem = Problem(status=503, key="server_unavailable", details="The log of this service says more.")
+    log.error("request %s: %s: %s", problem.request_id, type(error).__name__, error)
     return problem
 
 

@@ -10,11 +10,12 @@ from urllib.parse import unquote
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from voucher_sessions import VoucherSessionsError
-from voucher_sessions.contrib.fastapi.problems import Problem, problem_of, problem_of_input
+from voucher_sessions.contrib.fastapi.problems import Problem, problem_of, problem_of_client, problem_of_input
 
 # Stands for %2F while a path is matched. No percent-encoding decodes to it.
 _ENCODED_SLASH: Final = "\udc2f"
@@ -46,6 +47,8 @@ class ContractRoute(APIRoute):
                 return await handle(request)
             except VoucherSessionsError as error:
                 return problem_of(error).response
+            except RedisError as error:
+                return problem_of_client(error).response
             except RequestValidationError as error:
                 return problem_of_input(error).response
             except HTTPException as error:

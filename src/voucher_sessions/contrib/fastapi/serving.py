@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from ipaddress import ip_address
 from typing import Final
@@ -24,6 +24,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     prefix: str = "vs",
+    partition: Callable[[str], str] | None = None,
     default_ttl: float | timedelta | None = None,
     max_ttl: float | timedelta | None = None,
 ) -> None:
@@ -41,6 +42,7 @@ def serve(
         host: The address to listen on.
         port: The port to listen on; 0: any that is free, which the log names.
         prefix: The beginning of all keys in Redis.
+        partition: As in ``AsyncVoucherSessions``, if the other engines of the prefix have one.
         default_ttl: Seconds, or a timedelta: how long a session lives that names no ``ttl``. None: 7 days, or
             ``max_ttl`` if that is shorter.
         max_ttl: Seconds, or a timedelta: the longest time to live that a session may ask for. None: 3,650 days.
@@ -52,7 +54,9 @@ def serve(
 
     if api_keys is None and not _is_loopback(host):
         raise InvalidRequest("host", "must be a loopback address such as 127.0.0.1, since there are no api_keys")
-    app = create_app(url, api_keys=api_keys, prefix=prefix, default_ttl=default_ttl, max_ttl=max_ttl)
+    app = create_app(
+        url, api_keys=api_keys, prefix=prefix, partition=partition, default_ttl=default_ttl, max_ttl=max_ttl
+    )
     if api_keys is None:
         app.add_middleware(LoopbackNames)
     uvicorn.run(app, host=host, port=port, access_log=False, server_header=False)
