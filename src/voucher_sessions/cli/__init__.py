@@ -10,6 +10,7 @@ look            commands that only read
 watching        the live view
 sell            commands that change one voucher
 operate         the check of a server, audit and repair
+serving         the vouchers over HTTP
 files           import, export and reconcile; with rows, bad_lines and importing
 demo            the demo with live bars
 without_extra   what works without typer and rich: the demo

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Annotated, Final, Literal, NamedTuple
 
 import typer
@@ -58,6 +59,11 @@ class TimeToLive(NamedTuple):
 
     ttl: float
     unit: TtlUnit
+
+    @property
+    def timedelta(self) -> timedelta:
+        """The same as Python has it."""
+        return timedelta(**{self.unit.lower(): self.ttl})
 
 
 def time_to_live(text: str) -> TimeToLive:

@@ -65,17 +65,31 @@ class Run:
         self.output = Output(as_json=settings.as_json, show_keys=settings.show_keys)
         self.generates_session_key = False
 
-    @cached_property
-    def engine(self) -> VoucherSessions:
-        """The engine, which is opened when it is first used."""
+    @property
+    def url(self) -> str:
+        """The URL of the server."""
         url = self._settings.url or os.environ.get(URL_VARIABLE)
         if not url:
             raise failures.WrongUsage(f"name the server: --url URL, or the environment variable {URL_VARIABLE}")
         self._check_folder(url)
-        prefix = "vs" if self._settings.prefix is None else self._settings.prefix
-        partition = None if self._settings.partition is None else _function_named(self._settings.partition)
+        return url
+
+    @property
+    def prefix(self) -> str:
+        """The beginning of all keys."""
+        return "vs" if self._settings.prefix is None else self._settings.prefix
+
+    @property
+    def partition(self) -> Callable[[str], str] | None:
+        """The ``partition`` function of the engines of the prefix."""
+        return None if self._settings.partition is None else _function_named(self._settings.partition)
+
+    @cached_property
+    def engine(self) -> VoucherSessions:
+        """The engine, which is opened when it is first used."""
+        url = self.url
         try:
-            engine = VoucherSessions.from_url(url, prefix=prefix, partition=partition)
+            engine = VoucherSessions.from_url(url, prefix=self.prefix, partition=self.partition)
         except ImportError as error:  # of an extra, which its text names
             raise failures.WrongUsage(str(error)) from None
         if url in _TEMPORARY:
@@ -88,7 +102,7 @@ class Run:
         """A misspelt folder would be created, and would then have no vouchers."""
         folder = url.removeprefix("embedded://")
         if url != folder and folder and not self._creates and not Path(folder).is_dir():
-            raise failures.WrongUsage("--url: there is no such folder; put and import create it")
+            raise failures.WrongUsage("--url: there is no such folder; put, import and serve create it")
 
     def ask(self, question: str) -> None:
         """Ask whether to go on. If nobody can be asked, or the answer is no, the command ends."""

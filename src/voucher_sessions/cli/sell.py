@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 import typer
 
-from voucher_sessions import Used, Validation, Voucher
+from voucher_sessions import TtlUnit, Used, Validation, Voucher
 from voucher_sessions.cli import failures, views
 from voucher_sessions.cli.options import Code, IfExists, SessionKey, TimeToLive, Ttl, Yes, time_to_live
 from voucher_sessions.cli.output import shown
@@ -15,6 +15,9 @@ from voucher_sessions.cli.run import Run, command
 PANEL: Final = "Change one voucher"
 
 app: Final = typer.Typer()
+
+# Not the 7 days of the engine: who tries something out must not hold the last voucher for a week.
+DEFAULT_TTL: Final = TimeToLive(15, TtlUnit.MINUTES)
 
 Credits = Annotated[int | None, typer.Option(metavar="N", help="Gift card credits, in minor units (cents).")]
 Points = Annotated[int | None, typer.Option(metavar="N", help="Loyalty points.")]
@@ -97,7 +100,7 @@ def validate(
     session: Annotated[str | None, typer.Option(metavar="KEY", help="Lock it for the session of this key.")] = None,
     ttl: Annotated[
         TimeToLive | None,
-        typer.Option(metavar="TIME", parser=time_to_live, help="Lock it for so long: 15m, 90s, 2h, 1d. Else 7 days."),
+        typer.Option(metavar="TIME", parser=time_to_live, help="Lock it for so long: 90s, 2h, 1d. Else 15m."),
     ] = None,
 ) -> int:
     """Check whether a voucher can be redeemed, and lock it if asked to.
@@ -107,10 +110,9 @@ def validate(
     """
     fields: dict[str, object] | None = None
     if lock or session is not None or ttl is not None:
-        fields = {"type": "LOCK", "key": session}
+        lives = ttl or DEFAULT_TTL
+        fields = {"type": "LOCK", "key": session, "ttl": lives.ttl, "ttl_unit": lives.unit}
         run.generates_session_key = session is None
-    if fields is not None and ttl is not None:
-        fields |= {"ttl": ttl.ttl, "ttl_unit": ttl.unit}
     validation = run.engine.validate(code, credits=credits, points=points, session=fields)
     is_locked = validation.valid and fields is not None
     if run.output.as_json:
