@@ -37,7 +37,7 @@ def vouchers() -> VoucherSessions:
 
 
 @app.task(
-    # The call has perhaps taken effect, or certainly not, or is perhaps not on disk: the same call again is right.
+    # The call may have taken effect, or has not, or is perhaps not on disk: in all three cases, repeat the same call.
     autoretry_for=(OutcomeUnknown, ServerUnavailable, NotDurable),
     retry_backoff=True,
     retry_backoff_max=60,

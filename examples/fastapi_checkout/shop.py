@@ -5,7 +5,7 @@
     POST   /carts/{cart}/payment      redeem them for the order
     /vouchers/v1/...                  the API of ``create_router``, with a token
 
-Session keys stay in the shop: a customer knows the name of the cart, which is a secret of the browser, and no more.
+The shop does not show session keys. A customer knows only the name of the cart, which is a secret of the browser.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from voucher_sessions.contrib.fastapi import create_router, install_error_handle
 
 
 class GiftCard(BaseModel):
-    """A gift card that a customer enters, and how much of it shall pay."""
+    """A gift card that a customer enters, and how many of its credits to use."""
 
     code: str
     credits: int = Field(gt=0)

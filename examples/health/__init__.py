@@ -1,1 +1,1 @@
-"""Health checks, and what a shop answers while its server is away."""
+"""Health checks, and what a shop answers while its server is down."""

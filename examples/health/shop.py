@@ -1,4 +1,4 @@
-"""A shop that grants nothing while its server is away, and whose health check says so."""
+"""A shop that grants nothing while its server is down, and whose health check says so."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Shop:
         # No customer waits longer than about two seconds: three tries of half a second, and the pauses between them.
         retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.2), 2)
         self._engine = VoucherSessions.from_url(url, max_ttl=900, socket_timeout=0.5, retry=retry)
-        # An engine for health checks alone: it tries once, and waits for half a second at most.
+        # A separate engine for health checks: it tries once, and waits for half a second at most.
         self._health = VoucherSessions.from_url(
             url, socket_timeout=0.5, socket_connect_timeout=0.5, retry=Retry(NoBackoff(), 0)
         )
@@ -48,6 +48,6 @@ class Shop:
         except InvalidRequest as error:
             return 400, {"granted": False, "problem": str(error)}
         except (VoucherSessionsError, RedisError):
-            # After OutcomeUnknown the voucher may be locked, but for this cart alone: it tries again with the same key.
+            # After OutcomeUnknown the voucher may be locked, but only for this cart: it tries again with the same key.
             return 503, {"granted": False, "retry": True}
         return 200, {"granted": found.valid, "reason": found.reason}
