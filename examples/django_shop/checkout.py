@@ -65,7 +65,7 @@ def pay(request: HttpRequest) -> HttpResponse:
     except VoucherSessionsError as error:
         form = VoucherForm({"code": code}, cart=key)
         form.errors["code"] = form.error_class(form_error(error).messages)
-        return _page(request, form, status=409)
+        return _page(request, form, status=400)
     request.session.flush()
     return render(request, "paid.html", {"code": code})
 

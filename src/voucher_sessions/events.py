@@ -1,4 +1,4 @@
-"""What an engine tells the functions that it was given as ``on_call``."""
+"""The event that an engine passes to its ``on_call`` functions after each call."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class CallEvent:
     - ``replayed``: an earlier call with this id had done it, and this call changed nothing.
     - ``held``: refused; other live sessions have locked what is missing, so a later try can succeed.
     - ``used_up``: refused; the limit leaves too little even without the locks of other sessions.
-    - ``not_found``: there is no such voucher, live session or redemption, also where that is no error (validate,
-      release, delete_voucher).
+    - ``not_found``: there is no such voucher, live session or redemption, also where that is not an error
+      (validate, release, delete_voucher).
     - ``amount_required``: ``AmountRequired``.
     - ``conflict``: ``RedemptionConflict`` or ``AdjustmentConflict``.
     - ``rolled_back``: ``RedemptionRolledBack``.

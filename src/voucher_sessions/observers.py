@@ -1,4 +1,4 @@
-"""Run the calls of an engine that has observers (``on_call=``), and tell them about each call."""
+"""Run the calls of an engine that has observers (``on_call=``), and notify them of each call."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def check_on_call(on_call: Any, *, asynchronous: bool) -> tuple[Observer, ...]:
 
 
 class Observed:
-    """A call that observers are told about when it ends. ``call`` is None until its parameters have been checked."""
+    """A call of which observers are notified when it ends. ``call`` is None until its parameters have been checked."""
 
     def __init__(self, verb: str, given: Sequence[object] = (), call: Call[Any] | None = None) -> None:
         self.call = call
@@ -83,12 +83,12 @@ class Observed:
             self._seconds += perf_counter() - self._begun
             self._begun = None
 
-    def go_on(self) -> None:
-        """Let the clock run, from now on."""
+    def resume(self) -> None:
+        """Start the clock again."""
         self._begun = perf_counter()
 
     def event(self, ended: object) -> CallEvent:
-        """What observers are told; ``ended`` is the result of the call, or the error that it raised."""
+        """The event for the observers; ``ended`` is the result of the call, or the error that it raised."""
         self.stop()
         call = self.call
         refusal = _first_refusal(ended)
@@ -121,19 +121,19 @@ class Observed:
 
 
 def _parts(ended: object) -> Sequence[object]:
-    """What the result of a call, or of one that is not durable, says about each of its vouchers."""
+    """The results for each voucher of a call; if the call raised ``NotDurable``, of the result that it carries."""
     result = ended.result if isinstance(ended, errors.NotDurable) else ended
     if isinstance(result, results.StackRedemption):
         return result.redemptions
     if isinstance(result, results.StackValidation):
         return result.validations
-    if isinstance(result, tuple):  # of an import: whether it is new, and what Redis has
+    if isinstance(result, tuple):  # the result of an import: whether it is new, and what Redis has
         return result[1:]
     return result if isinstance(result, list) else [result]
 
 
 def _first_refusal(ended: object) -> results.Validation | errors.LimitExceeded | None:
-    """The first voucher that was refused, of a stack or alone."""
+    """The first voucher that was refused."""
     if isinstance(ended, errors.LimitExceeded):
         return ended
     refused = (part for part in _parts(ended) if isinstance(part, results.Validation) and not part.valid)
@@ -195,7 +195,7 @@ def _codes(given: Sequence[object]) -> list[str]:
 
 
 def _log(observer: Observer, raised: BaseException, event: CallEvent) -> None:
-    """Log what an observer has raised, without the error of the call: of a loader's error the text may be secret."""
+    """Log what an observer has raised, without the error of the call: the text of a loader's error may be secret."""
     last = raised
     while last.__context__ is not None and last.__context__ is not event.error:
         last = last.__context__
@@ -214,14 +214,14 @@ class ObservedRunner(Runner):
         self._observers = observers
 
     def do(self, verb: str, function: Callable[[], T]) -> T:
-        return self._told(Observed(verb), function)
+        return self._run_observed(Observed(verb), function)
 
     def run(self, build: Callable[[*Ts], Call[T]], *given: *Ts) -> T:
         observed = Observed(build.__name__, given)
-        return self._told(observed, lambda: self.result_of(observed.begin(build(*given))))
+        return self._run_observed(observed, lambda: self.result_of(observed.begin(build(*given))))
 
     def run_steps(self, build: Callable[[*Ts], Steps[T]], *given: *Ts) -> T:
-        return self._told(Observed(build.__name__, given), lambda: self.result_of_steps(build(*given)))
+        return self._run_observed(Observed(build.__name__, given), lambda: self.result_of_steps(build(*given)))
 
     def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         observed = [Observed(call.verb, call=call) for call in calls]
@@ -229,10 +229,10 @@ class ObservedRunner(Runner):
             outcomes = super().run_all(calls)
         except BaseException as error:
             for each in observed:
-                self._tell(each.event(error))
+                self._notify(each.event(error))
             raise
         for each, outcome in zip(observed, outcomes, strict=True):
-            self._tell(each.event(outcome))
+            self._notify(each.event(outcome))
         return outcomes
 
     def prepare(self, build: Callable[[*Ts], T], *given: *Ts) -> T:
@@ -240,40 +240,40 @@ class ObservedRunner(Runner):
         try:
             return build(*given)
         except BaseException as error:
-            self._tell(observed.event(error))
+            self._notify(observed.event(error))
             raise
 
     def iterate(self, build: Callable[[*Ts], Walk[T]], *given: *Ts) -> Iterator[T]:
         walk = self.walk(self.prepare(build, *given))
-        return self._told_at_the_end(Observed(build.__name__, given), walk)
+        return self._run_iteration(Observed(build.__name__, given), walk)
 
-    def _told(self, observed: Observed, function: Callable[[], T]) -> T:
-        """The result of the function; the observers are told how it ended."""
+    def _run_observed(self, observed: Observed, function: Callable[[], T]) -> T:
+        """Return the result of the function, and notify the observers."""
         try:
             result = function()
         except BaseException as error:
-            self._tell(observed.event(error))
+            self._notify(observed.event(error))
             raise
-        self._tell(observed.event(result))
+        self._notify(observed.event(result))
         return result
 
-    def _told_at_the_end(self, observed: Observed, items: Iterator[T]) -> Iterator[T]:
-        """The items. The observers are told once, even if the caller stops before the last item."""
-        observed.go_on()
+    def _run_iteration(self, observed: Observed, items: Iterator[T]) -> Iterator[T]:
+        """Yield the items, and notify the observers once, even if the caller stops before the last item."""
+        observed.resume()
         try:
             for item in items:
                 observed.stop()
                 yield item
-                observed.go_on()
+                observed.resume()
         except GeneratorExit:
-            self._tell(observed.event(None))
+            self._notify(observed.event(None))
             raise
         except BaseException as error:
-            self._tell(observed.event(error))
+            self._notify(observed.event(error))
             raise
-        self._tell(observed.event(None))
+        self._notify(observed.event(None))
 
-    def _tell(self, event: CallEvent) -> None:
+    def _notify(self, event: CallEvent) -> None:
         for observer in self._observers:
             try:
                 returned = observer(event)
@@ -292,17 +292,17 @@ class AsyncObservedRunner(AsyncRunner):
     ) -> None:
         super().__init__(verbs, transport, loader)
         self._observers = observers
-        self._telling = set[asyncio.Task[None]]()
+        self._notifications = set[asyncio.Task[None]]()
 
     async def do(self, verb: str, function: Callable[[], Awaitable[T]]) -> T:
-        return await self._told(Observed(verb), function)
+        return await self._run_observed(Observed(verb), function)
 
     async def run(self, build: Callable[[*Ts], Call[T]], *given: *Ts) -> T:
         observed = Observed(build.__name__, given)
-        return await self._told(observed, lambda: self.result_of(observed.begin(build(*given))))
+        return await self._run_observed(observed, lambda: self.result_of(observed.begin(build(*given))))
 
     async def run_steps(self, build: Callable[[*Ts], Steps[T]], *given: *Ts) -> T:
-        return await self._told(Observed(build.__name__, given), lambda: self.result_of_steps(build(*given)))
+        return await self._run_observed(Observed(build.__name__, given), lambda: self.result_of_steps(build(*given)))
 
     async def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         observed = [Observed(call.verb, call=call) for call in calls]
@@ -310,10 +310,10 @@ class AsyncObservedRunner(AsyncRunner):
             outcomes = await super().run_all(calls)
         except BaseException as error:
             for each in observed:
-                await self._tell(each.event(error))
+                await self._notify(each.event(error))
             raise
         for each, outcome in zip(observed, outcomes, strict=True):
-            await self._tell(each.event(outcome))
+            await self._notify(each.event(outcome))
         return outcomes
 
     def prepare(self, build: Callable[[*Ts], T], *given: *Ts) -> T:
@@ -321,40 +321,40 @@ class AsyncObservedRunner(AsyncRunner):
         try:
             return build(*given)
         except BaseException as error:
-            self._tell_soon(observed.event(error))
+            self._notify_soon(observed.event(error))
             raise
 
     def iterate(self, build: Callable[[*Ts], Walk[T]], *given: *Ts) -> AsyncIterator[T]:
         walk = self.walk(self.prepare(build, *given))
-        return self._told_at_the_end(Observed(build.__name__, given), walk)
+        return self._run_iteration(Observed(build.__name__, given), walk)
 
-    async def _told(self, observed: Observed, function: Callable[[], Awaitable[T]]) -> T:
-        """The result of the function; the observers are told how it ended."""
+    async def _run_observed(self, observed: Observed, function: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of the function, and notify the observers."""
         try:
             result = await function()
         except BaseException as error:
-            await self._tell(observed.event(error))
+            await self._notify(observed.event(error))
             raise
-        await self._tell(observed.event(result))
+        await self._notify(observed.event(result))
         return result
 
-    async def _told_at_the_end(self, observed: Observed, items: AsyncIterator[T]) -> AsyncIterator[T]:
-        """The items. The observers are told once, even if the caller stops before the last item."""
-        observed.go_on()
+    async def _run_iteration(self, observed: Observed, items: AsyncIterator[T]) -> AsyncIterator[T]:
+        """Yield the items, and notify the observers once, even if the caller stops before the last item."""
+        observed.resume()
         try:
             async for item in items:
                 observed.stop()
                 yield item
-                observed.go_on()
+                observed.resume()
         except GeneratorExit:
-            await self._tell(observed.event(None))
+            await self._notify(observed.event(None))
             raise
         except BaseException as error:
-            await self._tell(observed.event(error))
+            await self._notify(observed.event(error))
             raise
-        await self._tell(observed.event(None))
+        await self._notify(observed.event(None))
 
-    async def _tell(self, event: CallEvent) -> None:
+    async def _notify(self, event: CallEvent) -> None:
         for observer in self._observers:
             try:
                 returned = observer(event)
@@ -368,13 +368,13 @@ class AsyncObservedRunner(AsyncRunner):
             except Exception as error:
                 _log(observer, error, event)
 
-    def _tell_soon(self, event: CallEvent) -> None:
-        """Tell the observers from a method that is no coroutine."""
+    def _notify_soon(self, event: CallEvent) -> None:
+        """Notify the observers from a method that is not a coroutine."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            asyncio.run(self._tell(event))
+            asyncio.run(self._notify(event))
             return
-        task = loop.create_task(self._tell(event))
-        self._telling.add(task)  # the event loop itself does not keep a task alive
-        task.add_done_callback(self._telling.discard)
+        task = loop.create_task(self._notify(event))
+        self._notifications.add(task)  # the event loop itself does not keep a task alive
+        task.add_done_callback(self._notifications.discard)

@@ -221,7 +221,7 @@ def test_a_pipeline_call_by_call(observed: Any, events: list[CallEvent], execute
     assert len({each.seconds > 0 for each in events}) == 1
 
 
-def test_a_walk_is_told_once(observed: Any, events: list[CallEvent]) -> None:
+def test_an_iteration_has_one_event(observed: Any, events: list[CallEvent]) -> None:
     for number in range(5):
         observed.validate("A" if number < 3 else "B", session=lock(f"{KEY}{number}"))
     events.clear()
@@ -287,7 +287,7 @@ def test_the_loader_belongs_to_the_call(make_engine: Make, events: list[CallEven
     assert (event.verb, event.outcome, event.codes) == ("redeem", "unavailable", ("bad",))
 
 
-def test_bulk_tells_about_each_row(backend: Backend, events: list[CallEvent]) -> None:
+def test_bulk_has_an_event_for_each_row(backend: Backend, events: list[CallEvent]) -> None:
     with backend.client() as client:
         engine = VoucherSessions(client, on_call=events.append)
         put_vouchers(engine, [Voucher(code="A", credits=9), Voucher(code="B")])
@@ -309,7 +309,7 @@ def test_bulk_tells_about_each_row(backend: Backend, events: list[CallEvent]) ->
 
 
 @pytest.mark.parametrize("on_call", [5, "text", [None], [print, 3], {}], ids=lambda value: type(value).__name__)
-def test_what_is_no_function_is_refused(backend: Backend, on_call: Any) -> None:
+def test_what_is_not_a_function_is_refused(backend: Backend, on_call: Any) -> None:
     makes: list[Callable[..., object]] = [
         lambda **options: VoucherSessions(fakeredis.FakeRedis(), **options),
         lambda **options: AsyncVoucherSessions(fakeredis.FakeAsyncRedis(), **options),
@@ -370,7 +370,7 @@ class TestAsyncio:
 
         self.run(backend, act)
 
-    def test_a_wrong_parameter_of_what_is_no_coroutine(self, backend: Backend) -> None:
+    def test_a_wrong_parameter_of_a_method_that_is_not_a_coroutine(self, backend: Backend) -> None:
         async def act(engine: AsyncVoucherSessions, events: list[CallEvent]) -> None:
             with pytest.raises(InvalidRequest):
                 engine.pipeline().get_voucher("")
@@ -409,7 +409,7 @@ class TestAsyncio:
         asyncio.run(acting())
         assert len(caplog.records) == 1
 
-    def test_a_call_that_is_cancelled_while_it_is_told(self, backend: Backend) -> None:
+    def test_a_call_that_is_cancelled_while_its_observer_runs(self, backend: Backend) -> None:
         async def acting() -> None:
             waits = asyncio.Event()
 

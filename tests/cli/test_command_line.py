@@ -83,7 +83,7 @@ def test_options_stand_before_or_after_the_command(server: Server, engine: Vouch
     assert before.json["credits"]["limit"] == 1
 
 
-def test_an_option_after_the_command_counts_more(server: Server, engine: VoucherSessions) -> None:
+def test_an_option_after_the_command_overrides_one_before_it(server: Server, engine: VoucherSessions) -> None:
     fill(engine)
     wrong = {"--url": "memory://", "--prefix": "other"}
     before = [word for option in wrong.items() for word in option]
@@ -145,7 +145,7 @@ def test_a_server_that_ends_with_the_command_is_noted(url: str) -> None:
     result = Cli(url)("put", "A", "--quantity", "1", "--json")
     assert result.status == 0
     assert result.json["quantity"]["limit"] == 1
-    assert result.err == f"Note: {url} has no vouchers when a command begins, and is gone when it ends.\n"
+    assert result.err == f"Note: {url} is empty when a command begins, and its data is deleted when the command ends.\n"
 
 
 def test_the_partition_function_is_imported(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +186,7 @@ class TestWithoutTheExtra:
         monkeypatch.setitem(sys.modules, missing, None)
 
     @pytest.mark.parametrize("words", [["show", "A"], ["--url", "memory://", "demo"], ["--version"]])
-    def test_a_command_says_what_brings_it(self, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_command_says_how_to_install_it(self, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert main(words) == 2
         output = capsys.readouterr()
         assert output.out == ""

@@ -86,7 +86,9 @@ def test_sessions_that_are_not_live_are_not_shown(cli: Cli, engine: VoucherSessi
 
 
 @pytest.mark.parametrize("columns", [60, 120])
-def test_an_odd_code_changes_nothing_in_the_terminal(columns: int, cli: Cli, engine: VoucherSessions) -> None:
+def test_control_characters_of_a_code_are_escaped_in_the_terminal(
+    columns: int, cli: Cli, engine: VoucherSessions
+) -> None:
     engine.put_voucher(Voucher(code=ODD_CODE, credits=100))
     engine.redeem(ODD_CODE, credits=10, redemption_id=ODD_CODE, session=None)
     engine.validate(ODD_CODE, credits=10, session=lock(ODD_CODE))

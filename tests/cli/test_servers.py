@@ -186,7 +186,7 @@ class Garbage(Listener):
 
 
 @pytest.mark.usefixtures("_no_pauses")
-def test_a_server_that_is_none_of_redis() -> None:
+def test_a_server_that_is_not_redis() -> None:
     with Garbage() as other:
         result = Cli(f"redis://{HOST}:{other.port}")("show", "A")
     assert result.status == 3

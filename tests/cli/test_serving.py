@@ -104,7 +104,7 @@ def test_the_options(cli: Cli, served: list[dict[str, Any]], keys: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "7", "\x80"])
-def test_a_file_of_tokens_that_is_none(cli: Cli, served: list[dict[str, Any]], tmp_path: Path, text: str) -> None:
+def test_a_file_without_tokens(cli: Cli, served: list[dict[str, Any]], tmp_path: Path, text: str) -> None:
     file = tmp_path / "keys.json"
     file.write_bytes(text.encode("latin-1"))
     result = cli("serve", "--api-keys", str(file))
@@ -112,12 +112,12 @@ def test_a_file_of_tokens_that_is_none(cli: Cli, served: list[dict[str, Any]], t
     assert "must be a JSON object" in result.err
 
 
-def test_a_file_of_tokens_that_is_not_there(cli: Cli, served: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_a_file_of_tokens_that_does_not_exist(cli: Cli, served: list[dict[str, Any]], tmp_path: Path) -> None:
     result = cli("serve", "--api-keys", str(tmp_path / "none"))
     assert (result.status, served) == (2, [])
 
 
-def test_without_tokens_only_this_machine_can_be_let_in(cli: Cli) -> None:
+def test_without_tokens_it_listens_only_on_loopback(cli: Cli) -> None:
     result = cli("serve", "--host", "0.0.0.0")
     assert (result.status, "loopback" in result.err) == (2, True)
 

@@ -220,7 +220,7 @@ def test_a_server_that_goes_away_and_comes_back(between: Callable[..., None], mo
     assert len(down.err.splitlines()) == 1
 
 
-def test_a_value_that_is_not_ours_ends_it_at_the_beginning(
+def test_a_damaged_voucher_ends_it_at_the_beginning(
     cli: Cli, engine: VoucherSessions, admin: redis.Redis, between: Callable[..., None]
 ) -> None:
     fill(engine)

@@ -286,7 +286,7 @@ def test_each_severity_is_a_level_and_each_node_is_named(monkeypatch: pytest.Mon
     assert [messages[f"voucher_sessions.{each.severity}"].level for each in found] == [ERROR, WARNING, INFO]
 
 
-def test_settings_that_suit_development_alone() -> None:
+def test_settings_that_suit_only_development() -> None:
     with vouchers(URL="memory://"):
         messages = deployment()
     assert {"voucher_sessions.W001", "voucher_sessions.W002"} <= messages.keys()
@@ -445,7 +445,7 @@ def test_each_error_has_a_code_and_a_sentence() -> None:
     ("wait_ms", "minutes", "sentence"),
     [(1, 1, "in 1 minute."), (60_000, 1, "in 1 minute."), (60_001, 2, "in 2 minutes.")],
 )
-def test_what_others_have_locked_is_free_again_in_some_minutes(wait_ms: int, minutes: int, sentence: str) -> None:
+def test_what_others_have_locked_can_be_available_in_some_minutes(wait_ms: int, minutes: int, sentence: str) -> None:
     error: LimitExceeded = QuantityExceeded("A", "quantity_exceeded", 1, 0, True, wait_ms)
     shown = form_error(error)
     assert shown.code == "quantity_exceeded"

@@ -62,7 +62,8 @@ def test_a_form(vouchers: VoucherSessions) -> None:
     assert caught.value.code == "voucher_not_found"
     vouchers.put_voucher(Voucher(code="GIFT-50", credits=5000))
     assert clean_code("GIFT-50", "cart-1") == "GIFT-50"
-    assert Client().post("/carts/cart-2/vouchers/GIFT-50").status_code == 409
+    refused = {"valid": False, "reason": "gift_amount_exceeded", "locked_by_others": True}
+    assert Client().post("/carts/cart-2/vouchers/GIFT-50").json() == refused
     assert Client().post("/carts/cart-1/vouchers/GIFT-50").status_code == 200
 
 
@@ -71,7 +72,7 @@ def test_health() -> None:
 """
 
 
-def test_a_newcomer(project: Path) -> None:
+def test_a_new_project_that_follows_the_page(project: Path) -> None:
     assert "no issues" in run(project, "manage.py", "check")
     plugin = "voucher_sessions.contrib.pytest_plugin"
     options = ["-p", "no:voucher_sessions", "-p", plugin, "-p", "no:asyncio", "-p", "no:cacheprovider", "-W", "error"]

@@ -59,7 +59,7 @@ def level_of(outcome: Outcome) -> str:
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
-def test_refusals_are_logged_at_info_and_trouble_at_warning(outcome: Outcome, plain: Lines) -> None:
+def test_refusals_are_logged_at_info_and_failures_at_warning(outcome: Outcome, plain: Lines) -> None:
     log_calls(plain.logger)(replace(REDEEMED, outcome=outcome))
     assert plain.text == f"{level_of(outcome)} redeem of 'GIFT-50', session 'ssn_aBcD…': {outcome}\n"
 
@@ -102,7 +102,7 @@ def test_percent_signs_are_text(plain: Lines) -> None:
     assert plain.text == "DEBUG redeem of '100%s', '%(secret)s': ok\n"
 
 
-def test_the_error_of_somebody_else_is_named_without_its_text(plain: Lines) -> None:
+def test_an_error_of_another_library_is_named_without_its_text(plain: Lines) -> None:
     log_calls(plain.logger)(replace(REDEEMED, outcome="unknown", error=ValueError("password: hunter2")))
     assert plain.text == "WARNING redeem of 'GIFT-50', session 'ssn_aBcD…': unknown (ValueError)\n"
     [record] = plain.records
@@ -118,7 +118,7 @@ def test_credentials_in_the_text_of_an_error_are_not_shown(url: str, plain: Line
     assert "ter2" not in str(vars(plain.records[0])) + plain.text
 
 
-def test_what_is_not_enabled_is_not_made() -> None:
+def test_a_record_of_a_disabled_level_is_not_made() -> None:
     masked: list[str] = []
 
     def mask(code: str) -> str:

@@ -83,7 +83,7 @@ def on_both_engines(test: Any) -> Any:
 
 
 @on_both_engines
-def test_the_story_of_a_voucher(make_engine: Callable[..., Any], observed: Observed) -> None:
+def test_the_calls_for_one_voucher(make_engine: Callable[..., Any], observed: Observed) -> None:
     engine = make_engine(on_call=observed.observers)
     engine.put_voucher(Voucher(code="SALE", quantity=1))
     engine.validate("SALE", session=session(KEY))
@@ -170,7 +170,7 @@ def test_in_tasks_and_threads_each_call_is_a_child_of_its_own_span(backend: Any,
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_a_server_that_is_away(kind: str, engines: Any, observed: Observed) -> None:
+def test_a_server_that_is_down(kind: str, engines: Any, observed: Observed) -> None:
     module: Any = redis if kind == "sync" else redis.asyncio
     engine = engines.over(module.Redis(unix_socket_path="/nowhere/s", retry=None), on_call=observed.observers)
     for call in (engine.ping, lambda: engine.redeem("SALE", session=KEY)):

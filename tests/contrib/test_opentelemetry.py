@@ -73,7 +73,7 @@ def test_a_span_is_a_child_of_the_callers_span(telemetry: Telemetry) -> None:
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
-def test_trouble_alone_makes_a_span_an_error(outcome: Outcome, telemetry: Telemetry) -> None:
+def test_only_failures_make_a_span_an_error(outcome: Outcome, telemetry: Telemetry) -> None:
     record(telemetry, replace(REFUSED, outcome=outcome))
     span = telemetry.span()
     assert span.status.status_code is (StatusCode.ERROR if outcome in TROUBLE else StatusCode.UNSET)
@@ -95,7 +95,7 @@ def test_durations_are_measured_in_seconds_by_verb_and_outcome(telemetry: Teleme
     assert unit == "s"
 
 
-def test_the_buckets_tell_fast_calls_apart_and_reach_to_a_failover(telemetry: Telemetry) -> None:
+def test_the_buckets_distinguish_fast_calls_and_include_a_failover(telemetry: Telemetry) -> None:
     observed = (0.00008, 0.0003, 0.0008, 0.004, 0.02, 0.3, 4.0, 29.0, 31.0)
     record(telemetry, *(replace(REDEEMED, seconds=seconds) for seconds in observed))
     [point] = telemetry.durations()

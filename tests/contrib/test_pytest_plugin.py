@@ -132,7 +132,7 @@ def test_the_entry_point(shop: pytest.Pytester) -> None:
     shop.runpytest_subprocess("-p", "no:asyncio").assert_outcomes(passed=2)
 
 
-def test_those_who_do_not_use_it_import_nothing(shop: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_without_the_fixtures_imports_nothing(shop: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # what other plugins import is their own business
     shop.makepyfile(
         f"""

@@ -289,7 +289,7 @@ def assert_paid_once(vouchers: VoucherSessions, ids: Sequence[str]) -> None:
     assert {orders.status(id) for id in ids} == {orders.PAID}
 
 
-def test_errors_reach_whoever_reads_the_result(shop: Shop, vouchers_of_shop: VoucherSessions) -> None:
+def test_errors_reach_the_process_that_reads_the_result(shop: Shop, vouchers_of_shop: VoucherSessions) -> None:
     vouchers = vouchers_of_shop
     vouchers.put_voucher(Voucher(code="ONCE", quantity=1))
     vouchers.put_voucher(Voucher(code="GIFT", credits=10))  # there were more

@@ -86,7 +86,7 @@ def test_the_till_uses_the_api_and_others_do_not(shop: TestClient) -> None:
     assert response.json()["redemptions"][0]["voucher"]["gift"]["balance"] == 4000
 
 
-def test_redis_is_away() -> None:
+def test_redis_is_down() -> None:
     with running("valkey") as server, TestClient(create_shop(server.url, till_token="x")) as shop:
         server.kill()
         response = shop.post("/carts/1/gift-card", json={"code": "GIFT-50", "credits": 1})

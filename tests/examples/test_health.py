@@ -1,4 +1,4 @@
-"""examples/health: while its server is away the shop is not ready and grants nothing, and it recovers by itself."""
+"""examples/health: while its server is down the shop is not ready and grants nothing, and it recovers by itself."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def stopped(server: Server) -> Iterator[None]:
     server.process.send_signal(signal.SIGCONT)
 
 
-@pytest.mark.parametrize("away", [killed, stopped])
-def test_a_server_that_is_away(away: Callable[[Server], AbstractContextManager[None]]) -> None:
+@pytest.mark.parametrize("failure", [killed, stopped])
+def test_a_server_that_is_down(failure: Callable[[Server], AbstractContextManager[None]]) -> None:
     with (
         running("valkey", appendonly="yes", appendfsync="always") as server,
         Shop(server.url) as shop,
@@ -70,7 +70,7 @@ def test_a_server_that_is_away(away: Callable[[Server], AbstractContextManager[N
         load = Load(shop)
         try:
             until(lambda: load.statuses.count(200) > 20)
-            with away(server):
+            with failure(server):
                 begun = time.monotonic()
                 until(lambda: shop.ready()[0] == 503)
                 assert time.monotonic() - begun < 5  # the timeout is half a second; the machine may be busy

@@ -8,9 +8,9 @@ output          text and JSON, and the characters and session keys that are not 
 views           vouchers, sessions, redemptions and findings for people
 look            commands that only read
 watching        the live view
-sell            commands that change one voucher
+change          commands that change one voucher
 operate         the check of a server, audit and repair
-serving         the vouchers over HTTP
+serving         the command that offers the vouchers over HTTP
 files           import, export and reconcile; with rows, bad_lines and importing
 demo            the demo with live bars
 without_extra   what works without typer and rich: the demo

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 import voucher_sessions
-from voucher_sessions.cli import demo, failures, files, look, operate, options, sell, serving, watching
+from voucher_sessions.cli import change, demo, failures, files, look, operate, options, serving, watching
 from voucher_sessions.cli.output import Output, shown
 from voucher_sessions.cli.run import Settings
 from voucher_sessions.cli.without_extra import program
@@ -82,7 +82,7 @@ def _root(
         raise typer.Exit(failures.USAGE)
 
 
-for _part in (look, watching, sell, files, operate, serving, demo):
+for _part in (look, watching, change, files, operate, serving, demo):
     app.add_typer(_part.app)
 
 

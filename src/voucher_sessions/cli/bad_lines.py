@@ -1,4 +1,4 @@
-"""The lines of a file that were not imported: told on stderr, and written to a file that can be corrected."""
+"""The lines of a file that were not imported: printed on stderr, and written to a file that can be corrected."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from voucher_sessions.cli.failures import WrongUsage
 from voucher_sessions.cli.output import Output
 from voucher_sessions.cli.rows import BAD_LINE_FIELDS, STDIN, Record, Source
 
-# How many are told on stderr, if the others are in a file.
-TOLD: Final = 10
+# How many are printed on stderr, if all are in a file.
+PRINTED: Final = 10
 
 
 class BadLines:
-    """Told and written one by one, so that memory does not grow with them.
+    """Prints and writes bad lines one by one, so that memory does not grow with their number.
 
-    The file has the same format as the input, with the line's number and the problem in front. It is created for the
-    first bad line; what it had before is replaced.
+    The file has the same format as the input, and its first columns are the line's number and the problem. It is
+    created for the first bad line; what it had before is replaced.
     """
 
     def __init__(self, output: Output, source: Source, path: Path | None) -> None:
@@ -34,9 +34,9 @@ class BadLines:
         self.count = 0
 
     def add(self, record: Record, problem: str) -> None:
-        """Tell and write a line."""
+        """Print and write a line."""
         self.count += 1
-        if self._path is None or self.count <= TOLD:
+        if self._path is None or self.count <= PRINTED:
             self._output.note(f"line {record.line}: {problem}", style="red")
         if self._path is not None:
             self._write(self._path, record, problem)
@@ -57,10 +57,10 @@ class BadLines:
         known = {name: each for name, each in fields.items() if name not in BAD_LINE_FIELDS}
         self._file.write(json.dumps({"line": record.line, "problem": problem, **known}) + "\n")
 
-    def tell_where(self) -> None:
-        """Say where the bad lines are."""
-        if self.count > TOLD and self._path is not None:
-            self._output.note(f"and {self.count - TOLD} more", style="red")
+    def print_path(self) -> None:
+        """Print the path of the file."""
+        if self.count > PRINTED and self._path is not None:
+            self._output.note(f"and {self.count - PRINTED} more", style="red")
         if self.count and self._path is not None:
             self._output.note(f"The lines that were not imported are in {self._path}", style="red")
 
@@ -72,7 +72,7 @@ class BadLines:
     ) -> None:
         if self._file is not None:
             self._file.close()
-        self.tell_where()
+        self.print_path()
 
 
 def path_for(name: str, given: Path | None) -> Path | None:
@@ -87,14 +87,14 @@ def path_for(name: str, given: Path | None) -> Path | None:
 
 
 def write_csv(file: IO[str], cells: Sequence[object]) -> None:
-    """Write a row. A cell with a carriage return alone must be quoted too, which csv does not do by itself."""
+    """Write a row. A cell with a carriage return must be quoted, which csv does not always do by itself."""
     is_quoted = any("\r" in str(cell) for cell in cells)
     writer = csv.writer(file, "unix") if is_quoted else csv.writer(file, lineterminator="\n")
     writer.writerow(cells)
 
 
 def _without_bad_line_fields(source: Source, cells: Sequence[str]) -> list[str]:
-    """The cells without those that an earlier import has put in front. A row of another length is left as it is."""
+    """The cells without those that an earlier import has added. A row of another length is left as it is."""
     if len(cells) != len(source.header):
         return list(cells)
     return [cell for name, cell in zip(source.header, cells, strict=True) if name not in BAD_LINE_FIELDS]

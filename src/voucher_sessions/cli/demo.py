@@ -31,7 +31,7 @@ app: Final = typer.Typer()
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def demo(ctx: typer.Context) -> None:
-    """Run the demo. It reads its own options, since it also runs without typer; VOUCHER_SESSIONS_URL is not for it."""
+    """Run the demo. It reads its own options, since it also runs without typer; it ignores VOUCHER_SESSIONS_URL."""
     settings: Settings = ctx.obj
     url = [] if settings.url is None else ["--url", settings.url]
     make_display = LiveDisplay if Console().is_interactive else Display
@@ -52,7 +52,7 @@ class LiveDisplay(Display):
         self._live.start()
 
     def show(self, finished: int, total: int, states: Sequence[VoucherState]) -> None:
-        """Draw the bars anew."""
+        """Draw the bars again."""
         header = self.with_seconds(f"{finished} of {total} carts finished")
         self._live.update(
             Group(header, views.vouchers_view({state.code: (state, []) for state in states})), refresh=True

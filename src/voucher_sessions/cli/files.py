@@ -36,7 +36,8 @@ def import_vouchers(
     if_exists: Annotated[
         IfExists,
         typer.Option(
-            metavar="ACTION", help="If a voucher exists: keep it as it is, update it, or raise it as a bad line."
+            metavar="ACTION",
+            help="If a voucher exists: keep it as it is, update it, or raise, which makes the line bad.",
         ),
     ] = "keep",
     format: Format = None,
@@ -45,7 +46,7 @@ def import_vouchers(
         typer.Option(metavar="FILE", help="Where to write the lines that are not imported; FILE.bad.csv if left out."),
     ] = None,
 ) -> int:
-    """Put the vouchers of a file of any size. Safe to repeat.
+    """Import the vouchers of a file of any size. Safe to repeat.
 
     Columns: code, quantity, credits, points, used_quantity, used_credits, used_points; all but code may be left out.
 

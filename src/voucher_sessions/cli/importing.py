@@ -43,7 +43,7 @@ class Problems:
 
 
 class Import:
-    """Puts the vouchers of a file, and counts what became of its rows."""
+    """Puts the vouchers of a file, and counts the new, known, conflicting and bad rows."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Import:
         return refused
 
     def print_result(self, output: Output, seconds: float) -> None:
-        """Print what became of the rows."""
+        """Print how many rows were new, known, conflicting and bad."""
         if output.as_json:
             output.print_json_object(
                 {"new": self.new, "known": self.known, "conflicting": self.conflicting.kept(), "bad": self.bad.kept()}

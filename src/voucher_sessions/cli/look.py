@@ -1,4 +1,4 @@
-"""Commands that only read: what a voucher has, who holds it, and what was redeemed."""
+"""Commands that only read: the balances of a voucher, its sessions and its redemptions."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ app: Final = typer.Typer()
 def show(run: Run, code: Code) -> None:
     """Show a voucher's balances and its sessions.
 
-    Of each balance what is used, locked and available; of the live sessions those that expire first. With --json only
-    the balances: the sessions are those of the command sessions.
+    For each balance: used, locked and available. Of the live sessions: those that expire first. With --json only the
+    balances; use the command sessions for the sessions.
     """
     state = run.engine.get_voucher(code)
     if run.output.as_json:

@@ -74,7 +74,7 @@ def repair(run: Run, code: Code, yes: Yes = False) -> int:
         run.output.print("Repaired.")
     else:
         run.output.note(
-            "Error: the voucher changes all the time, so nothing was repaired: try again later", style="red"
+            "Error: the voucher changed again and again, so nothing was repaired: try again later", style="red"
         )
     return failures.REFUSED if found.differs and not found.exact else failures.DONE
 

@@ -41,9 +41,11 @@ SessionKey = Annotated[str, typer.Option("--session", metavar="KEY", help="The s
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 IfExists = Literal["update", "keep", "raise"]
 FileFormat = Literal["csv", "jsonl"]
-Format = Annotated[FileFormat | None, typer.Option("--format", help="csv or jsonl, if the file's name does not tell.")]
+Format = Annotated[
+    FileFormat | None, typer.Option("--format", help="csv or jsonl, if the file's name does not end with it.")
+]
 
-# The natural way to write a time to live, and what it stands for.
+# How a time to live is written on the command line, and what its units mean.
 _TTL: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _UNITS: Final = {
     "ms": TtlUnit.MILLISECONDS,
@@ -62,7 +64,7 @@ class TimeToLive(NamedTuple):
 
     @property
     def timedelta(self) -> timedelta:
-        """The same as Python has it."""
+        """The same as a ``timedelta``."""
         return timedelta(**{self.unit.lower(): self.ttl})
 
 

@@ -24,7 +24,7 @@ Printable: TypeAlias = BaseModel | Sequence[BaseModel] | bool | dict[str, object
 
 
 class Console(RichConsole):
-    """A console that prints texts as they are, and lets the command end quietly when the reader has ended."""
+    """A console that prints texts as they are, and raises an error when the program that reads the output has ended."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         # Without markup: a voucher's code may contain anything, also [red] or :smile:
@@ -106,7 +106,7 @@ def shown(text: str) -> str:
 
 
 def without_credentials(text: str) -> str:
-    """The text, without the user and the password of a URL that somebody gave in the place of a code, say."""
+    """The text, without the user and the password of a URL, for example one that was given instead of a code."""
     return _CREDENTIALS.sub("://…@", text)
 
 

@@ -99,7 +99,7 @@ class CsvSource:
                 cells = next(self._reader, None)
             except csv.Error as error:
                 raw = ["".join(self._lines.of_record)]
-                yield Record(position, line, raw, {}, f"is no CSV: {error}")
+                yield Record(position, line, raw, {}, f"is not CSV: {error}")
             else:
                 if cells is None:
                     return
@@ -112,10 +112,10 @@ class CsvSource:
         if len(cells) != len(self.header):
             problem = f"has {len(cells)} cells, and the header {len(self.header)}"
             return Record(position, line, cells, {}, problem)
-        fields = {
+        fields: Fields = {
             name: cell for name, cell in zip(self.header, cells, strict=True) if cell and name not in BAD_LINE_FIELDS
         }
-        return Record(position, line, cells, dict(fields))
+        return Record(position, line, cells, fields)
 
 
 def _check_header(header: Sequence[str], allowed: Sequence[str]) -> None:
@@ -123,7 +123,8 @@ def _check_header(header: Sequence[str], allowed: Sequence[str]) -> None:
     if "code" not in header or len(set(header)) != len(header) or not {*header} <= {*allowed, *BAD_LINE_FIELDS}:
         names = ", ".join(allowed)
         raise WrongUsage(
-            f"the first line of the file must name columns, code among them, none twice, and no others than: {names}"
+            "the first line of the file must name the columns: code is required, no column may be named twice, and the "
+            f"columns that may be named are: {names}"
         )
 
 
@@ -150,9 +151,9 @@ class JsonLinesSource:
         try:
             fields: object = json.loads(line)
         except (ValueError, RecursionError):
-            return Record(position, number, raw, {}, "is no JSON")
+            return Record(position, number, raw, {}, "is not JSON")
         if not isinstance(fields, dict):
-            return Record(position, number, raw, {}, "is no JSON object")
+            return Record(position, number, raw, {}, "is not a JSON object")
         if not fields.keys() <= self._allowed:
             return Record(position, number, raw, {}, f"has other fields than {', '.join(sorted(self._allowed))}")
         known = {name: each for name, each in fields.items() if each is not None and name not in BAD_LINE_FIELDS}
@@ -161,7 +162,7 @@ class JsonLinesSource:
 
 @contextmanager
 def opened(name: str, format: FileFormat | None, allowed: Sequence[str]) -> Iterator[Source]:
-    """Open a file, or stdin for ``-``. Bytes that are no UTF-8 make only their own rows bad."""
+    """Open a file, or stdin for ``-``. Bytes that are not UTF-8 make only their own rows bad."""
     kind = format or format_of(name)
     with nullcontext(sys.stdin.buffer) if name == STDIN else Path(name).open("rb") as buffer:
         # Spreadsheets begin a file with a byte order mark, which utf-8-sig skips.
@@ -175,7 +176,7 @@ def opened(name: str, format: FileFormat | None, allowed: Sequence[str]) -> Iter
 
 
 def format_of(name: str) -> FileFormat:
-    """The format that the name of a file tells; csv for stdin and stdout."""
+    """The format, by the ending of the file's name; csv for stdin and stdout."""
     suffix = Path(name).suffix.lower()
     if suffix == ".csv" or name == STDIN:
         return "csv"
@@ -221,7 +222,7 @@ def _check_encoding(raw: Sequence[str]) -> None:
     try:
         "".join(raw).encode()
     except UnicodeEncodeError:  # bytes that the file could not be decoded with
-        raise InvalidRequest(ROW, "is no UTF-8") from None
+        raise InvalidRequest(ROW, "is not UTF-8") from None
 
 
 def problem_of(error: InvalidRequest) -> str:
@@ -230,7 +231,7 @@ def problem_of(error: InvalidRequest) -> str:
 
 
 def _number(name: str, value: Any) -> Any:
-    """A number that CSV has as text. What is no text is left to the models."""
+    """A number that CSV has as text. The models check a value that is not text."""
     if not isinstance(value, str):
         return value
     digits = value.strip()

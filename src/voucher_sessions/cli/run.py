@@ -23,8 +23,8 @@ from voucher_sessions.cli.output import Output
 
 URL_VARIABLE: Final = "VOUCHER_SESSIONS_URL"
 _INTERRUPTED: Final = (
-    "Interrupted: the change may have been made or not. Look with show or redemptions, or repeat the command; with the "
-    "same --id it is made once"
+    "Interrupted: the change may or may not have been made. Check it with show or redemptions, or repeat the command: "
+    "with the same --id the change is made once"
 )
 # These servers end with the command.
 _TEMPORARY: Final = ("memory://", "embedded://")
@@ -94,7 +94,8 @@ class Run:
             raise failures.WrongUsage(str(error)) from None
         if url in _TEMPORARY:
             self.output.note(
-                f"Note: {url} has no vouchers when a command begins, and is gone when it ends.", style="dim"
+                f"Note: {url} is empty when a command begins, and its data is deleted when the command ends.",
+                style="dim",
             )
         return self._opened.enter_context(engine)
 
@@ -108,7 +109,7 @@ class Run:
         """Ask whether to go on. If nobody can be asked, or the answer is no, the command ends."""
         if not sys.stdin.isatty():
             raise failures.WrongUsage(
-                "the input is not a terminal, so nobody can be asked: --yes does it without asking"
+                "the input is not a terminal, so the command cannot ask: add --yes to do it without a question"
             )
         if not typer.confirm(question, err=True):
             self.output.note("Nothing was changed.")

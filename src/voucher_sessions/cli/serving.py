@@ -37,7 +37,7 @@ def serve(
 ) -> None:
     """Offer the vouchers over HTTP, until Ctrl-C.
 
-    Without --api-keys, this machine alone can reach it.
+    Without --api-keys, only this machine can reach it.
     """
     try:
         from voucher_sessions.contrib.fastapi import serve as serve_vouchers

@@ -55,7 +55,7 @@ class Bar:
 
 
 def divided(amounts: Sequence[int], cells: int) -> list[int]:
-    """Divide the cells of a bar in proportion to the amounts. No amount above 0 goes without a cell, if there are enough."""
+    """Divide the cells of a bar in proportion to the amounts. Each amount above 0 has a cell, if there are enough."""
     total = sum(amounts)
     if not total:
         return [0] * (len(amounts) - 1) + [cells]

@@ -43,8 +43,8 @@ def watch(
 ) -> None:
     """Show vouchers live, refreshed each second, until Ctrl-C.
 
-    One voucher is shown with its sessions, several with a bar each. If the output is no terminal, it prints a line for
-    each voucher and second. Ctrl-C ends it with exit status 0.
+    One voucher is shown with its sessions, several with a bar each. If the output is not a terminal, it prints a line
+    for each voucher every second. Ctrl-C ends it with exit status 0.
     """
     snapshots = _snapshots(run.engine, codes or _codes_that_exist(run))
     try:
@@ -137,7 +137,7 @@ def view(snapshot: Snapshot, output: Output) -> RenderableType:
         state, sessions = found[0]
         listed = sessions[: max(1, room - _ROWS_OF_VOUCHER)]
         return Group(header, "", views.voucher_view(state), "", views.sessions_view(state, listed, output))
-    # Those that most sessions hold come first, as the others may not find room.
+    # The vouchers with the most live sessions come first, as there may be no room for the others.
     busiest = sorted(snapshot.vouchers, key=lambda code: -_sessions_of(snapshot, code))
     return Group(header, "", views.vouchers_view({code: snapshot.vouchers[code] for code in busiest}, max(1, room)))
 

@@ -1,4 +1,4 @@
-"""What the command line does without typer and rich: the demo, and it says which command installs the rest."""
+"""The command line without typer and rich: it runs the demo, and says how to install the other commands."""
 
 from __future__ import annotations
 

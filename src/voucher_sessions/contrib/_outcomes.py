@@ -1,4 +1,4 @@
-"""Which outcomes of a call are successes and which are trouble, for every module that reports calls."""
+"""Which outcomes of a call are successes and which are failures, for the modules that report calls."""
 
 from __future__ import annotations
 
@@ -8,6 +8,5 @@ from voucher_sessions.events import Outcome
 
 # The call did what it was asked for.
 SUCCESSES: Final[frozenset[Outcome]] = frozenset({"ok", "replayed"})
-# The server, the network or the stored values are not as they should be. Every other outcome is a refusal: the library
-# answered, and the answer was no.
-TROUBLE: Final[frozenset[Outcome]] = frozenset({"not_durable", "unknown", "unavailable", "server_refused", "corrupt"})
+# Something is wrong with the server, the network or the stored values. Every other outcome is a refusal.
+FAILURES: Final[frozenset[Outcome]] = frozenset({"not_durable", "unknown", "unavailable", "server_refused", "corrupt"})

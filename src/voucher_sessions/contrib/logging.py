@@ -2,8 +2,8 @@
 
     VoucherSessions(client, on_call=log_calls(logging.getLogger("shop.vouchers")))
 
-A call that was refused is logged at INFO; one whose outcome is unknown, or that met a server in trouble, at WARNING; all
-others at DEBUG.
+A call that was refused is logged at INFO; a call that failed because of the server, the network or the stored values at
+WARNING; all others at DEBUG.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from voucher_sessions import CallEvent, VoucherSessionsError
-from voucher_sessions.contrib._outcomes import SUCCESSES, TROUBLE
+from voucher_sessions.contrib._outcomes import FAILURES, SUCCESSES
 
 __all__ = ["StructuredLogger", "log_calls"]
 
@@ -36,8 +36,8 @@ def log_calls(
 ) -> Callable[[CallEvent], None]:
     """Return an observer for ``on_call=`` that logs every call.
 
-    A refusal is logged at INFO. An unknown outcome, and trouble with the server or the stored values, is logged at
-    WARNING. Everything else is logged at DEBUG, and costs next to nothing while the logger is not enabled for DEBUG.
+    A refusal is logged at INFO. A failure of the server or the network, an unknown outcome and damaged stored values are
+    logged at WARNING. Everything else is logged at DEBUG, which takes very little time if that level is not enabled.
 
     The facts of the call are attributes of the log record (``extra``), so a JSON formatter writes them as fields; a
     logger of structlog gets them as keyword arguments. They are always the same: ``verb``, ``codes``, ``outcome``,
@@ -45,12 +45,12 @@ def log_calls(
     ``error_type`` and ``error_message``.
 
     Session keys are shortened. **Voucher codes are shown in full**, because a log is where people look up why a voucher
-    was refused. If a reader of the log must not be able to use a code, a gift card's, say, pass ``mask``.
+    was refused. If a reader of the log must not be able to use a code, for example that of a gift card, pass ``mask``.
 
     Args:
         logger: A logger of the standard library or of structlog.
-        mask: A function that is called with each code and returns what to show instead: its last characters, say, or a
-            keyed hash of it. The texts of errors contain codes, so with ``mask`` they are left out.
+        mask: A function that is called with each code and returns what to show instead, for example its last characters
+            or a keyed hash of it. The texts of errors contain codes, so with ``mask`` they are left out.
     """
     if isinstance(logger, logging.Logger):
         return _standard(logger, mask)
@@ -85,14 +85,14 @@ def _structured(logger: StructuredLogger, mask: Callable[[str], str] | None) -> 
 def _level(event: CallEvent) -> int:
     if event.outcome in SUCCESSES:
         return logging.DEBUG
-    return logging.WARNING if event.outcome in TROUBLE else logging.INFO
+    return logging.WARNING if event.outcome in FAILURES else logging.INFO
 
 
 def _described(event: CallEvent, mask: Callable[[str], str] | None) -> tuple[str, dict[str, object]]:
     """The call in one line, and its facts."""
     codes = event.codes if mask is None else tuple(map(mask, event.codes))
     error_type = None if event.error is None else type(event.error).__qualname__
-    # Other errors, a loader's, say, can have a password in their text. They reach the caller, who may log them.
+    # Other errors, such as a loader's, can have a password in their text. They reach the caller, who may log them.
     shows_error = isinstance(event.error, VoucherSessionsError) and mask is None
     error_message = str(event.error) if shows_error else None
     facts: dict[str, object] = {
@@ -109,7 +109,7 @@ def _described(event: CallEvent, mask: Callable[[str], str] | None) -> tuple[str
         "error_type": error_type,
         "error_message": error_message,
     }
-    # Quoted by repr, so that no line break in a code can begin a line of its own.
+    # Quoted by repr, so that a line break in a code does not begin a new line.
     of_codes = f" of {', '.join(map(repr, codes))}" if codes else ""
     session = f", session {event.session_key!r}" if event.session_key else ""
     why = error_message or event.reason or error_type

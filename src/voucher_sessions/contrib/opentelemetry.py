@@ -21,7 +21,7 @@ from opentelemetry.metrics import MeterProvider, get_meter
 from opentelemetry.trace import SpanKind, StatusCode, TracerProvider, get_tracer, set_span_in_context
 
 from voucher_sessions import CallEvent, __version__
-from voucher_sessions.contrib._outcomes import TROUBLE
+from voucher_sessions.contrib._outcomes import FAILURES
 
 __all__ = ["record_calls"]
 
@@ -32,8 +32,23 @@ ERROR_TYPE: Final = "error.type"
 
 # From a call on the same machine to one that is retried for 30 seconds while a cluster fails over.
 _BOUNDARIES: Final = (
-    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
-    *(1.0, 2.5, 5.0, 10.0, 30.0),
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+    30,
 )
 
 
@@ -43,9 +58,9 @@ def record_calls(
     """Return an observer for ``on_call=`` that makes a span of every call, and measures it.
 
     The span is a child of the span in which the call was made. It is made when the call has ended, with the time at which
-    the call began: spans that other instrumentation made meanwhile, for the commands that redis-py sent, say, are its
-    siblings, not its children. Its status is an error if the outcome is unknown, or if the server or the stored values
-    are in trouble; a refusal is no error. ``error.type`` is the class of the error that the call raised, if it raised
+    the call began: spans that other instrumentation makes in that time, for example for the commands that redis-py sends,
+    are its siblings, not its children. Its status is an error if the outcome is unknown, if the server or the network
+    failed, or if stored values are damaged; a refusal is not an error. ``error.type`` is the class of the error that the call raised, if it raised
     one.
 
     Neither spans nor metrics have codes, session keys, ids or texts of errors.
@@ -78,7 +93,7 @@ def record_calls(
             attributes=with_reason,
             start_time=ended_at_ns - round(event.seconds * 1e9),
         )
-        if event.outcome in TROUBLE:
+        if event.outcome in FAILURES:
             span.set_status(StatusCode.ERROR)
         span.end(ended_at_ns)
         context = set_span_in_context(span)  # an exemplar of a metric leads to this span

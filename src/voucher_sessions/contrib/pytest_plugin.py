@@ -1,7 +1,7 @@
-"""A plugin for pytest: engines for the tests of a shop, and trouble with their Redis.
+"""A plugin for pytest: engines for the tests of a shop, and a way to make their Redis fail.
 
-pytest imports this module at its start in every project that has the library installed. So it imports nothing itself:
-what the fixtures need is imported once it is known that a test uses one of them.
+pytest imports this module at its start in every project that has the library installed. So it does not import the
+library: what the fixtures need is imported when a test uses one of them.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Import what the fixtures need before the first test.
 
-    A test may stop the clock with freezegun before it uses a fixture, and pydantic does not accept the class that then
-    stands for ``datetime`` in a model.
+    A test may stop the clock with freezegun before it uses a fixture. freezegun replaces ``datetime`` by another class,
+    which pydantic does not accept in a model.
     """
     if any(_FIXTURES & set(getattr(item, "fixturenames", ())) for item in session.items):
         import_module("voucher_sessions.contrib.testing")

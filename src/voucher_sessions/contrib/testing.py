@@ -1,7 +1,7 @@
-"""What the fixtures of the pytest plugin consist of: a server, engines, and the trouble that they can have with it.
+"""What the fixtures of the pytest plugin use: a server, engines, and a way to make Redis fail.
 
 The engines send their calls through their client of redis-py, and ``RedisTrouble`` replaces the methods of that client
-that send commands. So the trouble is the same on fakeredis and on a real server, for the sync and the asyncio engine.
+that send commands. So fakeredis and a real server fail in the same way, for the sync and the asyncio engine.
 Each command is tried once: neither the client nor the engine repeats it.
 """
 
@@ -35,9 +35,9 @@ class RedisTrouble:
     """Makes the Redis of a test's engines fail, for as long as the test says.
 
     Each method takes effect at once and lasts until ``end()``, or until the end of the test. Used in a ``with``
-    statement, it lasts until the end of the block. It concerns the engines of the fixtures ``voucher_sessions`` and
-    ``async_voucher_sessions``, and whatever else uses their ``client``. Engines that the shop itself opens by a URL
-    have no trouble.
+    statement, it lasts until the end of the block. It affects the engines of the fixtures ``voucher_sessions`` and
+    ``async_voucher_sessions``, and everything else that uses their ``client``. It does not affect engines that the shop
+    itself opens, with a URL.
     """
 
     def __init__(self) -> None:
@@ -73,17 +73,17 @@ class RedisTrouble:
     def slow(self, ms: float) -> ExitStack:
         """The server runs each command at once, and its reply comes ``ms`` milliseconds later.
 
-        No reply is lost by it, however late: for a reply that comes after the client's timeout, use ``lose_replies``.
-        The time passes really, also where the test has stopped its clock.
+        No reply is lost, however late it comes: for a reply that comes after the client's timeout, use ``lose_replies``.
+        The delay takes real time, even if the test has stopped its clock.
         """
         self._delay_seconds = ms / 1000
-        return self._until(self._hurry)
+        return self._until(self._end_delay)
 
     def end(self) -> None:
         """End all trouble."""
         self._restart()
         self._lose_none()
-        self._hurry()
+        self._end_delay()
 
     def _restart(self) -> None:
         self._is_down = False
@@ -92,12 +92,12 @@ class RedisTrouble:
         with self._lock:
             self._replies_to_lose = 0
 
-    def _hurry(self) -> None:
+    def _end_delay(self) -> None:
         self._delay_seconds = 0.0
 
     @staticmethod
     def _until(end: Callable[[], None]) -> ExitStack:
-        """What calls ``end`` at the end of a ``with`` block, and nothing without one."""
+        """A context manager that calls ``end`` at the end of a ``with`` block. Not used as one, it does nothing."""
         block = ExitStack()
         block.callback(end)
         return block
@@ -156,7 +156,7 @@ def embedded_server() -> Iterator[Server]:
 
 @contextmanager
 def sync_engine(server: Server, trouble: RedisTrouble, options: Mapping[str, Any]) -> Iterator[VoucherSessions]:
-    """An engine that can have trouble."""
+    """An engine whose Redis ``trouble`` can make fail."""
     with VoucherSessions.from_url(server.url, **server.client_options) as opened:
         client = opened.client
         _replace(client, trouble._send)
@@ -173,7 +173,7 @@ def async_engine(server: Server, trouble: RedisTrouble, options: Mapping[str, An
 
 
 def _close_each_connection(client: Any) -> None:
-    """Close each connection after its command: the next call may be made in another event loop, after this one's end."""
+    """Close each connection after its command: the next call may be made in another event loop."""
     release = client.connection_pool.release
 
     async def close_and_release(connection: Any) -> None:

@@ -64,7 +64,7 @@ REFUSED: list[Headers] = [
 
 
 @pytest.mark.parametrize("headers", REFUSED, ids=range(len(REFUSED)))
-def test_other_headers_open_nothing(headers: Headers, client: TestClient, vouchers: VoucherSessions) -> None:
+def test_other_headers_are_refused(headers: Headers, client: TestClient, vouchers: VoucherSessions) -> None:
     response = client.post("/v1/redemptions", json=cart(voucher("A"), order="o1"), headers=headers)
     assert response.status_code == 401
     error = response.json()
@@ -82,11 +82,11 @@ def test_other_headers_open_nothing(headers: Headers, client: TestClient, vouche
         *(("GET", "//docs"), ("GET", "/v1/redemptions/..%2F..%2Fdocs"), ("GET", "/docs%2F..%2Fv1/redemptions/r_x")),
     ],
 )
-def test_no_path_is_open(method: str, path: str, client: TestClient) -> None:
+def test_every_path_needs_keys(method: str, path: str, client: TestClient) -> None:
     assert client.request(method, path).status_code == 401
 
 
-def test_the_body_of_a_stranger_is_not_read(server: Server) -> None:
+def test_without_keys_the_body_is_not_read(server: Server) -> None:
     app = create_app(server.url, api_keys=KEYS)
     read: list[int] = []
 
@@ -110,12 +110,12 @@ def test_a_websocket_is_refused_too(client: TestClient) -> None:
     assert caught.value.status_code == 401
 
 
-def test_none_opens_the_door(server: Server) -> None:
+def test_api_keys_none_accepts_every_request(server: Server) -> None:
     with TestClient(create_app(server.url, api_keys=None)) as client:
         assert redeem(client, {}) == 200
 
 
-def test_none_must_be_written_down(server: Server) -> None:
+def test_api_keys_has_no_default(server: Server) -> None:
     create: Any = create_app
     with pytest.raises(TypeError, match="api_keys"):
         create(server.url)

@@ -128,7 +128,7 @@ def test_a_redemption_needs_the_key_of_its_session(key: Json, client: TestClient
         ([voucher("GIFT"), voucher("OTHER"), voucher("GIFT")], "duplicated_redeemables"),
     ],
 )
-def test_redeemables_that_make_no_stack(
+def test_redeemables_that_are_not_a_stack(
     path: str, redeemables: list[Json], key: str, client: TestClient, vouchers: VoucherSessions
 ) -> None:
     assert sent(client, path, {"redeemables": redeemables})["key"] == key
@@ -166,7 +166,7 @@ def test_30_vouchers_make_a_stack(client: TestClient, vouchers: VoucherSessions)
     ],
     ids=range(15),
 )
-def test_bodies_that_are_no_json_or_hardly(
+def test_bodies_that_are_not_json_or_unusual_json(
     path: str, content: bytes, client: TestClient, vouchers: VoucherSessions
 ) -> None:
     response = client.post(path, content=content, headers={"Content-Type": "application/json"})

@@ -42,7 +42,7 @@ def test_a_cart_is_validated_without_a_session(shop: Shop, vouchers: VoucherSess
     assert vouchers.list_sessions("GIFT-50") == []
 
 
-def test_nulls_are_as_good_as_nothing(shop: Shop, vouchers: VoucherSessions) -> None:
+def test_nulls_count_as_left_out(shop: Shop, vouchers: VoucherSessions) -> None:
     nulls = {"type": "LOCK", "key": None, "ttl": None, "ttl_unit": None}
     body = cart({"object": "voucher", "id": "LAST", "gift": None, "reward": None}, session=nulls)
     generated = shop.validate(body)["session"]
@@ -87,7 +87,7 @@ def test_a_refused_cart_says_why_for_each_voucher(shop: Shop, vouchers: VoucherS
     assert vouchers.list_sessions("LAST") == []
 
 
-def test_held_is_not_used_up(shop: Shop, vouchers: VoucherSessions) -> None:
+def test_locked_by_others_is_not_used_up(shop: Shop, vouchers: VoucherSessions) -> None:
     for minutes, code in ((2, "LAST"), (9, "GIFT-50")):
         vouchers.validate(
             code, credits=5000 * (code != "LAST"), session=session("other", ttl=minutes, ttl_unit="MINUTES")
@@ -185,7 +185,7 @@ def test_a_refused_redemption(shop: Shop, vouchers: VoucherSessions) -> None:
     }
 
 
-def test_of_several_refusals_the_one_that_lasts_is_answered(shop: Shop, vouchers: VoucherSessions) -> None:
+def test_of_several_refusals_the_one_that_lasts_longest_is_answered(shop: Shop, vouchers: VoucherSessions) -> None:
     vouchers.validate("LAST", session=session("other", ttl=100, ttl_unit="SECONDS"))
     vouchers.validate("LOY", points=500, session=session("other", ttl=200, ttl_unit="SECONDS"))
     held = shop.redeem(cart(voucher("LAST"), voucher("LOY", points=1), order="o1"), 400)
@@ -291,7 +291,7 @@ def test_how_often_a_voucher_was_redeemed(shop: Shop, vouchers: VoucherSessions)
     assert (response.status_code, response.json()["resource_type"]) == (404, "voucher")
 
 
-def test_a_session_is_released_once_and_again(shop: Shop, vouchers: VoucherSessions) -> None:
+def test_a_repeated_release_is_answered_like_the_first(shop: Shop, vouchers: VoucherSessions) -> None:
     shop.validate(cart(voucher("LAST"), session=session()))
     for _ in range(2):
         response = shop.client.delete("/v1/vouchers/LAST/sessions/cart-1")

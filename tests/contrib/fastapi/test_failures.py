@@ -86,7 +86,7 @@ def test_the_id_of_the_order_is_the_one_to_repeat_with(shop: Shop, proxy: Proxy,
     assert shop.redeem(body)["redemptions"][0]["amount"] == 1000
 
 
-def test_a_key_that_was_generated_is_told_to_its_client_alone(
+def test_a_generated_key_is_sent_only_to_its_client(
     shop: Shop, proxy: Proxy, vouchers: VoucherSessions, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nobody else knows it, and without it the client could neither use nor release its own lock."""

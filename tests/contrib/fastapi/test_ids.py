@@ -61,17 +61,17 @@ WRONG = [
 
 
 @pytest.mark.parametrize("text", WRONG, ids=range(len(WRONG)))
-def test_no_id(text: str) -> None:
+def test_a_text_that_is_not_an_id(text: str) -> None:
     assert read_id(text) is None
 
 
 @pytest.mark.parametrize("text", ["r_x", "x", "rr_x", "rf_0123456789abcdef01234567", encoded('["o1",["A","A"],null]')])
-def test_no_id_is_not_found(text: str, shop: Shop) -> None:
+def test_a_text_that_is_not_an_id_is_not_found(text: str, shop: Shop) -> None:
     for error in (shop.get(text, 404), shop.roll_back(text, 404), shop.roll_back_all(text, 404)):
         assert (error["key"], error["resource_type"]) == ("not_found", "redemption")
 
 
-def test_an_id_of_nothing_is_not_found(shop: Shop) -> None:
+def test_the_id_of_a_redemption_that_does_not_exist_is_not_found(shop: Shop) -> None:
     single, several = RedemptionRef("o1", ("A",)), RedemptionRef("o1", ("A", "B"))
     for error in (
         shop.get(single.text, 404),

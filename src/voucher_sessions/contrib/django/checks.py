@@ -29,7 +29,7 @@ def check_settings(**_: Any) -> list[CheckMessage]:
 
 
 def check_deployment(**_: Any) -> list[CheckMessage]:
-    """What ``check_server`` finds, and settings that suit development alone."""
+    """What ``check_server`` finds, and settings that suit only development."""
     if check_settings():  # reported already
         return []
     given = conf.read()
@@ -40,13 +40,13 @@ def _unsafe_settings(given: dict[str, Any]) -> Iterator[CheckMessage]:
     if given.get("URL") in ("memory://", "embedded://"):
         yield Caution(
             f"{given['URL']} gives each process a server of its own, which ends with it.",
-            hint="Name a server that all processes share, for example redis://localhost:6379/0.",
+            hint="Set URL to a server that all processes share, for example redis://localhost:6379/0.",
             id=f"{TAG}.W001",
         )
     if "ENGINE" not in given and "MAX_TTL" not in given:
         yield Caution(
             "VOUCHER_SESSIONS has no MAX_TTL, so a session may ask to live for 3,650 days.",
-            hint="Set it to minutes: otherwise one request of a customer can lock a voucher for ten years.",
+            hint="Set it to some minutes: otherwise one request of a customer can lock a voucher for ten years.",
             id=f"{TAG}.W002",
         )
 

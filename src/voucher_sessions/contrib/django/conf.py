@@ -15,7 +15,14 @@ from voucher_sessions import Durability
 SETTING: Final = "VOUCHER_SESSIONS"
 # Keys that are options of the engine, in lower case.
 _ENGINE_OPTIONS: Final = (
-    *("PREFIX", "PARTITION", "DURABILITY", "RECEIPT_TTL", "DEFAULT_TTL", "MAX_TTL", "LOADER", "ON_CALL"),
+    "PREFIX",
+    "PARTITION",
+    "DURABILITY",
+    "RECEIPT_TTL",
+    "DEFAULT_TTL",
+    "MAX_TTL",
+    "LOADER",
+    "ON_CALL",
 )
 # Keys whose value is a function, or the dotted path of one.
 _FUNCTIONS: Final = frozenset(("PARTITION", "LOADER", "ON_CALL", "ENGINE", "ASYNC_ENGINE"))
@@ -23,7 +30,7 @@ _KEYS: Final = frozenset(("URL", "CLIENT_OPTIONS", *_ENGINE_OPTIONS, *_FUNCTIONS
 
 
 def read() -> dict[str, Any]:
-    """The setting, with functions in the place of dotted paths.
+    """The setting, with dotted paths replaced by the functions that they name.
 
     Raises ``ImproperlyConfigured`` if it is missing, or has a key or a path that is unknown.
     """

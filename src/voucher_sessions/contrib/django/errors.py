@@ -38,9 +38,16 @@ _LOCKED_BY_OTHERS: Final = ngettext_lazy(
     "This code is in use in another cart. Please try again in %(minutes)d minutes.",
     "minutes",
 )
-_TROUBLE: Final = _("We cannot check this code at the moment. Please try again later.")
-_OTHERWISE: Final = _("This code cannot be used here.")
-_TROUBLES: Final = (CorruptState, EmbeddedServerError, NotDurable, OutcomeUnknown, ServerRefused, ServerUnavailable)
+_CANNOT_CHECK: Final = _("We cannot check this code at the moment. Please try again later.")
+_NOT_USABLE: Final = _("This code cannot be used here.")
+_SERVER_ERRORS: Final = (
+    CorruptState,
+    EmbeddedServerError,
+    NotDurable,
+    OutcomeUnknown,
+    ServerRefused,
+    ServerUnavailable,
+)
 
 
 def error_code(refusal: VoucherSessionsError | Validation) -> str:
@@ -66,6 +73,6 @@ def form_error(refusal: VoucherSessionsError | Validation) -> ValidationError:
     wait_ms = refusal.retry_after_ms if isinstance(refusal, LimitExceeded | Validation) else None
     minutes = -(-(wait_ms or 0) // 60_000)
     code = error_code(refusal)
-    otherwise = _TROUBLE if isinstance(refusal, _TROUBLES) else _OTHERWISE
+    otherwise = _CANNOT_CHECK if isinstance(refusal, _SERVER_ERRORS) else _NOT_USABLE
     sentence = _LOCKED_BY_OTHERS if locked else _SENTENCES.get(code, otherwise)
     return ValidationError(sentence, code=code, params={"minutes": minutes, "locked_by_others": locked})

@@ -1,4 +1,4 @@
-"""Views that answer whether the server of the vouchers answers, for load balancers and Kubernetes."""
+"""Health views for load balancers and Kubernetes: whether the server of the vouchers answers."""
 
 from __future__ import annotations
 

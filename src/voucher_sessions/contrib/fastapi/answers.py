@@ -128,14 +128,14 @@ class GiftBalance(BaseModel):
     """A gift card, as it is now."""
 
     amount: int = Field(description="All the credits that it can give, in minor units (cents).")
-    balance: int = Field(description="What was not redeemed of them. Sessions may have locked some of it.")
+    balance: int = Field(description="The credits that were not redeemed. Sessions may have locked some of them.")
 
 
 class LoyaltyBalance(BaseModel):
     """A loyalty card, as it is now."""
 
     points: int = Field(description="All the points that it can give.")
-    balance: int = Field(description="What was not redeemed of them. Sessions may have locked some of it.")
+    balance: int = Field(description="The points that were not redeemed. Sessions may have locked some of them.")
 
 
 class VoucherAnswer(BaseModel):

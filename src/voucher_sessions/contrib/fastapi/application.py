@@ -97,7 +97,7 @@ class _Application(FastAPI):
 
 
 def _checked(api_keys: Mapping[str, str]) -> dict[str, str]:
-    """The api keys. An empty one, from a variable that is not set, would be a door that is open by mistake."""
+    """The api keys. Refuses empty ones: a variable that is not set must not give access to everybody."""
     checked = dict(api_keys)
     if not checked:
         raise InvalidRequest("api_keys", "has no app id: nobody could send a request. None lets everybody in")
@@ -126,7 +126,7 @@ class ApiKeys:
         self._public = public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on what may pass."""
+        """Pass the request on, or refuse it."""
         if scope["type"] == "lifespan" or scope["path"] in self._public or self._is_known(scope):
             await self._app(scope, receive, send)
             return
@@ -138,7 +138,7 @@ class ApiKeys:
     def _is_known(self, scope: Scope) -> bool:
         app_id, token = _digest(only_value(scope, _APP_ID)), _digest(only_value(scope, _APP_TOKEN))
         found = False
-        for known_id, known_token in self._digests:  # to the end, also after a match
+        for known_id, known_token in self._digests:  # all of them, even after a match
             found |= compare_digest(app_id, known_id) & compare_digest(token, known_token)
         return found
 

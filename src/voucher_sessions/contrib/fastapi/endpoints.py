@@ -63,7 +63,7 @@ class Context:
 
 
 async def context_of(request: Request) -> Context:
-    """What the router's first dependency has put there."""
+    """The context that the router's own dependency has stored in the request."""
     context: Context = request.state.voucher_sessions
     return context
 
@@ -179,7 +179,7 @@ async def get_redemption(redemption_id: Id, context: Current) -> RedemptionAnswe
 
 
 def _no_redemption(redemption_id: str) -> Response:
-    details = "This is no id of a redemption: use an id that an answer has."
+    details = "This is not the id of a redemption: use an id from an answer of this service."
     return Problem(status=404, key="not_found", details=details, resource_type="redemption").response
 
 
@@ -195,8 +195,8 @@ async def get_voucher_redemptions(code: Code, context: Current) -> VoucherRedemp
 async def release_session(code: Code, session_key: Key, context: Current) -> None:
     """Release what a session has locked of a voucher, before the session expires.
 
-    A repeated request is answered like the first one, for two minutes. Of a session that has expired, or never was,
-    the answer is 404.
+    A repeated request is answered like the first one, for two minutes. If the session has expired or never existed, the
+    answer is 404.
     """
     release = await context.engine.release(code, session_key)
     if not release.released and not release.ended:

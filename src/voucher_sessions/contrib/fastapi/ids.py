@@ -1,7 +1,8 @@
 """The ids of redemptions in answers.
 
 A later request has only the id, and the engine needs the vouchers' codes as well. So the id contains both: it is the
-JSON of the redemption id, the codes, and the position of one of them, as base64url. It is no secret and no permission.
+JSON of the redemption id, the codes, and the position of one of them, as base64url. It is neither a secret nor a
+permission.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _Position = Annotated[int, Field(strict=True, ge=0, lt=MAX_STACK)]
 
 
 class RedemptionRef(NamedTuple):
-    """A redemption of one voucher, of several vouchers together, or one of the latter, at a ``position``."""
+    """The redemption of one voucher, of several vouchers together, or of one of several: that at ``position``."""
 
     redemption_id: str
     codes: tuple[str, ...]
@@ -67,7 +68,7 @@ _FIELDS: Final = TypeAdapter[tuple[str, tuple[str, ...], int | None]](tuple[Text
 
 
 def read_id(text: str) -> RedemptionRef | None:
-    """What an id of an answer contains. None: it is of no answer."""
+    """What an id contains; None if the text is not an id that an answer can have."""
     encoded = text.removeprefix(_PREFIX).encode(errors="replace")
     try:
         found = RedemptionRef(*_FIELDS.validate_json(urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4))))

@@ -70,7 +70,7 @@ class Problem:
     @property
     def body(self) -> ErrorBody:
         """The body of the answer."""
-        # An error of the application's can have any text, also one that UTF-8 cannot express.
+        # An error of the application can have any text, also one that UTF-8 cannot encode.
         details = self.details[:_MAX_DETAILS].encode(errors="backslashreplace").decode()
         return ErrorBody(
             code=self.status,
@@ -111,10 +111,12 @@ class _Row(NamedTuple):
     resource_type: str | None = None
 
 
-# The first row that fits counts. The texts of the last ones are for the operator, and only the log shows them.
+# The first row that matches is used. The texts of the last errors are for the operator, and only the log shows them.
 _ROWS: Final = (
     _Row(
-        *(SessionNotFound, 404, "not_found"),
+        SessionNotFound,
+        404,
+        "not_found",
         "The session is not live: it has expired, was released or redeemed, or never was. Validate again.",
         "session",
     ),
@@ -131,16 +133,22 @@ _ROWS: Final = (
     _Row(ServerUnavailable, 503, "server_unavailable", "Nothing was changed. Repeat the request later."),
     _Row(ServerRefused, 503, "server_refused", "The Redis server refused the call; the log of this service says why."),
     _Row(
-        *(OutcomeUnknown, 503, "outcome_unknown"),
+        OutcomeUnknown,
+        503,
+        "outcome_unknown",
         "The change may have been made. Repeat the same request, with the id or the key that this answer has.",
     ),
     _Row(
-        *(NotDurable, 503, "not_durable"),
+        NotDurable,
+        503,
+        "not_durable",
         "The change was made, but is not confirmed as durable. Repeat the same request, with the id or the key that "
         "this answer has.",
     ),
     _Row(
-        *(UnknownFormat, 500, "unknown_format"),
+        UnknownFormat,
+        500,
+        "unknown_format",
         "A newer version of this service has written what is stored: this one needs an upgrade.",
     ),
     _Row(CorruptState, 500, "corrupt_state", "What is stored cannot be read; the log of this service says more."),
@@ -164,19 +172,19 @@ def problem_of(error: VoucherSessionsError) -> Problem:
 
 
 def problem_of_client(error: RedisError) -> Problem:
-    """How an error of redis-py is answered that the engine passes on: a wrong password, for example."""
+    """The answer for an error of redis-py that the engine does not translate, for example a wrong password."""
     problem = Problem(status=503, key="server_unavailable", details="The log of this service says more.")
     log.error("request %s: %s: %s", problem.request_id, type(error).__name__, error)
     return problem
 
 
 def decisive(refusals: tuple[LimitExceeded, ...]) -> LimitExceeded:
-    """The refusal that decides when a later try can succeed: one that no expiry ends, or the one that ends last."""
+    """The refusal that decides when a later try can succeed: one that no lock causes, or the one that lasts longest."""
     return max(refusals, key=lambda each: (not each.locked_by_others, each.retry_after_ms or 0))
 
 
 def refusal(refused: LimitExceeded) -> Problem:
-    """How a redemption is answered for which not enough is available."""
+    """The answer to a redemption for which not enough is available."""
     return Problem(
         status=400,
         key=refused.reason,
@@ -189,7 +197,7 @@ def refusal(refused: LimitExceeded) -> Problem:
 
 
 def no_voucher(code: str) -> Problem:
-    """How a code is answered that does not exist."""
+    """The answer for a code that does not exist."""
     return Problem(status=404, key="not_found", details=code, resource_type="voucher", resource_id=code)
 
 
@@ -214,7 +222,7 @@ def ids_to_repeat(error: Exception) -> dict[str, str]:
 
 
 def problem_of_input(error: RequestValidationError) -> Problem:
-    """How a request is answered whose body or parameters have the wrong form. Its values are not shown."""
+    """The answer to a request whose body or parameters have the wrong form. Its values are not shown."""
     first = error.errors()[0]
     kind: str = first["type"]
     place = [] if kind == "json_invalid" else [str(each) for each in first["loc"][1:]]
@@ -239,7 +247,7 @@ def install_error_handlers(app: FastAPI) -> None:
     A refused redemption is answered with 400, ``locked_by_others``, ``retry_after_ms`` and the header ``Retry-After``;
     what is not found with 404; an id that was used for another request with 409; a Redis server that does not answer
     with 503 and ``Retry-After``. If the outcome is unknown, the body has the id that repeats the call, which the engine
-    may have generated. No body has a session key: whether the client may know it, only the application can decide.
+    may have generated. No body has a session key: only the application can decide whether the client may know it.
 
     Args:
         app: The application.

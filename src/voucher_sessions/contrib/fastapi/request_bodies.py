@@ -25,7 +25,7 @@ class _Fields(BaseModel):
 
 
 class SessionBody(_Fields):
-    """A session, which locks vouchers for one cart. A redemption looks at the key alone."""
+    """A session, which locks vouchers for one cart. A redemption uses only the key."""
 
     type: Literal["LOCK"] | None = Field(default=None, description="LOCK is the only type. Required to lock vouchers.")
     key: Text | None = Field(
@@ -59,7 +59,7 @@ class Reward(_Fields):
 
     @model_validator(mode="after")
     def _needs_points(self) -> Reward:
-        """Refuse a reward of which only the id is given: nobody here knows what it costs, and 0 would be wrong."""
+        """Refuse a reward of which only the id is given: its price is not known here, and 0 would be wrong."""
         if self.id is not None and self.points is None:
             raise PydanticCustomError("points_missing", "must name its points: rewards are not known here")
         return self

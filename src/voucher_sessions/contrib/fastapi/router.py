@@ -62,7 +62,7 @@ def create_router(
         The router. Its paths begin with ``/v1``.
 
     Raises:
-        InvalidRequest: ``engine`` is a sync engine or nothing that can be one, or ``max_ttl`` is wrong.
+        InvalidRequest: ``engine`` is a sync engine, or neither an engine nor a function, or ``max_ttl`` is wrong.
     """
     provide = _provider(engine, None if max_ttl is None else _seconds(max_ttl))
     router = APIRouter(
@@ -95,7 +95,7 @@ def _add(router: APIRouter, method: str, path: str, endpoint: Callable[..., Any]
 
 
 def _provider(engine: AsyncVoucherSessions | EngineDependency, max_ttl: float | None) -> Callable[..., Awaitable[None]]:
-    """The router's own dependency: it takes the engine to the endpoints."""
+    """The router's own dependency, which gives the engine to the endpoints."""
     if isinstance(engine, VoucherSessions):
         raise InvalidRequest("engine", "is a sync engine, which would block the event loop: use AsyncVoucherSessions")
     if isinstance(engine, AsyncVoucherSessions):

@@ -62,7 +62,7 @@ class ContractRoute(APIRoute):
 def path_with_encoded_slashes(scope: Mapping[str, Any]) -> str | None:
     """The decoded path, except for encoded slashes. None: the server does not say how the path was encoded.
 
-    Bytes that are no UTF-8 become text that the engine refuses, instead of the text of another code.
+    Bytes that are not UTF-8 become text that the engine refuses, instead of the text of another code.
     """
     encoded = scope.get("raw_path")
     if not encoded:

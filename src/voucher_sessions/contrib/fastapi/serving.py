@@ -30,7 +30,7 @@ def serve(
 ) -> None:
     """Serve the vouchers of a Redis server over HTTP, until the process gets SIGINT or SIGTERM.
 
-    Without keys it listens on loopback alone, and answers only requests for ``localhost`` or a loopback address, so that
+    Without keys it listens only on loopback, and answers only requests for ``localhost`` or a loopback address, so that
     no page in a browser can reach it by another name.
 
     It writes no access log: the path of a released session has its key. Put a proxy with TLS in front of it if other
@@ -40,7 +40,7 @@ def serve(
         url: Where the vouchers are, as in ``AsyncVoucherSessions.from_url``.
         api_keys: The token of each app id. None: everybody on this machine can redeem vouchers.
         host: The address to listen on.
-        port: The port to listen on; 0: any that is free, which the log names.
+        port: The port to listen on; 0: any unused port, which the log names.
         prefix: The beginning of all keys in Redis.
         partition: As in ``AsyncVoucherSessions``, if the other engines of the prefix have one.
         default_ttl: Seconds, or a timedelta: how long a session lives that names no ``ttl``. None: 7 days, or
@@ -63,16 +63,17 @@ def serve(
 
 
 class LoopbackNames:
-    """ASGI middleware: answers 400 to each request whose ``Host`` is no name of loopback.
+    """ASGI middleware: answers 400 to each request whose ``Host`` is neither ``localhost`` nor a loopback address.
 
-    Otherwise a page in a browser on this machine could send requests, under a name of its own that it lets point here.
+    Otherwise a page in a browser on this machine could send requests, by a domain that its owner lets resolve to a
+    loopback address (DNS rebinding).
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on what may pass."""
+        """Pass the request on, or refuse it."""
         if scope["type"] == "lifespan" or _is_loopback(_host_name(scope)):
             await self._app(scope, receive, send)
             return

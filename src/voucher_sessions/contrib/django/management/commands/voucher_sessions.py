@@ -14,7 +14,7 @@ from voucher_sessions.contrib.django import conf
 
 
 class Command(BaseCommand):
-    """Passes its arguments on, and the URL, the prefix and the partition function of the setting before them."""
+    """Runs the command line with the URL, the prefix and the partition function of the setting."""
 
     help = (
         "Runs a command of voucher-sessions, for example: manage.py voucher_sessions show SALE-50. "

@@ -16,7 +16,7 @@ PANEL: Final = "Change one voucher"
 
 app: Final = typer.Typer()
 
-# Not the 7 days of the engine: who tries something out must not hold the last voucher for a week.
+# Shorter than the engine's 7 days, so that a lock that was set as a test does not last for a week.
 DEFAULT_TTL: Final = TimeToLive(15, TtlUnit.MINUTES)
 
 Credits = Annotated[int | None, typer.Option(metavar="N", help="Gift card credits, in minor units (cents).")]
@@ -25,7 +25,7 @@ Points = Annotated[int | None, typer.Option(metavar="N", help="Loyalty points.")
 
 def _id(what: str) -> Any:
     return typer.Option(
-        "--id", metavar="ID", help=f"The id of the {what}, which makes it happen once; else a random one."
+        "--id", metavar="ID", help=f"The id of the {what}: the same id makes it only once. Random if left out."
     )
 
 
@@ -100,7 +100,7 @@ def validate(
     session: Annotated[str | None, typer.Option(metavar="KEY", help="Lock it for the session of this key.")] = None,
     ttl: Annotated[
         TimeToLive | None,
-        typer.Option(metavar="TIME", parser=time_to_live, help="Lock it for so long: 90s, 2h, 1d. Else 15m."),
+        typer.Option(metavar="TIME", parser=time_to_live, help="How long to lock it: 90s, 2h, 1d; 15m if left out."),
     ] = None,
 ) -> int:
     """Check whether a voucher can be redeemed, and lock it if asked to.
@@ -128,8 +128,8 @@ def validate(
 
 def _print_validation(run: Run, validation: Validation) -> None:
     """Print what was checked without a lock, or why there is none."""
-    free = validation.available
-    quantity = "without limit" if free.quantity is None else free.quantity
+    available = validation.available
+    quantity = "without limit" if available.quantity is None else available.quantity
     if validation.valid:
         run.output.print(f"valid: {shown(validation.code)}")
     else:
@@ -138,7 +138,7 @@ def _print_validation(run: Run, validation: Validation) -> None:
         wait = views.duration(validation.retry_after_ms)
         run.output.print(f"other sessions have locked the rest; the next one expires in {wait}")
     if validation.reason != "not_found":
-        run.output.print(f"available: quantity {quantity}, {free.credits} credits, {free.points} points")
+        run.output.print(f"available: quantity {quantity}, {available.credits} credits, {available.points} points")
     if validation.session is not None:
         run.output.print("the session stays as it was:")
         run.output.print(views.session_view(validation.session, run.output.key(validation.session.key)))
@@ -157,7 +157,7 @@ def redeem(
         typer.Option(metavar="ACTION", help="If the session is not live: raise an error, or redeem."),
     ] = "raise",
 ) -> None:
-    """Redeem a voucher once, for good.
+    """Redeem a voucher, once and permanently.
 
     Without amounts it redeems what the session has locked. Without a session, name the amounts if the voucher has
     credits or points. Name an id, such as the order's number: then repeating the command redeems nothing more.
@@ -250,4 +250,4 @@ def delete(run: Run, code: Code, yes: Yes = False) -> int:
 
 def _print_replay(run: Run, replayed: bool) -> None:
     if replayed:
-        run.output.print("An earlier call with this id has done this; nothing was changed now.")
+        run.output.print("An earlier call with this id made this change; this call changed nothing.")

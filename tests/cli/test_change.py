@@ -65,7 +65,7 @@ def test_adjust_is_done_once_per_id(cli: Cli, engine: VoucherSessions) -> None:
     engine.put_voucher(Voucher(code="A", quantity=5, credits=100, points=10))
     words = ("adjust", "A", "--credits", "50", "--quantity", "-2", "--points", "+1", "--id", "top-up")
     assert "-2 quantity, +50 credits, +1 points" in cli(*words).text
-    assert "An earlier call with this id has done this" in cli(*words).text
+    assert "An earlier call with this id made this change" in cli(*words).text
     state = engine.get_voucher("A")
     assert (state.quantity.limit, state.credits.limit, state.points.limit) == (3, 150, 11)
     engine.delete_voucher("A")
@@ -115,7 +115,7 @@ def test_validate_prints_the_key_that_it_has_generated(
     assert GENERATED.fullmatch(found)
 
 
-def test_validate_locks_for_a_key_of_ones_own(cli: Cli, engine: VoucherSessions) -> None:
+def test_validate_locks_for_the_given_key(cli: Cli, engine: VoucherSessions) -> None:
     engine.put_voucher(Voucher(code="A", credits=100))
     text = cli("validate", "A", "--credits", "60", "--session", KEY)
     assert f"locked: A session {KEY} locks 1 redemption, 60 credits time left 15m 00s" in text.text
@@ -147,7 +147,7 @@ def test_redeem_asks_for_the_amounts_of_a_gift_card(cli: Cli, engine: VoucherSes
     assert cli("redeem", "A", "--credits", "30", "--points", "0", "--id", "order-1").status == 0
     again = cli("redeem", "A", "--credits", "30", "--points", "0", "--id", "order-1")
     assert again.status == 0
-    assert "An earlier call with this id has done this" in again.text
+    assert "An earlier call with this id made this change" in again.text
     assert engine.get_voucher("A").credits.used == 30
 
 
@@ -203,7 +203,7 @@ def test_rollback_gives_back_a_part_once_per_id(cli: Cli, engine: VoucherSession
     fill(engine)
     words = ("rollback", "GIFT-50", "order-1", "--credits", "200", "--id", "refund")
     assert "given back 200 credits" in cli(*words).text
-    assert "An earlier call with this id has done this" in cli(*words).text
+    assert "An earlier call with this id made this change" in cli(*words).text
     assert engine.get_voucher("GIFT-50").credits.used == 500
     assert cli("rollback", "GIFT-50", "order-1", "--credits", "501").status == 1
     assert "rollback rbk_" in cli("rollback", "GIFT-50", "order-1", "--credits", "1").text
@@ -231,11 +231,11 @@ def test_extend_sets_a_new_expiry(cli: Cli, engine: VoucherSessions) -> None:
     assert cli("extend", "A", "--session", "somebody-else", "--ttl", "2h").status == 1
 
 
-def test_delete_asks_nobody_if_there_is_nobody(cli: Cli, engine: VoucherSessions) -> None:
+def test_delete_without_a_terminal_needs_yes(cli: Cli, engine: VoucherSessions) -> None:
     fill(engine)
     result = cli("delete", "GIFT-50", input="y\n")
     assert (result.status, result.out) == (2, "")
-    assert "nobody can be asked: --yes does it without asking" in result.err
+    assert "the command cannot ask: add --yes to do it without a question" in result.err
     assert engine.get_voucher("GIFT-50")
     assert run_process("delete", "GIFT-50", url=cli.url, input="y\n").status == 2
     assert cli("delete", "GIFT-50", "-y").text == "deleted: GIFT-50"
@@ -322,4 +322,4 @@ def test_ctrl_c_during_a_change_says_that_it_may_have_been_made(cli: Cli, monkey
     for command, note in (("put A", True), ("redeem A", True), ("show A", False)):
         result = cli(*command.split())
         assert (result.status, result.out) == (130, "")
-        assert result.err.startswith("Interrupted: the change may have been made or not.") == note
+        assert result.err.startswith("Interrupted: the change may or may not have been made.") == note
