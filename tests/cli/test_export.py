@@ -40,7 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_is_exported_is_imported_as_it_was(kind: str, server: Server, engine: VoucherSessions) -> None:
     cli = Cli(server.url)
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=25, deadline=None)
     @given(VOUCHERS)
     def check(rows: list[tuple[Any, ...]]) -> None:
         engine.client.flushall()
