@@ -196,3 +196,6 @@ def test_a_bad_row_ends_the_comparison(row: str, problem: str, cli: Cli, engine:
     result = cli("reconcile", written("orders.csv", "code,id,credits,rolled_back", "GIFT-50,order-1,700,", row))
     assert result.status == 2
     assert result.err.startswith(f"Error: {problem}")
+    as_json = cli("reconcile", "orders.csv", "--json")
+    assert (as_json.status, as_json.out) == (2, "")
+    assert json.loads(as_json.err)["message"].startswith(problem)
