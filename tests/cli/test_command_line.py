@@ -136,8 +136,11 @@ def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "fakeredis", None)
     result = Cli("memory://")("show", "A")
     assert result.status == 2
-    assert "python -m pip install 'voucher-sessions[memory]'" in result.err
-    assert len(result.err.splitlines()) == 1
+    install = "python -m pip install 'voucher-sessions[memory]'"
+    assert (
+        result.err
+        == f"Error: memory:// needs the package fakeredis: {install}. See: python -m voucher_sessions --help\n"
+    )
 
 
 @pytest.mark.parametrize("url", ["memory://", "embedded://"])

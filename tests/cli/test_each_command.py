@@ -68,7 +68,7 @@ def test_as_a_process(example: Example, server: Server, engine: VoucherSessions,
     assert_text(example, result, 60)
 
 
-@pytest.mark.parametrize("example", EXAMPLES[::4], ids=lambda example: example.command)
+@pytest.mark.parametrize("example", EXAMPLES[::8], ids=lambda example: example.command)
 def test_json_as_a_process(example: Example, server: Server, engine: VoucherSessions, tmp_path: Path) -> None:
     fill(engine)
     options = ("--json", "--url", server.url)  # before the command

@@ -40,7 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_is_exported_is_imported_as_it_was(kind: str, server: Server, engine: VoucherSessions) -> None:
     cli = Cli(server.url)
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=25, deadline=None)
     @given(VOUCHERS)
     def check(rows: list[tuple[Any, ...]]) -> None:
         engine.client.flushall()
@@ -196,3 +196,6 @@ def test_a_bad_row_ends_the_comparison(row: str, problem: str, cli: Cli, engine:
     result = cli("reconcile", written("orders.csv", "code,id,credits,rolled_back", "GIFT-50,order-1,700,", row))
     assert result.status == 2
     assert result.err.startswith(f"Error: {problem}")
+    as_json = cli("reconcile", "orders.csv", "--json")
+    assert (as_json.status, as_json.out) == (2, "")
+    assert json.loads(as_json.err)["message"].startswith(problem)

@@ -93,7 +93,8 @@ def _help(ctx: typer.Context) -> None:
 
 
 def _print_usage_error(error: typer.TyperException, words: Sequence[str]) -> None:
-    message = _without_words(error.format_message(), words).rstrip(".")
+    is_own = isinstance(error, failures.WrongUsage)
+    message = (str(error) if is_own else _without_words(error.format_message(), words)).rstrip(".")
     stop = "" if message.endswith("?") else "."
     context = getattr(error, "ctx", None)
     hint = f"{context.command_path} --help" if context is not None else f"{program()} --help"

@@ -120,7 +120,7 @@ def reconcile_file(
 
     with rows.opened(file, format, rows.REDEMPTION_FIELDS) as source:
         if run.output.as_json:
-            run.output.print_json_list(differences(source))
+            run.output.print_json(list(differences(source)))
         else:
             for each in differences(source):
                 run.output.print(views.difference_text(each))

@@ -59,14 +59,8 @@ class Output:
         """Print a result for programs."""
         typer.echo(json.dumps(self.jsonable(result, whole_keys=whole_keys), indent=2))
 
-    def print_json_list(self, results: Iterable[BaseModel]) -> None:
-        """Print a list of models, each as it comes, so that none is kept in memory."""
-        for piece in self._pieces(results):
-            typer.echo(piece, nl=False)
-        typer.echo()
-
     def print_json_object(self, fields: dict[str, int | Iterable[BaseModel]]) -> None:
-        """Print an object, the lists of which are printed as ``print_json_list`` does."""
+        """Print an object. Each model of its lists is printed as it comes, so that none is kept in memory."""
         separator = "{"
         for name, value in fields.items():
             typer.echo(f"{separator}\n{json.dumps(name)}: ", nl=False)
