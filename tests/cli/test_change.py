@@ -138,7 +138,7 @@ def test_a_lock_that_is_refused_stays_as_it_was(cli: Cli, engine: VoucherSession
 
 
 def test_redeem_asks_for_the_amounts_of_a_gift_card(cli: Cli, engine: VoucherSessions) -> None:
-    """The natural call must neither give the card away nor take all of it."""
+    """Without amounts, the command must redeem neither 0 credits nor all of them."""
     engine.put_voucher(Voucher(code="A", credits=100))
     result = cli("redeem", "A")
     assert result.status == 1

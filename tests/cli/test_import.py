@@ -223,7 +223,7 @@ def test_a_bad_line_of_json(
 
 @pytest.mark.parametrize("header", ["", "quantity", "code,code", "code,qantity", "a;b", 'code,"x', "code;quantity"])
 def test_columns_that_are_not_known_stop_the_import(header: str, cli: Cli, engine: VoucherSessions) -> None:
-    """A misspelt column left out would put vouchers without a limit."""
+    """If a misspelt column were ignored, vouchers would have no limit."""
     result = cli("import", written("v.csv", header, "A,1"))
     assert result.status == 2
     assert (
@@ -268,9 +268,9 @@ def test_where_bad_lines_go(cli: Cli, folder: Path) -> None:
 
 def test_the_first_bad_lines_are_printed_and_all_are_written(cli: Cli) -> None:
     rows = [f"A{number},x" for number in range(25)]
-    told = cli("import", written("v.csv", "code,quantity", *rows)).err.splitlines()
-    assert len(told) == bad_lines.PRINTED + 2
-    assert told[-2:] == ["and 15 more", "The lines that were not imported are in v.bad.csv"]
+    printed = cli("import", written("v.csv", "code,quantity", *rows)).err.splitlines()
+    assert len(printed) == bad_lines.PRINTED + 2
+    assert printed[-2:] == ["and 15 more", "The lines that were not imported are in v.bad.csv"]
     assert len(Path("v.bad.csv").read_text().splitlines()) == 26
     everything = cli("import", "-", input="\n".join(["code,quantity", *rows])).err
     assert len(everything.splitlines()) == 25

@@ -175,7 +175,7 @@ def test_no_folder_is_created_for_a_misspelt_one(tmp_path: Path) -> None:
 
 
 class Garbage(Listener):
-    """A server that is none of Redis."""
+    """A server that does not speak the protocol of Redis."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -70,7 +70,7 @@ def test_sigterm_leaves_the_terminal_as_it_was(server: Server, engine: VoucherSe
 
 
 def test_sigterm_ends_it(cli: Cli, engine: VoucherSessions, between: Callable[..., None]) -> None:
-    """And SIGTERM means afterwards what it meant before."""
+    """Afterwards SIGTERM has its earlier handler again."""
     fill(engine)
     handler = signal.getsignal(signal.SIGTERM)
     between(lambda: signal.raise_signal(signal.SIGTERM))

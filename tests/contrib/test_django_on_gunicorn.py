@@ -137,7 +137,7 @@ def test_no_worker_gets_a_reply_of_another(url: str, options: list[str], calls: 
 
 
 def test_two_customers_and_the_last_voucher(url: str, tmp_path: Path) -> None:
-    """Whichever worker a request meets: one customer has the voucher, the other is told so, and it is paid once."""
+    """Whichever worker serves a request: one customer gets the voucher, the other is refused, and it is paid once."""
     with gunicorn(tmp_path / "log", "--preload", VOUCHER_SESSIONS_URL=url) as shop:
         mine, other = Browser(shop), Browser(shop)
         assert "Voucher LAST-ONE is kept for you" in mine.post("/", code="LAST-ONE")

@@ -1,4 +1,4 @@
-"""Somebody who follows docs/django.md in a new project has a shop that works."""
+"""A new project that is made as docs/django.md says works."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from voucher_sessions import CallEvent, InvalidRequest, ServerUnavailable
 from voucher_sessions.contrib.logging import log_calls
 from voucher_sessions.events import Outcome
 
-# Of the facts of an event, ``error`` is told by two.
+# Two fields of a record describe ``error``.
 FACTS = {field.name for field in fields(CallEvent)} - {"error"} | {"error_type", "error_message"}
 
 

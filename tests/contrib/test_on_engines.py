@@ -36,7 +36,7 @@ def session(key: str) -> dict[str, object]:
 
 
 class Observed:
-    """Both observers, and what came of them."""
+    """Both observers, and what they recorded."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         self.telemetry = telemetry

@@ -147,5 +147,5 @@ def test_metrics_work_without_spans_and_spans_without_metrics(telemetry: Telemet
 
 
 def test_without_an_sdk_nothing_is_recorded() -> None:
-    """The API alone, whose global providers do nothing until an SDK is set."""
+    """Only the API, whose global providers do nothing until an SDK is set."""
     record_calls()(REFUSED)

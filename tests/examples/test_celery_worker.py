@@ -1,4 +1,4 @@
-"""The worker of examples/celery_worker: killed at every step, each order is paid once; errors cross the JSON backend."""
+"""The worker of examples/celery_worker: killed at every step, each order is paid once; errors survive as JSON."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_an_order_that_does_not_exist() -> None:
 
 
 def test_an_order_that_was_refused_stays_so(vouchers: VoucherSessions) -> None:
-    """Also if the voucher could pay it later: the customer was told that it does not."""
+    """Even if the voucher could pay it later: the customer has seen the refusal."""
     assert isinstance(run(Order("order", "GIFT", 101)).result, GiftAmountExceeded)
     assert orders.status("order") == orders.REFUSED
     vouchers.put_voucher(Voucher(code="GIFT", credits=200))

@@ -85,7 +85,7 @@ def test_a_server_that_is_down(failure: Callable[[Server], AbstractContextManage
             load.end()
         granted = load.statuses.count(200)
         assert set(load.statuses) == {200, 503}
-        # Each cart that was told so has its lock. A cart that got no answer may have one, too.
+        # Each cart that got this answer has its lock. A cart that got no answer may have one, too.
         locked = engine.get_voucher("SALE").quantity.locked
         assert granted <= locked <= granted + load.statuses.count(503)
 

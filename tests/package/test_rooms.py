@@ -25,7 +25,7 @@ LAYERS = "Imports run one way"
 NO_IO = "_core does no I/O"
 NO_CIRCLES = "No circles"
 REDIS = "redis is imported in _transport alone, but for exception classes and the slot of a key"
-PUBLIC_NAMES = "cli and contrib use the public names alone"
+PUBLIC_NAMES = "cli and contrib import only public names"
 
 # Where which wrong import is planted, and the contracts that it breaks.
 WRONG_IMPORTS = [

@@ -71,7 +71,7 @@ def _root(
 ) -> None:
     """See and change the vouchers, sessions and redemptions of a server.
 
-    Exit status: 0 done, 1 refused or not found, 2 wrong usage, 3 trouble with the server.
+    Exit status: 0 done, 1 refused or not found, 2 wrong usage, 3 a problem with the server.
     """
     if version:
         typer.echo(voucher_sessions.__version__)

@@ -43,7 +43,9 @@ def import_vouchers(
     format: Format = None,
     bad_lines: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Where to write the lines that are not imported; FILE.bad.csv if left out."),
+        typer.Option(
+            metavar="FILE", help="Where to write the lines that are not imported; v.bad.csv for v.csv if left out."
+        ),
     ] = None,
 ) -> int:
     """Import the vouchers of a file of any size. Safe to repeat.

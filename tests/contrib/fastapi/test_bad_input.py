@@ -91,7 +91,7 @@ def test_a_wrong_field_is_named(path: str, field: str, client: TestClient, vouch
     assert_untouched(vouchers)
 
 
-# What only a session that is to be locked must not be; a redemption looks at the key alone.
+# What only a session that is to be locked must not be; a redemption uses only the key.
 @pytest.mark.parametrize(
     ("fields", "field"),
     [

@@ -1,4 +1,4 @@
-"""The official client of the API, from PyPI, walks through a checkout against uvicorn on loopback."""
+"""The official client of the API, from PyPI, runs a checkout against uvicorn on loopback."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CODES = ["GIFT-50", "GIFT/50 %2F ä?#"]
 
 
 class LossyProxy(Listener):
-    """Between a client and the service: closes a connection instead of passing an answer on, as often as told."""
+    """Between a client and the service: for some answers, it closes the connection instead of passing them on."""
 
     def __init__(self, port: int) -> None:
         super().__init__()
