@@ -145,6 +145,10 @@ def test_wrong_usage_shows_no_secret(
         assert "p4S" not in result.out + result.err
 
 
+def test_an_unknown_option_that_contains_a_blank_is_not_shown() -> None:
+    assert "9Zq" not in Cli("memory://")("show", "--k3Y- -9Zq", "A").err
+
+
 def test_json_is_searched_for_keys_at_every_depth() -> None:
     found: Any = {
         "key": "a-long-session-key",

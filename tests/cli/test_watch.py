@@ -17,7 +17,7 @@ from cli.running import COMMAND, ESCAPES, Cli, Terminal, variables
 from voucher_sessions import Voucher, VoucherSessions
 from voucher_sessions.cli import watching
 
-HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+SHOW_CURSOR = "\x1b[?25h"
 OWN_SCREEN, FORMER_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
 
 

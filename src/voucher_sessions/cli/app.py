@@ -114,4 +114,5 @@ def _without_words(message: str, words: Sequence[str]) -> str:
 
 def _may_be_secret(word: str) -> bool:
     """Whether a word may be a session key or a part of a URL. Short words and options are shown."""
-    return ":" in word or "@" in word or (len(word) > _LONGEST_SHOWN and not word.startswith("-"))
+    is_option = word.startswith("-") and " " not in word
+    return ":" in word or "@" in word or (len(word) > _LONGEST_SHOWN and not is_option)

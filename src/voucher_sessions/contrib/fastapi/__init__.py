@@ -1,6 +1,6 @@
 """Vouchers over HTTP, with FastAPI: a router for an application, or an application of its own.
 
-The endpoints and their bodies are those of a well-known voucher service, so that its client libraries work.
+The endpoints and their bodies are those of Voucherify's Validations API, so that its client libraries work.
 """
 
 from __future__ import annotations
