@@ -52,6 +52,7 @@ BEGIN: list[Any] = [
 ]
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(STEPS)
 def test_results_do_not_depend_on_where_the_only_lock_is_stored(steps: list[Any]) -> None:

@@ -15,6 +15,7 @@ import sys
 import termios
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
@@ -119,6 +120,13 @@ class Terminal:
     def interrupt(self) -> None:
         """Ctrl-C, which a terminal sends to all its processes."""
         os.killpg(self.process.pid, signal.SIGINT)
+
+    def interrupt_until_it_ends(self) -> None:
+        """Ctrl-C at a question. Python misses one that comes just before it begins to read the answer."""
+        while self.process.poll() is None:
+            self.interrupt()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(1)
 
     def end(self, seconds: float = 30) -> int:
         """Wait until it ends, and return its exit status."""

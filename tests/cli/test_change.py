@@ -278,7 +278,7 @@ def test_ctrl_c_at_a_question_changes_nothing(server: Server, engine: VoucherSes
     fill(engine)
     with Terminal("delete", "GIFT-50", url=server.url) as terminal:
         terminal.wait_for("[y/N]")
-        terminal.interrupt()
+        terminal.interrupt_until_it_ends()
         assert terminal.end() == 130
         assert "Traceback" not in terminal.text
     assert engine.delete_voucher("GIFT-50")

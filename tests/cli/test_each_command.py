@@ -61,7 +61,14 @@ def test_json(example: Example, cli: Cli, engine: VoucherSessions, tmp_path: Pat
     assert_json(example, result)
 
 
-@by_command
+# Each process takes half a second; the commands themselves are the same as in this process.
+AS_PROCESSES = [
+    pytest.param(example, id=example.command, marks=[pytest.mark.long] if number % 5 else [])
+    for number, example in enumerate(EXAMPLES)
+]
+
+
+@pytest.mark.parametrize("example", AS_PROCESSES)
 def test_as_a_process(example: Example, server: Server, engine: VoucherSessions, tmp_path: Path) -> None:
     fill(engine)
     result = run_process(*example.words(tmp_path), url=server.url, columns=60, input=example.input)

@@ -149,6 +149,7 @@ def test_a_run_without_the_fixtures_imports_nothing(shop: pytest.Pytester, monke
     shop.runpytest_subprocess("-c", os.devnull, "-p", PLUGIN).assert_outcomes(passed=1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("server", ["memory", "embedded"])
 def test_with_xdist(shop: pytest.Pytester, server: str) -> None:
     """The processes of xdist do not see each other's vouchers."""
@@ -177,6 +178,7 @@ ASYNCIO: Final = """
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("server", ["memory", "embedded"])
 @pytest.mark.parametrize("plugin", ["anyio", "pytest-asyncio"])
 def test_with_plugins_for_asyncio(shop: pytest.Pytester, plugin: str, server: str) -> None:
@@ -216,6 +218,7 @@ CLOCKS: Final = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("clock", CLOCKS)
 def test_with_tools_that_move_the_clock(shop: pytest.Pytester, clock: str) -> None:
     """Before the engine is made or after it, by the sync or the asyncio engine: a lock expires at its millisecond."""

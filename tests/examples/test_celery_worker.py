@@ -152,6 +152,7 @@ def test_a_process_that_reads_results_must_have_imported_the_errors() -> None:
         assert done.stdout.strip() == module
 
 
+@pytest.mark.long
 def test_the_test_that_the_page_shows(pytester: pytest.Pytester) -> None:
     page = [block[0].parsed for path, block in examples() if path == ROOT / "docs" / "celery.md"]
     pytester.makepyfile(page[-1])

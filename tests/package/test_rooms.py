@@ -76,6 +76,7 @@ def test_each_contract_has_a_wrong_import() -> None:
     assert {contract for *_, broken in WRONG_IMPORTS for contract in broken} == set(CONTRACTS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("path", "statement", "broken"), WRONG_IMPORTS)
 def test_a_wrong_import_breaks_its_contracts(path: str, statement: str, broken: list[str], copy: Path) -> None:
     with (copy / "src/voucher_sessions" / path).open("a") as module:

@@ -221,7 +221,8 @@ def test_a_producer_that_never_waits_fills_no_more_than_the_queue(
         monkeypatch.setattr(module, "MAX_EXCHANGES" if module is not keys_in_use else "MAX_WAITING", 50)
 
     async def main() -> None:
-        async with engine_on(server, durability, port=relay.port) as engine:
+        # A busy machine takes more than the 5 seconds of redis-py.
+        async with engine_on(server, durability, port=relay.port, socket_timeout=60) as engine:
             await credits_of(engine, "V99")
             relay.hold()
             refused: list[Exception] = []
