@@ -142,8 +142,9 @@ async def redeem(body: RedeemablesRequest, context: Current) -> RedemptionsAnswe
     except (OutcomeUnknown, NotDurable) as error:
         order = OrderToRepeat(source_id=ids_to_repeat(error)["redemption_id"])
         return replace(problem_of(error), order=order).response
-    ref = RedemptionRef(result.id, tuple(each.code for each in result.redemptions))
-    return redemptions_answer(ref, result.redemptions, await _vouchers(context.engine, ref.codes))
+    codes = [each.code for each in result.redemptions]
+    ref = RedemptionRef(result.id, tuple(sorted(codes)))
+    return redemptions_answer(ref, result.redemptions, await _vouchers(context.engine, codes))
 
 
 def _redeemables(body: RedeemablesRequest) -> list[Redeemable]:
