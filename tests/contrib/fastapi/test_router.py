@@ -98,7 +98,11 @@ def test_the_errors_of_a_dependency_are_the_applications(engine: AsyncVoucherSes
     def wrong() -> None:
         raise HTTPException(400, "not so")
 
-    for dependency, status, detail in ((forbidden, 403, "not you"), (wrong, 400, "not so")):
+    def caused() -> None:
+        raise HTTPException(400, "not so either") from ValueError()
+
+    wrongs = ((forbidden, 403, "not you"), (wrong, 400, "not so"), (caused, 400, "not so either"))
+    for dependency, status, detail in wrongs:
         app = FastAPI()
         app.include_router(create_router(engine), dependencies=[Depends(dependency)])
         with TestClient(app) as client:
