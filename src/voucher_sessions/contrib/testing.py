@@ -25,7 +25,7 @@ __all__ = ["RedisTrouble"]
 
 # An engine that sends commands through its client does not wait until one of the pool's connections, 100 by default, is
 # put back. One that a shop opens by a URL does, so that the tests of a shop may make more calls at once.
-_POOL: Final = {"max_connections": 2**31}
+_MAX_CONNECTIONS: Final = 2**31
 
 
 class Server(NamedTuple):
@@ -162,7 +162,7 @@ def embedded_server() -> Iterator[Server]:
 @contextmanager
 def sync_engine(server: Server, trouble: RedisTrouble, options: Mapping[str, Any]) -> Iterator[VoucherSessions]:
     """An engine that can have trouble."""
-    with VoucherSessions.from_url(server.url, **_POOL, **server.client_options) as opened:
+    with VoucherSessions.from_url(server.url, max_connections=_MAX_CONNECTIONS, **server.client_options) as opened:
         client = opened.client
         _replace(client, trouble._send)
         with VoucherSessions(client, **options) as engine:
@@ -171,7 +171,7 @@ def sync_engine(server: Server, trouble: RedisTrouble, options: Mapping[str, Any
 
 def async_engine(server: Server, trouble: RedisTrouble, options: Mapping[str, Any]) -> AsyncVoucherSessions:
     """The same for asyncio. Nothing needs to be closed: it keeps no connection open between two calls."""
-    client = AsyncVoucherSessions.from_url(server.url, **_POOL, **server.client_options).client
+    client = AsyncVoucherSessions.from_url(server.url, max_connections=_MAX_CONNECTIONS, **server.client_options).client
     _replace(client, trouble._send_async)
     _close_each_connection(client)
     return AsyncVoucherSessions(client, **options)
