@@ -64,7 +64,7 @@ class Context:
 
 async def context_of(request: Request) -> Context:
     """What the router's first dependency has put there."""
-    context: Context = request.state.voucher_sessions
+    context: Context = request.state.voucher_sessions_context
     return context
 
 
