@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Final
 from uuid import uuid4
 
@@ -11,9 +12,9 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from django_shop.catalogue import TOTAL, credits_for
-from voucher_sessions import OutcomeUnknown, VoucherSessionsError
+from voucher_sessions import InvalidRequest, OutcomeUnknown, VoucherSessionsError
 from voucher_sessions.contrib.django import get_async_engine, get_engine
-from voucher_sessions.contrib.django.errors import form_error
+from voucher_sessions.contrib.django.errors import error_code, form_error
 
 TRIES: Final = 3
 
@@ -48,7 +49,8 @@ def cart(request: HttpRequest) -> HttpResponse:
     form = VoucherForm(request.POST or None, cart=key)
     if form.is_valid():
         if (before := request.session.get("code")) not in (None, form.cleaned_data["code"]):
-            get_engine().release(before, key)
+            with suppress(VoucherSessionsError):  # if it cannot be released, it expires
+                get_engine().release(before, key)
         request.session["code"] = form.cleaned_data["code"]
         return redirect("cart")
     return _page(request, form)
@@ -91,7 +93,11 @@ def redeem(code: str, key: str) -> None:
 @require_GET
 async def offer(request: HttpRequest, code: str) -> JsonResponse:
     """Whether a code could pay a cart. It locks nothing."""
-    validation = await get_async_engine().validate(code, credits=credits_for(code))
+    try:
+        validation = await get_async_engine().validate(code, credits=credits_for(code))
+    except VoucherSessionsError as error:
+        status = 400 if isinstance(error, InvalidRequest) else 503
+        return JsonResponse({"code": code, "valid": False, "reason": error_code(error)}, status=status)
     return JsonResponse(validation.model_dump(mode="json", include={"code", "valid", "reason", "locked_by_others"}))
 
 

@@ -212,9 +212,16 @@ def test_a_shop_can_make_its_engines_itself() -> None:
         ({"URL": "memory://", "MAXTTL": 5}, "VOUCHER_SESSIONS has no key 'MAXTTL': did you mean MAX_TTL?"),
         ({"URL": "memory://", 7: 5}, "VOUCHER_SESSIONS has no key 7$"),
         ({"URL": "memory://", "LOADER": "nowhere.load"}, r"VOUCHER_SESSIONS\['LOADER'\]: No module named 'nowhere'"),
-        (
-            {"ENGINE": dict, "ASYNC_ENGINE": dict},
-            r"ENGINE'\] must be a function that returns a (Async)?VoucherSessions",
+        *(
+            (
+                {"ENGINE": wrong, "ASYNC_ENGINE": wrong},
+                r"ENGINE'\] must be a function that returns a (Async)?VoucherSessions",
+            )
+            for wrong in (dict, None, 5)
+        ),
+        *(
+            ({"URL": "memory://", "CLIENT_OPTIONS": wrong}, r"\['CLIENT_OPTIONS'\] must be a dict")
+            for wrong in (None, ["socket_timeout"])
         ),
     ],
 )

@@ -67,6 +67,24 @@ def test_a_form(vouchers: VoucherSessions) -> None:
     assert Client().post("/carts/cart-1/vouchers/GIFT-50").status_code == 200
 
 
+def test_what_fails_has_a_status(vouchers: VoucherSessions, redis_trouble: RedisTrouble) -> None:
+    vouchers.put_voucher(Voucher(code="GIFT-50", credits=5000))
+    paths = ["/carts/cart-1/vouchers/{}", "/carts/cart-1/vouchers/{}/payment"]
+    for path in paths:
+        for code in ("NONE", "%20", "x" * 257):
+            assert Client().post(path.format(code)).status_code == 409
+    assert Client().get("/offers/%20").status_code == 409
+    with redis_trouble.down():
+        answers = [Client().post(path.format("GIFT-50")) for path in paths] + [Client().get("/offers/GIFT-50")]
+        assert {(each.status_code, each.json()["reason"]) for each in answers} == {(503, "server_unavailable")}
+    redis_trouble.lose_replies(3)
+    assert Client().post(paths[1].format("GIFT-50")).status_code == 503
+    assert Client().post(paths[1].format("GIFT-50")).json() == {"paid": 3000}
+    vouchers.rollback("GIFT-50", "order-cart-1")
+    answer = Client().post(paths[1].format("GIFT-50"))
+    assert (answer.status_code, answer.json()) == (409, {"reason": "redemption_rolled_back"})
+
+
 def test_health() -> None:
     assert Client().get("/health").json() == {"status": "ok"}
 """
@@ -76,7 +94,7 @@ def test_a_new_project_that_follows_the_page(project: Path) -> None:
     assert "no issues" in run(project, "manage.py", "check")
     plugin = "voucher_sessions.contrib.pytest_plugin"
     options = ["-p", "no:voucher_sessions", "-p", plugin, "-p", "no:asyncio", "-p", "no:cacheprovider", "-W", "error"]
-    assert "3 passed" in run(project, "-m", "pytest", "-c", os.devnull, "--rootdir", ".", *options, "test_shop.py")
+    assert "4 passed" in run(project, "-m", "pytest", "-c", os.devnull, "--rootdir", ".", *options, "test_shop.py")
 
 
 def test_the_health_check_that_the_page_names_exists() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
 
@@ -213,6 +214,29 @@ def test_both_engines_of_a_test_have_the_same_vouchers_and_the_same_trouble(
         with pytest.raises(OutcomeUnknown):
             asyncio.run(asynchronous.redeem("GIFT", credits=10))
         assert asyncio.run(asynchronous.get_voucher("GIFT")).credits.used == 20
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_more_calls_at_once_than_a_pool_has_connections(
+    kind: str, server: Server, trouble: RedisTrouble, request: pytest.FixtureRequest
+) -> None:
+    """redis-py's pools have 100 by default. A shop's own engine waits for one of them; no call fails for the lack of it."""
+    calls, options = 120, {"prefix": request.node.name}
+    with testing.sync_engine(server, trouble, options) as engine:
+        engine.put_voucher(Voucher(code="GIFT", credits=calls))
+        trouble.slow(100)
+        if kind == "sync":
+            with ThreadPoolExecutor(calls) as threads:
+                list(threads.map(lambda _: engine.redeem("GIFT", credits=1), range(calls)))
+        else:
+            asynchronous = testing.async_engine(server, trouble, options)
+
+            async def redeem_at_once() -> None:
+                await asyncio.gather(*(asynchronous.redeem("GIFT", credits=1) for _ in range(calls)))
+
+            asyncio.run(redeem_at_once())
+        trouble.end()
+        assert used(engine) == calls
 
 
 def test_an_asyncio_engine_serves_many_tasks_and_one_event_loop_after_the_other(

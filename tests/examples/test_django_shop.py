@@ -12,7 +12,7 @@ import time_machine
 from django.test import AsyncClient, Client
 from support.django_project import vouchers
 
-from voucher_sessions import AsyncVoucherSessions, VoucherSessions
+from voucher_sessions import AsyncVoucherSessions, ServerUnavailable, VoucherSessions
 from voucher_sessions.contrib import testing
 from voucher_sessions.contrib.django import get_engine
 from voucher_sessions.contrib.testing import RedisTrouble
@@ -96,6 +96,17 @@ def test_another_code_replaces_the_first() -> None:
     assert "Voucher LAST-ONE is kept" in enter(Client(), "LAST-ONE")
 
 
+def test_another_code_also_if_the_first_cannot_be_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    def release(*_: object) -> None:
+        raise ServerUnavailable("release", ["LAST-ONE"], "it is down")
+
+    customer = Client()
+    enter(customer, "LAST-ONE")
+    monkeypatch.setattr(VoucherSessions, "release", release)
+    assert "Voucher GIFT-50 is kept" in enter(customer, "GIFT-50")
+    assert "paid with voucher GIFT-50" in customer.post("/pay").content.decode()
+
+
 @pytest.mark.parametrize(
     ("code", "sentence"), [("NONE", "This code does not exist."), (" ", "This field is required.")]
 )
@@ -131,7 +142,7 @@ def test_without_a_voucher_there_is_nothing_to_pay_with() -> None:
     assert Client().post("/pay", follow=True).redirect_chain == [("/", 302)]
 
 
-def test_an_async_view_shows_what_a_code_is_worth() -> None:
+def test_an_async_view_shows_what_a_code_is_worth(trouble: RedisTrouble) -> None:
     async def offer(code: str) -> object:
         return (await AsyncClient().get(f"/offers/{code}")).json()
 
@@ -140,3 +151,8 @@ def test_an_async_view_shows_what_a_code_is_worth() -> None:
     assert asyncio.run(offer("LAST-ONE")) == held
     free = {"code": "GIFT-50", "valid": True, "reason": None, "locked_by_others": False}
     assert asyncio.run(offer("GIFT-50")) == free
+    answer = asyncio.run(AsyncClient().get(f"/offers/{'x' * 300}"))
+    assert (answer.status_code, answer.json()["reason"]) == (400, "invalid_request")
+    with trouble.down():
+        answer = asyncio.run(AsyncClient().get("/offers/GIFT-50"))
+    assert (answer.status_code, answer.json()["reason"]) == (503, "server_unavailable")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -22,6 +22,10 @@ from redis.exceptions import MaxConnectionsError, NoScriptError
 from voucher_sessions import AsyncVoucherSessions, VoucherSessions
 
 __all__ = ["RedisTrouble"]
+
+# An engine that sends commands through its client does not wait until one of the pool's connections, 100 by default, is
+# put back. One that a shop opens by a URL does, so that the tests of a shop may make more calls at once.
+_MAX_CONNECTIONS: Final = 2**31
 
 
 class Server(NamedTuple):
@@ -74,7 +78,8 @@ class RedisTrouble:
         """The server runs each command at once, and its reply comes ``ms`` milliseconds later.
 
         No reply is lost, however late it comes: for a reply that comes after the client's timeout, use ``lose_replies``.
-        The delay takes real time, even if the test has stopped its clock.
+        The delay takes real time, even if the test has stopped its clock; in a coroutine, freezegun must not stop the
+        clock of the event loop (``real_asyncio=True``).
         """
         self._delay_seconds = ms / 1000
         return self._until(self._end_delay)
@@ -157,7 +162,7 @@ def embedded_server() -> Iterator[Server]:
 @contextmanager
 def sync_engine(server: Server, trouble: RedisTrouble, options: Mapping[str, Any]) -> Iterator[VoucherSessions]:
     """An engine whose Redis ``trouble`` can make fail."""
-    with VoucherSessions.from_url(server.url, **server.client_options) as opened:
+    with VoucherSessions.from_url(server.url, max_connections=_MAX_CONNECTIONS, **server.client_options) as opened:
         client = opened.client
         _replace(client, trouble._send)
         with VoucherSessions(client, **options) as engine:
@@ -166,7 +171,7 @@ def sync_engine(server: Server, trouble: RedisTrouble, options: Mapping[str, Any
 
 def async_engine(server: Server, trouble: RedisTrouble, options: Mapping[str, Any]) -> AsyncVoucherSessions:
     """The same for asyncio. Nothing needs to be closed: it keeps no connection open between two calls."""
-    client = AsyncVoucherSessions.from_url(server.url, **server.client_options).client
+    client = AsyncVoucherSessions.from_url(server.url, max_connections=_MAX_CONNECTIONS, **server.client_options).client
     _replace(client, trouble._send_async)
     _close_each_connection(client)
     return AsyncVoucherSessions(client, **options)

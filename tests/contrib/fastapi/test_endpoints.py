@@ -165,6 +165,18 @@ def test_a_repeated_redemption_gets_the_first_answer(shop: Shop, vouchers: Vouch
     assert shop.redeem(without_an_id) != shop.redeem(without_an_id)
 
 
+def test_a_repeated_redemption_in_another_order_has_the_same_ids(shop: Shop) -> None:
+    gift, last = voucher("GIFT-50", credits=1000), voucher("LAST")
+    first, again = (shop.redeem(cart(*each, order="o1")) for each in ([last, gift], [gift, last]))
+    assert first["parent_redemption"] == again["parent_redemption"]
+    assert first["redemptions"] == again["redemptions"][::-1]
+    assert [each["voucher"]["code"] for each in first["redemptions"]] == ["LAST", "GIFT-50"]
+    rolled_back = shop.roll_back_all(again["parent_redemption"]["id"])["rollbacks"]
+    assert {each["redemption"]: each.get("amount") for each in rolled_back} == {
+        each["id"]: -each["amount"] if "amount" in each else None for each in first["redemptions"]
+    }
+
+
 def test_a_refused_redemption(shop: Shop, vouchers: VoucherSessions) -> None:
     vouchers.validate("LAST", session=session("other", ttl=100, ttl_unit="SECONDS"))
     response = shop.client.post("/v1/redemptions", json=cart(voucher("LAST"), order="o1"))
@@ -255,9 +267,10 @@ def test_several_vouchers_are_rolled_back_together(shop: Shop, vouchers: Voucher
         assert shop.roll_back_all(member, 400)["key"] == "invalid_redemption_parent"
     assert shop.roll_back(parent, 400)["key"] == "invalid_redemption"
     answer = shop.roll_back_all(parent)
-    assert [each["redemption"] for each in answer["rollbacks"]] == members
-    assert [each.get("amount") for each in answer["rollbacks"]] == [-1000, -50, None]
-    assert answer["rollbacks"][1]["loyalty_card"] == {"points": -50}
+    gift, loyalty, last = members
+    assert [each["redemption"] for each in answer["rollbacks"]] == [gift, last, loyalty]  # in the order of the codes
+    assert [each.get("amount") for each in answer["rollbacks"]] == [-1000, None, -50]
+    assert answer["rollbacks"][2]["loyalty_card"] == {"points": -50}
     assert answer["parent_rollback"]["redemption"] == parent
     assert {"amount", "gift", "loyalty_card"}.isdisjoint(answer["parent_rollback"])
     assert vouchers.get_voucher("LAST").quantity.used == 0

@@ -17,7 +17,7 @@ from support.servers import Server, running
 
 from contrib.fastapi.services import Service, app_without_retries
 from contrib.fastapi.shop import Json, Shop, cart, session, voucher, without
-from voucher_sessions import Durability, RedemptionNotFound, Voucher, VoucherSessions
+from voucher_sessions import Durability, OutcomeUnknown, RedemptionNotFound, Voucher, VoucherSessions
 from voucher_sessions.contrib.fastapi.ids import RedemptionRef
 
 SECRET = "cart-key-that-nobody-may-see"
@@ -109,6 +109,19 @@ def test_a_key_of_the_client_is_not_in_an_answer(
     assert error["key"] == ("outcome_unknown" if "session" in body else "server_unavailable")
     assert "session" not in error
     assert SECRET not in str(error) + caplog.text
+
+
+def test_a_loader_that_does_not_know_the_outcome_of_a_call_of_its_own(
+    server: Server, vouchers: VoucherSessions
+) -> None:
+    async def loader(code: str) -> Voucher:
+        raise OutcomeUnknown("put_voucher", ["of another shop"])
+
+    with client_of(server.url, loader=loader) as client:
+        for call in (Shop(client).redeem, Shop(client).validate):
+            error = call(cart(voucher("NEW")), 503)
+            assert error["key"] == "outcome_unknown"
+            assert {"order", "session"}.isdisjoint(error)
 
 
 def test_a_rollback_whose_reply_was_lost(shop: Shop, proxy: Proxy, vouchers: VoucherSessions) -> None:

@@ -204,7 +204,8 @@ def test_a_stack(client: Client, vouchers: VoucherSessions) -> None:
             client.roll_back(redemption_id)
         assert error_of(caught)["key"] == key
     rolled_back = client.roll_back_all(parent.id)
-    assert [each.amount for each in rolled_back.rollbacks] == [-1000, -50, None]
+    amounts = {each.redemption: each.amount for each in rolled_back.rollbacks}
+    assert [amounts[each.id] for each in redeemed.redemptions] == [-1000, -50, None]
     assert rolled_back.parent_rollback.redemption == parent.id
     assert client.get(redeemed.redemptions[0].id).status == "ROLLED_BACK"
     assert vouchers.get_voucher("LAST").quantity.available == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -73,6 +74,25 @@ def test_a_dependency_can_be_overridden_in_tests(engine: AsyncVoucherSessions) -
     assert valid(app)
 
 
+def test_the_state_of_an_application_stays_its_own(engine: AsyncVoucherSessions) -> None:
+    """It may keep its engine there under the same name."""
+    seen: list[object] = []
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, object]]:
+        yield {"voucher_sessions": engine}
+
+    def engine_of(request: Request) -> Iterator[AsyncVoucherSessions]:
+        yield request.state.voucher_sessions
+        seen.append(request.state.voucher_sessions)
+
+    app = FastAPI(lifespan=lifespan)
+    app.include_router(create_router(engine_of))
+    with TestClient(app) as client:
+        assert Shop(client).validate(cart(voucher("A")))["valid"]
+    assert seen == [engine]
+
+
 def test_a_sync_engine_is_refused(vouchers: VoucherSessions) -> None:
     sync: Any = vouchers
     with pytest.raises(InvalidRequest, match=r"engine: is a sync engine.*use AsyncVoucherSessions"):
@@ -98,7 +118,11 @@ def test_the_errors_of_a_dependency_are_the_applications(engine: AsyncVoucherSes
     def wrong() -> None:
         raise HTTPException(400, "not so")
 
-    for dependency, status, detail in ((forbidden, 403, "not you"), (wrong, 400, "not so")):
+    def caused() -> None:
+        raise HTTPException(400, "not so either") from ValueError()
+
+    wrongs = ((forbidden, 403, "not you"), (wrong, 400, "not so"), (caused, 400, "not so either"))
+    for dependency, status, detail in wrongs:
         app = FastAPI()
         app.include_router(create_router(engine), dependencies=[Depends(dependency)])
         with TestClient(app) as client:

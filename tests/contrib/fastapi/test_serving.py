@@ -27,6 +27,12 @@ OTHER_NAMES = [
 ]
 
 
+OTHER_PAGES = [
+    *("https://evil.example", "null", "", "http://127.0.0.1.evil.example:8000", "file://", "127.0.0.1:8000"),
+    *("ftp://127.0.0.1", "http://localhost@evil.example", "http://127.0.0.1:1/", "http://127.0.0.1, null"),
+]
+
+
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any]]]:
     """The applications that uvicorn would run, and its options."""
@@ -54,6 +60,25 @@ def test_loopback_needs_no_keys(host: str, served: list[tuple[Any, dict[str, Any
         for name in OTHER_NAMES:
             response = client.post("/v1/validations", json=cart(voucher("A")), headers={"Host": name})
             assert (response.status_code, response.json()["key"]) == (400, "invalid_host"), name
+
+
+def test_a_page_from_elsewhere_cannot_roll_back(served: list[tuple[Any, dict[str, Any]]]) -> None:
+    """A browser sends a form without a body for any page, without asking the service first."""
+    serve("memory://", api_keys=None)
+    ((app, _),) = served
+    with TestClient(app, base_url="http://127.0.0.1:8000") as client:
+        assert client.portal is not None
+        client.portal.call(app.state.voucher_sessions.put_voucher, Voucher(code="A", quantity=1))
+        (redeemed,) = client.post("/v1/redemptions", json=cart(voucher("A"), order="o1")).json()["redemptions"]
+        path = f"/v1/redemptions/{redeemed['id']}/rollback"
+        for page in OTHER_PAGES:
+            response = client.post(path, headers={"Origin": page})
+            assert (response.status_code, response.json()["key"]) == (400, "invalid_origin"), page
+        several = [("Origin", "http://127.0.0.1:8000"), ("Origin", "https://evil.example")]
+        assert client.post(path, headers=several).status_code == 400
+        for page in ("http://127.0.0.1:8000", "https://localhost", "http://[::1]:8000"):
+            assert client.get(f"/v1/redemptions/{redeemed['id']}", headers={"Origin": page}).status_code == 200, page
+        assert client.post(path, headers={"Origin": "http://localhost:8000"}).status_code == 200
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.0.2.1", "example.com", "127.0.0.1.example.com", "*"])

@@ -43,6 +43,8 @@ def read() -> dict[str, Any]:
             raise ImproperlyConfigured(
                 f"{SETTING} has no key {key!r}" + (f": did you mean {close[0]}?" if close else "")
             )
+    if not isinstance(given.get("CLIENT_OPTIONS", {}), Mapping):
+        raise ImproperlyConfigured(f"{SETTING}['CLIENT_OPTIONS'] must be a dict")
     return {key: _imported(key, value) if key in _FUNCTIONS else value for key, value in given.items()}
 
 

@@ -78,7 +78,7 @@ class _OneInEachProcess(Generic[T]):
 def _make_engine() -> VoucherSessions:
     given = conf.read()
     if "ENGINE" in given:
-        return _checked(given["ENGINE"](), VoucherSessions, "ENGINE")
+        return _made_by(given["ENGINE"], VoucherSessions, "ENGINE")
     options = conf.engine_options(given)
     if iscoroutinefunction(loader := options.get("loader")):
         options["loader"] = async_to_sync(loader)
@@ -88,7 +88,7 @@ def _make_engine() -> VoucherSessions:
 def _make_async_engine() -> AsyncVoucherSessions:
     given = conf.read()
     if "ASYNC_ENGINE" in given:
-        return _checked(given["ASYNC_ENGINE"](), AsyncVoucherSessions, "ASYNC_ENGINE")
+        return _made_by(given["ASYNC_ENGINE"], AsyncVoucherSessions, "ASYNC_ENGINE")
     options = conf.engine_options(given)
     loader = options.get("loader")
     if loader is not None and not iscoroutinefunction(loader):
@@ -96,7 +96,8 @@ def _make_async_engine() -> AsyncVoucherSessions:
     return AsyncVoucherSessions.from_url(conf.url(given), **options)
 
 
-def _checked(made: Any, kind: type[T], key: str) -> T:
+def _made_by(function: Any, kind: type[T], key: str) -> T:
+    made = function() if callable(function) else None
     if not isinstance(made, kind):
         raise ImproperlyConfigured(f"{conf.SETTING}[{key!r}] must be a function that returns a {kind.__name__}")
     return made

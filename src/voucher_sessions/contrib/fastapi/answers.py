@@ -202,7 +202,7 @@ class RollbackAnswer(BaseModel):
 
 
 class RollbacksAnswer(BaseModel):
-    """The rollbacks, in the order in which the vouchers were redeemed."""
+    """The rollbacks, in the order of the vouchers' codes."""
 
     rollbacks: list[RollbackAnswer]
     parent_rollback: RollbackAnswer | None = Field(default=None, description="If there were several vouchers.")

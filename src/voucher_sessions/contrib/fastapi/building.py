@@ -99,9 +99,9 @@ def redemptions_answer(
     ref: RedemptionRef, redeemed: Sequence[Redemption], vouchers: Sequence[VoucherState | None]
 ) -> RedemptionsAnswer:
     """The answer to a redemption."""
-    members = zip(ref.members, redeemed, vouchers, strict=True)
+    pairs = zip(redeemed, vouchers, strict=True)
     return RedemptionsAnswer(
-        redemptions=[redemption_answer(*member) for member in members],
+        redemptions=[redemption_answer(ref.member(each.code), each, voucher) for each, voucher in pairs],
         parent_redemption=parent_redemption(ref, redeemed) if ref.is_parent else None,
     )
 

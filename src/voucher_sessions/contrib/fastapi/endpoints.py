@@ -64,7 +64,7 @@ class Context:
 
 async def context_of(request: Request) -> Context:
     """The context that the router's own dependency has stored in the request."""
-    context: Context = request.state.voucher_sessions
+    context: Context = request.state.voucher_sessions_context
     return context
 
 
@@ -140,10 +140,13 @@ async def redeem(body: RedeemablesRequest, context: Current) -> RedemptionsAnswe
     try:
         result = await context.engine.redeem_stack(_redeemables(body), session=session, redemption_id=source_id)
     except (OutcomeUnknown, NotDurable) as error:
-        order = OrderToRepeat(source_id=ids_to_repeat(error)["redemption_id"])
-        return replace(problem_of(error), order=order).response
-    ref = RedemptionRef(result.id, tuple(each.code for each in result.redemptions))
-    return redemptions_answer(ref, result.redemptions, await _vouchers(context.engine, ref.codes))
+        redemption_id = ids_to_repeat(error).get("redemption_id")
+        if redemption_id is None:
+            raise  # of another call, which the engine's loader made
+        return replace(problem_of(error), order=OrderToRepeat(source_id=redemption_id)).response
+    codes = [each.code for each in result.redemptions]
+    ref = RedemptionRef(result.id, tuple(sorted(codes)))
+    return redemptions_answer(ref, result.redemptions, await _vouchers(context.engine, codes))
 
 
 def _redeemables(body: RedeemablesRequest) -> list[Redeemable]:

@@ -3,6 +3,7 @@
 A later request has only the id, and the engine needs the vouchers' codes as well. So the id contains both: it is the
 JSON of the redemption id, the codes, and the position of one of them, as base64url. It is neither a secret nor a
 permission.
+The codes are sorted: a repeated request may name the vouchers in another order, and has the same ids in its answer.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ class RedemptionRef(NamedTuple):
             return [self]
         return [self._replace(position=position) for position in range(len(self.codes))]
 
+    def member(self, code: str) -> RedemptionRef:
+        """The redemption of this voucher."""
+        return self.members[self.codes.index(code)]
+
     @property
     def code(self) -> str:
         """The code of the voucher, if this is the redemption of one."""
@@ -74,7 +79,7 @@ def read_id(text: str) -> RedemptionRef | None:
         found = RedemptionRef(*_FIELDS.validate_json(urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4))))
     except ValueError:  # also pydantic's ValidationError
         return None
-    is_possible = len(set(found.codes)) == len(found.codes) and (
+    is_possible = found.codes == tuple(sorted(set(found.codes))) and (
         found.position is None or found.position < len(found.codes) > 1
     )
     # One redemption has one id: other spellings of the same JSON or base64 are refused.

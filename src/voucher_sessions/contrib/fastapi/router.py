@@ -101,7 +101,7 @@ def _provider(engine: AsyncVoucherSessions | EngineDependency, max_ttl: float | 
     if isinstance(engine, AsyncVoucherSessions):
 
         async def provide(request: Request) -> None:
-            request.state.voucher_sessions = endpoints.Context(engine, max_ttl)
+            request.state.voucher_sessions_context = endpoints.Context(engine, max_ttl)
 
         return provide
     if not callable(engine):
@@ -110,7 +110,7 @@ def _provider(engine: AsyncVoucherSessions | EngineDependency, max_ttl: float | 
     async def provide_found(request: Request, found: Annotated[object, Depends(engine)]) -> None:
         if not isinstance(found, AsyncVoucherSessions):
             raise TypeError(f"the dependency of create_router must return an AsyncVoucherSessions, not {type(found)}")
-        request.state.voucher_sessions = endpoints.Context(found, max_ttl)
+        request.state.voucher_sessions_context = endpoints.Context(found, max_ttl)
 
     return provide_found
 

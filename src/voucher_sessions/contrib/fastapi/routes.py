@@ -17,6 +17,8 @@ from starlette.routing import Match
 from voucher_sessions import VoucherSessionsError
 from voucher_sessions.contrib.fastapi.problems import Problem, problem_of, problem_of_client, problem_of_input
 
+# What FastAPI says of a body that is no JSON, if its parser raises another error than it should.
+_UNREADABLE: Final = "There was an error parsing the body"
 # Stands for %2F while a path is matched. No percent-encoding decodes to it.
 _ENCODED_SLASH: Final = "\udc2f"
 
@@ -52,7 +54,7 @@ class ContractRoute(APIRoute):
             except RequestValidationError as error:
                 return problem_of_input(error).response
             except HTTPException as error:
-                if error.status_code != 400 or error.__cause__ is None:
+                if error.detail != _UNREADABLE:
                     raise  # of a dependency: the application answers it
                 return Problem(status=400, key="invalid_payload", details=f"body: {error.detail}").response
 

@@ -30,8 +30,8 @@ def serve(
 ) -> None:
     """Serve the vouchers of a Redis server over HTTP, until the process gets SIGINT or SIGTERM.
 
-    Without keys it listens only on loopback, and answers only requests for ``localhost`` or a loopback address, so that
-    no page in a browser can reach it by another name.
+    Without keys it listens only on loopback, and answers only requests for ``localhost`` or a loopback address, and
+    none that a browser sends for a page from elsewhere.
 
     It writes no access log: the path of a released session has its key. Put a proxy with TLS in front of it if other
     machines are to reach it.
@@ -63,10 +63,10 @@ def serve(
 
 
 class LoopbackNames:
-    """ASGI middleware: answers 400 to each request whose ``Host`` is neither ``localhost`` nor a loopback address.
+    """ASGI middleware: answers 400 to each request whose ``Host`` or ``Origin`` is neither ``localhost`` nor a loopback address.
 
-    Otherwise a page in a browser on this machine could send requests, by a domain that its owner lets resolve to a
-    loopback address (DNS rebinding).
+    Otherwise a page in a browser on this machine could send requests: by a domain that its owner lets resolve to a
+    loopback address (DNS rebinding), or a rollback, as a form without a body.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -74,16 +74,29 @@ class LoopbackNames:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
-        if scope["type"] == "lifespan" or _is_loopback(_host_name(scope)):
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
-            return
-        problem = Problem(status=400, key="invalid_host", details="Use 127.0.0.1 or localhost in the URL.")
-        await problem.response(scope, receive, send)
+        elif not _is_loopback(_host_name(only_value(scope, "Host"))):
+            problem = Problem(status=400, key="invalid_host", details="Use 127.0.0.1 or localhost in the URL.")
+            await problem.response(scope, receive, send)
+        elif not _is_sent_from_loopback(scope):
+            problem = Problem(status=400, key="invalid_origin", details="The page that sends this is from elsewhere.")
+            await problem.response(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
-def _host_name(scope: Scope) -> str:
-    """The name in the header ``Host``, without the port; empty if there is none."""
-    found = _HOST.fullmatch(only_value(scope, "Host").decode("latin-1"))
+def _is_sent_from_loopback(scope: Scope) -> bool:
+    """Whether no browser has sent the request for a page from elsewhere. Browsers name the page; programs do not."""
+    if not any(key.lower() == b"origin" for key, _ in scope["headers"]):
+        return True
+    scheme, _, host = only_value(scope, "Origin").partition(b"://")
+    return scheme in (b"http", b"https") and _is_loopback(_host_name(host))
+
+
+def _host_name(header: bytes) -> str:
+    """The name in a header, without the port; empty if there is none."""
+    found = _HOST.fullmatch(header.decode("latin-1"))
     return (found[1] or found[2]).lower() if found else ""
 
 
