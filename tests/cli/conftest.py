@@ -10,7 +10,7 @@ import pytest
 import redis
 from support.servers import Server
 
-from cli.running import Cli
+from cli.running import ABOUT_TERMINALS, Cli
 from voucher_sessions import VoucherSessions
 from voucher_sessions.cli import main
 from voucher_sessions.cli.run import URL_VARIABLE
@@ -38,7 +38,7 @@ def engine(server: Server, admin: redis.Redis) -> Iterator[VoucherSessions]:
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the environment says about terminals and servers must not matter."""
-    for name in (URL_VARIABLE, "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TERM"):
+    for name in (URL_VARIABLE, *ABOUT_TERMINALS):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -26,6 +26,8 @@ from voucher_sessions.cli.app import app
 from voucher_sessions.cli.run import URL_VARIABLE
 
 COMMAND: Final = (sys.executable, "-m", "voucher_sessions")
+# What the environment of the tests says about terminals must not matter.
+ABOUT_TERMINALS: Final = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TERM")
 COLOR: Final = re.compile(r"\x1b\[(?:\d+;)*3\d")
 ESCAPES: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
@@ -81,7 +83,8 @@ def run_process(
 def variables(url: str | None, columns: int | None = None, further: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a process."""
     own = {URL_VARIABLE: url, "COLUMNS": None if columns is None else str(columns), **(further or {})}
-    return {**os.environ, **{name: value for name, value in own.items() if value is not None}}
+    others = {name: value for name, value in os.environ.items() if name not in ABOUT_TERMINALS}
+    return {**others, **{name: value for name, value in own.items() if value is not None}}
 
 
 class Terminal:
