@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
@@ -13,6 +14,11 @@ from contrib.fastapi.services import Service, running_service
 from contrib.fastapi.shop import Shop
 from voucher_sessions import AsyncVoucherSessions, VoucherSessions
 from voucher_sessions.contrib.fastapi import create_router
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Not only its tests are long: each process would take seconds to import the client's 1,400 modules."""
+    return True if collection_path.name == "test_official_client.py" and not config.getoption("--remaining") else None
 
 
 @pytest.fixture

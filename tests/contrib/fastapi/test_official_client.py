@@ -20,6 +20,7 @@ from contrib.fastapi.services import app_without_retries, running_service
 from voucher_sessions import Used, Voucher, VoucherSessions
 from voucher_sessions.contrib.fastapi import create_app
 
+pytestmark = pytest.mark.long
 KEYS = {"shop": "token-of-the-shop"}
 CODES = ["GIFT-50", "GIFT/50 %2F ä?#"]
 
@@ -255,7 +256,6 @@ def test_a_release_whose_answer_was_lost_is_repeated_by_the_client(
     assert vouchers.list_sessions(CODES[1]) == []
 
 
-@pytest.mark.long
 def test_the_client_waits_for_a_server_that_is_down(caplog: pytest.LogCaptureFixture) -> None:
     """It repeats what is safe three times, each after the second that Retry-After names, and a redemption never."""
     with running("valkey") as down, running_service(app_without_retries(down.url)) as service:
