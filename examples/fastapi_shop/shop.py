@@ -66,7 +66,7 @@ def create_shop(url: str = URL, *, hold_seconds: int = 120) -> FastAPI:
         async with AsyncVoucherSessions.from_url(
             url, max_ttl=hold_seconds, retry=retry, socket_timeout=0.5, socket_connect_timeout=0.5
         ) as engine:
-            await engine.put_voucher(COUPON, if_exists="keep")  # a restart does not give it out again
+            await engine.put_voucher(COUPON, if_exists="keep")  # a restart changes nothing
             app.state.engine, app.state.hold_seconds = engine, hold_seconds
             yield
 
