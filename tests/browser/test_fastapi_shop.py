@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 import pytest
 from contrib.fastapi.services import running_service
 from fastapi_shop.shop import create_shop
-from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
-from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
 from support.servers import Server, running
-from support.waiting import until
 
 from voucher_sessions import VoucherSessions
 
@@ -45,79 +44,79 @@ def slow_url(server: Server) -> Iterator[str]:
         yield service.url
 
 
+def waiting(browser: Chrome) -> WebDriverWait[Chrome]:
+    """Waits for a page. While one page follows another, the driver has many kinds of errors."""
+    return WebDriverWait(browser, 60, 0.05, [WebDriverException])
+
+
 def text_of(browser: Chrome) -> str:
-    """What the page says about the coupon; nothing while another page is loaded."""
-    try:
-        return " ".join(browser.find_element(By.ID, "coupon").text.split())
-    except (NoSuchElementException, StaleElementReferenceException):
-        return ""
+    """What the page says about the coupon."""
+    return " ".join(browser.find_element(By.ID, "coupon").text.split())
 
 
-def shows(browser: Chrome, text: str) -> bool:
-    return text in text_of(browser)
+def expect(browser: Chrome, text: str) -> None:
+    """Wait until the page says this."""
+    waiting(browser).until(lambda browser: text in text_of(browser), f"the page does not say: {text}")
 
 
 def click(browser: Chrome, name: str) -> None:
-    """Click on a button or a link, and wait until the next page is there."""
-    before = browser.find_element(By.TAG_NAME, "main")
-    browser.find_element(By.XPATH, f"//*[self::button or self::a][.='{name}']").click()
-    until(lambda: is_gone(before) and text_of(browser) != "")
-
-
-def is_gone(element: WebElement) -> bool:
-    try:
-        return not element.is_enabled()
-    except StaleElementReferenceException:
-        return True
+    """Click on a button or a link. The next page follows: expect what it says."""
+    path = f"//*[self::button or self::a][.='{name}']"
+    waiting(browser).until(lambda browser: browser.find_element(By.XPATH, path), f"no button: {name}").click()
 
 
 def seconds_left(browser: Chrome) -> int:
-    """What the countdown shows."""
+    """What the countdown shows; 0 if there is none."""
     found = re.search(r"(\d+):(\d\d) minutes", text_of(browser))
-    assert found, text_of(browser)
-    return int(found[1]) * 60 + int(found[2])
+    return int(found[1]) * 60 + int(found[2]) if found else 0
+
+
+def used(server: Server) -> int:
+    with VoucherSessions.from_url(server.url) as vouchers:
+        return vouchers.get_voucher("LAST-ONE").quantity.used
 
 
 def test_two_customers_and_the_last_coupon(customer: Callable[..., Chrome], url: str, server: Server) -> None:
     mine, other = customer("mine"), customer("other")
     for browser in (mine, other):
         browser.get(url)
-        assert FREE in text_of(browser)
+        expect(browser, FREE)
     click(mine, "Use the coupon")
-    assert MINE in text_of(mine)
+    expect(mine, MINE)
     click(other, "Use the coupon")  # from the page that said that it is available
-    assert HELD in text_of(other)
+    expect(other, HELD)
     assert other.find_elements(By.TAG_NAME, "button") == []
     shown = seconds_left(other)
     assert 0 < shown <= HOLD_SECONDS
-    until(lambda: shows(other, HELD) and seconds_left(other) < shown)
+    waiting(other).until(lambda other: 0 < seconds_left(other) < shown, "the countdown does not run")
     # Nobody touches either page: both say that it is available when the lock of the first has expired.
-    until(lambda: shows(other, FREE) and shows(mine, FREE))
+    for browser in (mine, other):
+        expect(browser, FREE)
     click(other, "Use the coupon")
+    expect(other, MINE)
     click(other, "Place the order")
-    assert ORDERED in text_of(other)
+    expect(other, ORDERED)
     click(mine, "Use the coupon")
-    assert GONE in text_of(mine)
-    with VoucherSessions.from_url(server.url) as vouchers:
-        assert vouchers.get_voucher("LAST-ONE").quantity.used == 1
+    expect(mine, GONE)
+    assert used(server) == 1
 
 
 def test_a_second_tab_of_the_same_customer(customer: Callable[..., Chrome], slow_url: str, server: Server) -> None:
     browser = customer("mine")
     browser.get(slow_url)
     click(browser, "Use the coupon")
+    expect(browser, MINE)
     first = browser.current_window_handle
     browser.switch_to.new_window("tab")
     browser.get(slow_url)
-    assert MINE in text_of(browser)
+    expect(browser, MINE)
     click(browser, "Place the order")
-    assert ORDERED in text_of(browser)
+    expect(browser, ORDERED)
     browser.switch_to.window(first)
-    assert MINE in text_of(browser)
+    expect(browser, MINE)
     click(browser, "Place the order")
-    assert ORDERED in text_of(browser)
-    with VoucherSessions.from_url(server.url) as vouchers:
-        assert vouchers.get_voucher("LAST-ONE").quantity.used == 1
+    expect(browser, ORDERED)
+    assert used(server) == 1
 
 
 def test_without_scripts(customer: Callable[..., Chrome], slow_url: str) -> None:
@@ -125,17 +124,20 @@ def test_without_scripts(customer: Callable[..., Chrome], slow_url: str) -> None
     mine, other = customer("mine", scripts=False), customer("other", scripts=False)
     mine.get(slow_url)
     click(mine, "Use the coupon")
+    expect(mine, MINE)
     other.get(slow_url)
-    assert HELD in text_of(other)
+    expect(other, HELD)
     assert 540 < seconds_left(other) <= 600
     click(mine, "Give the coupon back")
+    expect(mine, FREE)
     click(other, "Look again")
-    assert FREE in text_of(other)
+    expect(other, FREE)
     click(other, "Use the coupon")
+    expect(other, MINE)
     click(other, "Place the order")
-    assert ORDERED in text_of(other)
+    expect(other, ORDERED)
     click(mine, "Use the coupon")
-    assert GONE in text_of(mine)
+    expect(mine, GONE)
 
 
 def test_redis_is_away(customer: Callable[..., Chrome], slow_url: str, server: Server) -> None:
@@ -143,9 +145,9 @@ def test_redis_is_away(customer: Callable[..., Chrome], slow_url: str, server: S
     browser.get(slow_url)
     server.kill()
     click(browser, "Use the coupon")
-    assert text_of(browser).endswith("Your click has changed nothing.")
+    expect(browser, "We cannot check our coupons at the moment. Your click has changed nothing.")
     click(browser, "Look again")
-    assert text_of(browser).endswith("so we cannot show your cart.")
+    expect(browser, "We cannot check our coupons at the moment, so we cannot show your cart.")
 
 
 @pytest.mark.parametrize("width", [360, 1280])
@@ -155,6 +157,7 @@ def test_a_page_is_as_wide_as_the_window(width: int, customer: Callable[..., Chr
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.get(slow_url)
     click(browser, "Use the coupon")
+    expect(browser, MINE)
     assert browser.execute_script("return document.documentElement.scrollWidth") == width
     for button in browser.find_elements(By.TAG_NAME, "button"):
         assert button.size["height"] >= 44
