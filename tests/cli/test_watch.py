@@ -214,6 +214,10 @@ def test_a_server_that_goes_away_and_comes_back(between: Callable[..., None], mo
             assert "get_voucher of 'A' failed" in result.out
             if not environment:
                 assert [line.split("  ", 1)[1][:5] for line in result.out.splitlines()] == ["A  qu", "get_v", "A  qu"]
+        between(server.kill, server.start)
+        as_json = Cli(server.url)("watch", "A", "--json")
+        assert len(as_json.out.splitlines()) == 2  # old figures do not pass for new ones
+        assert as_json.err.startswith("Error: get_voucher of 'A' failed")
         server.kill()
         down = Cli(server.url)("watch", "A")
     assert (down.status, down.out) == (3, "")

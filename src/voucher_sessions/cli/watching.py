@@ -52,7 +52,9 @@ def watch(
             _show_live(run.output, snapshots)
         while True:
             snapshot = next(snapshots)
-            if run.output.as_json:
+            if run.output.as_json and snapshot.problem is not None:
+                run.output.note(f"Error: {snapshot.problem}", style="red")  # the old figures must not pass for new ones
+            elif run.output.as_json:
                 run.output.print_json_line(snapshot.states())
             else:
                 typer.echo("\n".join(_log_lines(snapshot)))
