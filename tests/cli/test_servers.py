@@ -254,6 +254,29 @@ def test_a_closed_output_in_this_process(
             output.write("what is written later is discarded")
 
 
+def test_streams_that_are_closed(server: Server, engine: VoucherSessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``<&-`` and ``>&-`` do."""
+    fill(engine)
+    from voucher_sessions.cli import main
+
+    def run(*command: str) -> int:
+        names = ("stdin", "stdout", "stderr")
+        with monkeypatch.context() as closed:
+            for name in names:
+                closed.setattr(sys, name, None)
+            status = main([*command, "--url", server.url])
+            for name in names:
+                getattr(sys, name).close()
+        return status
+
+    assert (run("show", "GIFT-50"), run("show", "none"), run("delete", "GIFT-50")) == (0, 1, 2)
+    assert run("import", "-") == 2
+    closing = 'exec "$@" <&- >&-'
+    words = ["sh", "-c", closing, "sh", *COMMAND, "delete", "GIFT-50"]
+    done = subprocess.run(words, stderr=subprocess.PIPE, text=True, check=False, env=variables(server.url))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
 def test_the_demo_takes_the_url_of_the_command_line_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A URL in the environment may be that of the shop, which the demo must not load with carts."""
     seen: list[object] = []
