@@ -183,7 +183,8 @@ def test_without_codes_it_watches_those_that_exist(
     between()
     nothing = cli("watch")
     assert (nothing.status, nothing.out) == (1, "")
-    assert "there are no vouchers under this prefix" in nothing.err
+    assert nothing.err == "Error: there are no vouchers under this prefix\n"
+    assert json.loads(cli("watch", "--json").err)["message"] == "there are no vouchers under this prefix"
     fill(engine)
     assert [line.split()[2] for line in cli("watch").out.splitlines()] == ["GIFT-50", "SALE-50"]
     monkeypatch.setattr(watching, "MAX_VOUCHERS", 1)

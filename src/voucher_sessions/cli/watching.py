@@ -17,7 +17,14 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from voucher_sessions import ActiveSession, Balance, VoucherNotFound, VoucherSessions, VoucherState
+from voucher_sessions import (
+    ActiveSession,
+    Balance,
+    VoucherNotFound,
+    VoucherSessions,
+    VoucherSessionsError,
+    VoucherState,
+)
 from voucher_sessions.bulk import scan_vouchers
 from voucher_sessions.cli import failures, views
 from voucher_sessions.cli.look import PANEL, SESSIONS_SHOWN
@@ -78,8 +85,7 @@ class Snapshot:
 def _codes_that_exist(run: Run) -> list[str]:
     found = list(islice(scan_vouchers(run.engine), MAX_VOUCHERS + 1))
     if not found:
-        run.output.note("Error: there are no vouchers under this prefix", style="red")
-        raise typer.Exit(failures.REFUSED)
+        raise VoucherSessionsError("there are no vouchers under this prefix")
     if len(found) > MAX_VOUCHERS:
         run.output.note(f"Note: these are {MAX_VOUCHERS} of the vouchers; name the codes to watch others")
     return sorted(state.code for state in found[:MAX_VOUCHERS])
