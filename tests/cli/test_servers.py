@@ -212,16 +212,24 @@ class Silent(Listener):
 
 @pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize(
-    ("command", "note"), [("show A", ""), ("redeem A --id order-1", "the change may have been made")]
+    ("command", "status", "note"),
+    [
+        ("show A", 130, ""),
+        ("redeem A --id order-1", 130, "the change may have been made"),
+        ("export -", 130, ""),
+        ("watch", 0, ""),
+        ("watch A", 0, ""),
+    ],
 )
-def test_ctrl_c_ends_a_command_that_waits_for_the_server(command: str, note: str) -> None:
+def test_ctrl_c_ends_a_command_that_waits_for_the_server(command: str, status: int, note: str) -> None:
     with Silent() as server:
         words = [*COMMAND, *command.split(), "--url", f"redis://{HOST}:{server.port}"]
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables(None)) as process:
             assert server.asked.wait(30)
             process.send_signal(signal.SIGINT)
             output, errors = process.communicate(timeout=30)
-    assert (process.returncode, output, len(errors.splitlines())) == (130, b"", int(bool(note)))
+    header = b"" if command != "export -" else b"code,quantity,credits,points,used_quantity,used_credits,used_points\n"
+    assert (process.returncode, output, len(errors.splitlines())) == (status, header, int(bool(note)))
     assert note in errors.decode()
 
 

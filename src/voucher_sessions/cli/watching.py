@@ -53,8 +53,8 @@ def watch(
     One voucher is shown with its sessions, several with a bar each. If the output is no terminal, it prints a line for
     each voucher and second. Ctrl-C ends it with exit status 0.
     """
-    snapshots = _snapshots(run.engine, codes or _codes_that_exist(run))
     try:
+        snapshots = _snapshots(run.engine, codes or _codes_that_exist(run))
         if run.output.console.is_interactive and not run.output.as_json:
             _show_live(run.output, snapshots)
         while True:
