@@ -91,11 +91,13 @@ def shortened(session_key: str) -> str:
 
 # User and password of a URL.
 _CREDENTIALS: Final = re.compile(r"://[^/\s]*@")
+# How redis-py shows a client of a Sentinel that does not answer: with all its options, in redis-py 6 and 7 the password.
+_CLIENT: Final = re.compile(r"<[\w.]+\(.*\)>", re.DOTALL)
 
 
 def _without_credentials(problem: str) -> str:
     """The text of a client's error. The application can contribute to it, with a credential provider for example."""
-    return _CREDENTIALS.sub("://…@", problem)
+    return _CLIENT.sub("<client>", _CREDENTIALS.sub("://…@", problem))
 
 
 class VoucherSessionsError(Exception):

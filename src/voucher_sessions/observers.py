@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from inspect import isawaitable, iscoroutine, iscoroutinefunction
+from itertools import product
 from time import perf_counter
 from typing import Any, Final, TypeVar, TypeVarTuple
 
@@ -309,11 +310,9 @@ class AsyncObservedRunner(AsyncRunner):
         try:
             outcomes = await super().run_all(calls)
         except BaseException as error:
-            for each in observed:
-                await self._notify(each.event(error))
+            await self._notify(*(each.event(error) for each in observed))
             raise
-        for each, outcome in zip(observed, outcomes, strict=True):
-            await self._notify(each.event(outcome))
+        await self._notify(*(each.event(outcome) for each, outcome in zip(observed, outcomes, strict=True)))
         return outcomes
 
     def prepare(self, build: Callable[[*Ts], T], *given: *Ts) -> T:
@@ -354,19 +353,29 @@ class AsyncObservedRunner(AsyncRunner):
             raise
         await self._notify(observed.event(None))
 
-    async def _notify(self, event: CallEvent) -> None:
-        for observer in self._observers:
+    async def _notify(self, *events: CallEvent) -> None:
+        """Notify all observers of all events, even if the caller's task is cancelled meanwhile.
+
+        Then nothing more is awaited, because the task is to end: what coroutine functions returned is dropped.
+        """
+        cancelled: asyncio.CancelledError | None = None
+        for event, observer in product(events, self._observers):
             try:
                 returned = observer(event)
-                if isawaitable(returned):
+                if cancelled is not None and iscoroutine(returned):
+                    returned.close()
+                elif isawaitable(returned):
                     await returned
             except asyncio.CancelledError as error:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
-                    raise
-                _log(observer, error, event)
+                    cancelled = error
+                else:
+                    _log(observer, error, event)
             except Exception as error:
                 _log(observer, error, event)
+        if cancelled is not None:
+            raise cancelled
 
     def _notify_soon(self, event: CallEvent) -> None:
         """Notify the observers from a method that is not a coroutine."""

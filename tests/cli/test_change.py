@@ -300,8 +300,13 @@ def test_an_unknown_outcome_says_how_to_repeat_the_command(cli: Cli, monkeypatch
 
     monkeypatch.setattr(VoucherSessions, "redeem", lost("redeem", session_key=key, redemption_id="rdm x"))
     assert error("redeem", "A").endswith("of this error: --id 'rdm x'\n")
-    monkeypatch.setattr(VoucherSessions, "rollback", lost("rollback", redemption_id=None, rollback_id="rbk"))
-    assert error("rollback", "A", "B", "--credits", "1").endswith(": --id rbk\n")
+    for odd in ("an\x1bid", "https://an@id"):  # its escaped form would be another id
+        monkeypatch.setattr(VoucherSessions, "redeem", lost("redeem", redemption_id=odd))
+        assert error("redeem", "A", "--id", odd).endswith("of this error\n")
+    monkeypatch.setattr(VoucherSessions, "rollback", lost("rollback", redemption_id="B", rollback_id="rbk"))
+    assert error("rollback", "A", "B", "--credits", "1").endswith("of this error: --id rbk\n")
+    monkeypatch.setattr(VoucherSessions, "rollback", lost("rollback", redemption_id="B"))
+    assert error("rollback", "A", "B").endswith("of this error\n")
     monkeypatch.setattr(VoucherSessions, "adjust", lost("adjust", adjustment_id="adj"))
     assert error("adjust", "A", "--credits", "1").endswith(": --id adj\n")
     monkeypatch.setattr(VoucherSessions, "delete_voucher", lost("delete_voucher"))

@@ -166,6 +166,8 @@ def test_the_partition_function_is_imported(server: Server, tmp_path: Path, monk
         result = cli("show", "ann-1", "--partition", wrong)
         assert result.status == 2
         assert result.err.startswith("Error: --partition: MODULE:NAME raises ")
+    failing = cli("show", "ann-1", "--prefix", "parted", "--partition", "builtins:int")
+    assert (failing.status, failing.err) == (2, "Error: partition(code): raises ValueError\n")
 
 
 def test_python_m_runs_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

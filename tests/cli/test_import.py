@@ -338,6 +338,27 @@ def test_the_json_is_the_report_of_the_whole_file(
     assert [line.split(":")[0] for line in result.err.splitlines()[:-1]] == ["line 3", "line 8", "line 11"]
 
 
+def test_stdin_is_read_even_if_a_file_has_its_name(server: Server, engine: VoucherSessions) -> None:
+    written("-", "code", "of the file")
+    result = run_process("import", "-", url=server.url, input="code\nA\n")
+    assert (result.status, [*limits(engine)]) == (0, ["A"])
+
+
+@pytest.mark.parametrize("name", ["/", ".", "", "folder"])
+def test_a_folder_is_no_file(name: str, cli: Cli, folder: Path) -> None:
+    (folder / "folder").mkdir()
+    result = cli("import", name, "--format", "csv")
+    assert (result.status, result.out) == (2, "")
+    assert result.err.endswith("Error: a file cannot be read or written: Is a directory\n")
+
+
+def test_bad_lines_that_cannot_be_written(cli: Cli) -> None:
+    result = cli("import", written("v.csv", "code,quantity", "A,x"), "--bad-lines", "none/bad.csv")
+    assert result.status == 2
+    assert "No such file or directory" in result.err
+    assert "are in" not in result.err
+
+
 def test_memory_is_a_trial_run(engine: VoucherSessions) -> None:
     result = Cli("memory://")("import", written("v.csv", "code,quantity", "A,1", "B,x"))
     assert (result.status, limits(engine)) == (1, {})

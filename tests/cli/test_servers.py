@@ -212,16 +212,24 @@ class Silent(Listener):
 
 @pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize(
-    ("command", "note"), [("show A", ""), ("redeem A --id order-1", "the change may or may not have been made")]
+    ("command", "status", "note"),
+    [
+        ("show A", 130, ""),
+        ("redeem A --id order-1", 130, "the change may or may not have been made"),
+        ("export -", 130, ""),
+        ("watch", 0, ""),
+        ("watch A", 0, ""),
+    ],
 )
-def test_ctrl_c_ends_a_command_that_waits_for_the_server(command: str, note: str) -> None:
+def test_ctrl_c_ends_a_command_that_waits_for_the_server(command: str, status: int, note: str) -> None:
     with Silent() as server:
         words = [*COMMAND, *command.split(), "--url", f"redis://{HOST}:{server.port}"]
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables(None)) as process:
             assert server.asked.wait(30)
             process.send_signal(signal.SIGINT)
             output, errors = process.communicate(timeout=30)
-    assert (process.returncode, output, len(errors.splitlines())) == (130, b"", int(bool(note)))
+    header = b"" if command != "export -" else b"code,quantity,credits,points,used_quantity,used_credits,used_points\n"
+    assert (process.returncode, output, len(errors.splitlines())) == (status, header, int(bool(note)))
     assert note in errors.decode()
 
 
@@ -252,6 +260,29 @@ def test_a_closed_output_in_this_process(
             monkeypatch.setattr(sys, "stdout", output)
             assert main([*command, "--url", server.url]) == 141
             output.write("what is written later is discarded")
+
+
+def test_streams_that_are_closed(server: Server, engine: VoucherSessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``<&-`` and ``>&-`` do."""
+    fill(engine)
+    from voucher_sessions.cli import main
+
+    def run(*command: str) -> int:
+        names = ("stdin", "stdout", "stderr")
+        with monkeypatch.context() as closed:
+            for name in names:
+                closed.setattr(sys, name, None)
+            status = main([*command, "--url", server.url])
+            for name in names:
+                getattr(sys, name).close()
+        return status
+
+    assert (run("show", "GIFT-50"), run("show", "none"), run("delete", "GIFT-50")) == (0, 1, 2)
+    assert run("import", "-") == 2
+    closing = 'exec "$@" <&- >&-'
+    words = ["sh", "-c", closing, "sh", *COMMAND, "delete", "GIFT-50"]
+    done = subprocess.run(words, stderr=subprocess.PIPE, text=True, check=False, env=variables(server.url))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
 def test_the_demo_takes_the_url_of_the_command_line_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,13 @@ def test_the_options(cli: Cli, served: list[dict[str, Any]], keys: str) -> None:
     }
 
 
+@pytest.mark.parametrize("option", ["--default-ttl", "--max-ttl"])
+def test_a_time_that_is_too_long(cli: Cli, option: str) -> None:
+    result = cli("serve", option, "9999999999d")
+    assert (result.status, len(result.err.splitlines())) == (2, 1)
+    assert f"{option[2:].replace('-', '_')}: must be at most" in result.err
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "7", "\x80"])
 def test_a_file_without_tokens(cli: Cli, served: list[dict[str, Any]], tmp_path: Path, text: str) -> None:
     file = tmp_path / "keys.json"

@@ -183,7 +183,8 @@ def test_without_codes_it_watches_those_that_exist(
     between()
     nothing = cli("watch")
     assert (nothing.status, nothing.out) == (1, "")
-    assert "there are no vouchers under this prefix" in nothing.err
+    assert nothing.err == "Error: there are no vouchers under this prefix\n"
+    assert json.loads(cli("watch", "--json").err)["message"] == "there are no vouchers under this prefix"
     fill(engine)
     assert [line.split()[2] for line in cli("watch").out.splitlines()] == ["GIFT-50", "SALE-50"]
     monkeypatch.setattr(watching, "MAX_VOUCHERS", 1)
@@ -214,6 +215,10 @@ def test_a_server_that_goes_away_and_comes_back(between: Callable[..., None], mo
             assert "get_voucher of 'A' failed" in result.out
             if not environment:
                 assert [line.split("  ", 1)[1][:5] for line in result.out.splitlines()] == ["A  qu", "get_v", "A  qu"]
+        between(server.kill, server.start)
+        as_json = Cli(server.url)("watch", "A", "--json")
+        assert len(as_json.out.splitlines()) == 2  # old figures do not pass for new ones
+        assert as_json.err.startswith("Error: get_voucher of 'A' failed")
         server.kill()
         down = Cli(server.url)("watch", "A")
     assert (down.status, down.out) == (3, "")

@@ -166,6 +166,22 @@ def test_every_record_has_the_same_facts(event: CallEvent, plain: Lines) -> None
     assert vars(plain.records[0]).keys() - bare - {"message"} == FACTS
 
 
+class Prefixed(logging.LoggerAdapter[Any]):
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        return f"[north] {msg}", kwargs
+
+
+def test_an_adapter_adds_what_it_has(plain: Lines) -> None:
+    inner = logging.LoggerAdapter(plain.logger, {"shop": "north", "verb": "is the call's"})
+    for logger in (inner, Prefixed(inner), logging.LoggerAdapter(plain.logger)):
+        log_calls(logger)(REFUSED)
+    one, two, none = plain.records
+    for record in plain.records:
+        assert_facts(vars(record))
+    assert (vars(one)["shop"], vars(two)["shop"], "shop" in vars(none)) == ("north", "north", False)
+    assert two.getMessage() == f"[north] {one.getMessage()}"
+
+
 def test_a_json_formatter_writes_the_facts_as_fields() -> None:
     lines = Lines(JsonFormatter("%(message)s"))
     log_calls(lines.logger)(REFUSED)

@@ -301,3 +301,11 @@ def test_what_the_server_or_the_client_said_is_shown_without_credentials() -> No
             assert "secret" not in text
             assert "other" not in text
             assert "vault/role" in text
+
+
+def test_a_sentinel_that_does_not_answer_is_shown_without_its_options() -> None:
+    """As redis-py 6 and 7 say it."""
+    client = "<redis.client.Redis(<redis.connection.ConnectionPool(<redis.connection.Connection(db=0,password={})>)>)>"
+    why = "ConnectionError('Error 111 connecting to 127.0.0.1:1. Connection refused.')"
+    said = f"No master found for 'till' : {client.format('se(c)>ret')} - {why}, {client.format('other')} - {why}"
+    assert ServerUnavailable("ping", [], said).problem == f"No master found for 'till' : <client> - {why}"

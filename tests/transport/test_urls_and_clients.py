@@ -242,7 +242,9 @@ class TestSentinel:
             sentinels = [options_of(each) for each in pool.sentinel_manager.sentinels]
             assert [(each["host"], each["port"]) for each in sentinels] == [("::1", 1), ("example.com", 26379)]
             for each in sentinels:
-                assert (each["username"], each["password"]) == ("watcher", "of-sentinel")
+                # redis-py 6 and 7 show the options of a Sentinel in the text of an error.
+                assert "of-sentinel" not in repr(each)
+                assert each["credential_provider"].get_credentials() == ("watcher", "of-sentinel")
                 assert (each["socket_timeout"], each["client_name"]) == (2.5, "till")
             assert pool.sentinel_manager.min_other_sentinels == 2
 
@@ -375,6 +377,8 @@ class TestRefused:
             f"redis://user:{SECRET}@example.com:99999",
             f"redis://user:{SECRET}/x@example.com:1",
             f"redis://user:{SECRET}@[::1:1",
+            f"redis://user:{SECRET}@example..com",
+            f"redis+sentinel://user:{SECRET}@one,{'two' * 30}/service",
             f"rediss://user:{SECRET}@example.com?db={SECRET}",
             f"redis://user:{SECRET}\u2100@example.com",
             f"redis+cluster://user:{SECRET}@",

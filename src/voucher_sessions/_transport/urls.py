@@ -15,6 +15,7 @@ from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.cluster import ClusterNode
 from redis.connection import parse_url
+from redis.credentials import UsernamePasswordCredentialProvider
 from redis.sentinel import Sentinel
 
 from voucher_sessions._transport.clients import reply_timeout_ms
@@ -171,6 +172,7 @@ def _options_in(url: str) -> dict[str, Any]:
     """
     try:
         options: dict[str, Any] = parse_url(url)
+        options.get("host", "").encode("idna")  # as a connection does, whose own error is no error of redis-py
     except ValueError:
         problem = "its host, port or options cannot be read; percent-encode the user and the password"
         raise InvalidRequest("url", problem) from None
@@ -197,9 +199,10 @@ def _sentinel_options(options: dict[str, Any]) -> dict[str, Any]:
     """
     for_sentinels: dict[str, Any] = {name: options[name] for name in options if name.startswith("socket_")}
     for_sentinels["retry"] = None  # if a Sentinel does not answer, ask the next one at once
-    for name in ("username", "password"):
-        if f"sentinel_{name}" in options:
-            for_sentinels[name] = options.pop(f"sentinel_{name}")
+    username, password = (options.pop(f"sentinel_{name}", None) for name in ("username", "password"))
+    if username or password:
+        # Not as username= and password=: redis-py 6 and 7 show those of Sentinels in the text of an error.
+        for_sentinels["credential_provider"] = UsernamePasswordCredentialProvider(username, password)
     return {**options, "sentinel_kwargs": {**for_sentinels, **options.get("sentinel_kwargs", {})}}
 
 

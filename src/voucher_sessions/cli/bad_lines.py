@@ -61,7 +61,7 @@ class BadLines:
         """Print the path of the file."""
         if self.count > PRINTED and self._path is not None:
             self._output.note(f"and {self.count - PRINTED} more", style="red")
-        if self.count and self._path is not None:
+        if self._file is not None:
             self._output.note(f"The lines that were not imported are in {self._path}", style="red")
 
     def __enter__(self) -> Self:
@@ -77,9 +77,9 @@ class BadLines:
 
 def path_for(name: str, given: Path | None) -> Path | None:
     """The file for the bad lines of a file: as given, or next to it. None for stdin, if none is given."""
-    if name == STDIN:
-        return given
     source = Path(name)
+    if name == STDIN or not source.name:  # such as /, which is not a file
+        return given
     path = given or source.with_suffix(f".bad{source.suffix}")
     if path.exists() and source.exists() and os.path.samefile(path, source):
         raise WrongUsage("--bad-lines must name another file than the one that is imported")

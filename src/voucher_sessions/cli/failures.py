@@ -20,7 +20,7 @@ from voucher_sessions import (
     ServerUnavailable,
     VoucherSessionsError,
 )
-from voucher_sessions.cli.output import Output, without_credentials
+from voucher_sessions.cli.output import Output, shown, without_credentials
 
 DONE: Final = 0
 REFUSED: Final = 1
@@ -80,8 +80,10 @@ def _message(error: Exception, *, shows_session_key: bool) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if not isinstance(error, OutcomeUnknown):
         return text
-    ids = [error.redemption_id, error.rollback_id, error.adjustment_id]
-    options = [f"--id {quote(id)}" for id in ids if id is not None]
+    redeemed = error.redemption_id if error.verb == "redeem" else None  # rollback has it as an argument, not as --id
+    ids = [redeemed, error.rollback_id, error.adjustment_id]
+    # An id that is not shown as it is was given on the command line, and its escaped form would be another id.
+    options = [f"--id {quote(id)}" for id in ids if id is not None and shown(id) == id]
     if shows_session_key and error.session_key is not None:
         options.append(f"--session {quote(error.session_key)}")
     return f"{text}: {' '.join(options)}" if options else text

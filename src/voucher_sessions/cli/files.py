@@ -132,7 +132,7 @@ def reconcile_file(
 
 def _size(file: str) -> int | None:
     """The bytes of a file, if it is one."""
-    return Path(file).stat().st_size if Path(file).is_file() else None
+    return Path(file).stat().st_size if file != rows.STDIN and Path(file).is_file() else None
 
 
 def _redemption_rows(source: rows.Source) -> Iterator[RedemptionRow]:

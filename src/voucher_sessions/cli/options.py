@@ -64,8 +64,11 @@ class TimeToLive(NamedTuple):
 
     @property
     def timedelta(self) -> timedelta:
-        """The same as a ``timedelta``."""
-        return timedelta(**{self.unit.lower(): self.ttl})
+        """The same as a ``timedelta``; one that Python cannot hold is too long for an engine, too."""
+        try:
+            return timedelta(**{self.unit.lower(): self.ttl})
+        except OverflowError:
+            return timedelta.max
 
 
 def time_to_live(text: str) -> TimeToLive:

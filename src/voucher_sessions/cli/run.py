@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 
 import typer
 
-from voucher_sessions import VoucherSessions
+from voucher_sessions import InvalidRequest, VoucherSessions
 from voucher_sessions.cli import failures, options
 from voucher_sessions.cli.output import Output
 
@@ -89,7 +89,9 @@ class Run:
         """The engine, which is opened when it is first used."""
         url = self.url
         try:
-            engine = VoucherSessions.from_url(url, prefix=self.prefix, partition=self.partition)
+            function = self.partition
+            partition = None if function is None else _failing_in_one_line(function)
+            engine = VoucherSessions.from_url(url, prefix=self.prefix, partition=partition)
         except ImportError as error:  # of an extra, which its text names
             raise failures.WrongUsage(str(error)) from None
         if url in _TEMPORARY:
@@ -133,6 +135,18 @@ def _function_named(name: str) -> Callable[[str], str]:
         function: Callable[[str], str] = getattr(import_module(module), attribute)
     except Exception as error:  # also of the module, which may do anything
         raise failures.WrongUsage(f"--partition: MODULE:NAME raises {type(error).__name__}") from None
+    return function
+
+
+def _failing_in_one_line(partition: Callable[[str], str]) -> Callable[[str], str]:
+    """The function, with errors that a command prints instead of a traceback."""
+
+    def function(code: str) -> str:
+        try:
+            return partition(code)
+        except Exception as error:  # the function may do anything
+            raise InvalidRequest("partition(code)", f"raises {type(error).__name__}") from None
+
     return function
 
 

@@ -17,7 +17,14 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from voucher_sessions import ActiveSession, Balance, VoucherNotFound, VoucherSessions, VoucherState
+from voucher_sessions import (
+    ActiveSession,
+    Balance,
+    VoucherNotFound,
+    VoucherSessions,
+    VoucherSessionsError,
+    VoucherState,
+)
 from voucher_sessions.bulk import scan_vouchers
 from voucher_sessions.cli import failures, views
 from voucher_sessions.cli.look import PANEL, SESSIONS_SHOWN
@@ -46,13 +53,15 @@ def watch(
     One voucher is shown with its sessions, several with a bar each. If the output is not a terminal, it prints a line
     for each voucher every second. Ctrl-C ends it with exit status 0.
     """
-    snapshots = _snapshots(run.engine, codes or _codes_that_exist(run))
     try:
+        snapshots = _snapshots(run.engine, codes or _codes_that_exist(run))
         if run.output.console.is_interactive and not run.output.as_json:
             _show_live(run.output, snapshots)
         while True:
             snapshot = next(snapshots)
-            if run.output.as_json:
+            if run.output.as_json and snapshot.problem is not None:
+                run.output.note(f"Error: {snapshot.problem}", style="red")  # the old figures must not pass for new ones
+            elif run.output.as_json:
                 run.output.print_json_line(snapshot.states())
             else:
                 typer.echo("\n".join(_log_lines(snapshot)))
@@ -76,8 +85,7 @@ class Snapshot:
 def _codes_that_exist(run: Run) -> list[str]:
     found = list(islice(scan_vouchers(run.engine), MAX_VOUCHERS + 1))
     if not found:
-        run.output.note("Error: there are no vouchers under this prefix", style="red")
-        raise typer.Exit(failures.REFUSED)
+        raise VoucherSessionsError("there are no vouchers under this prefix")
     if len(found) > MAX_VOUCHERS:
         run.output.note(f"Note: these are {MAX_VOUCHERS} of the vouchers; name the codes to watch others")
     return sorted(state.code for state in found[:MAX_VOUCHERS])

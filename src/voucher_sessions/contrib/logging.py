@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from voucher_sessions import CallEvent, VoucherSessionsError
 from voucher_sessions.contrib._outcomes import FAILURES, SUCCESSES
 
 __all__ = ["StructuredLogger", "log_calls"]
+
+StandardLogger: TypeAlias = "logging.Logger | logging.LoggerAdapter[logging.Logger]"
 
 
 class StructuredLogger(Protocol):
@@ -32,7 +34,7 @@ class StructuredLogger(Protocol):
 
 
 def log_calls(
-    logger: logging.Logger | StructuredLogger, *, mask: Callable[[str], str] | None = None
+    logger: StandardLogger | StructuredLogger, *, mask: Callable[[str], str] | None = None
 ) -> Callable[[CallEvent], None]:
     """Return an observer for ``on_call=`` that logs every call.
 
@@ -48,23 +50,32 @@ def log_calls(
     was refused. If a reader of the log must not be able to use a code, for example that of a gift card, pass ``mask``.
 
     Args:
-        logger: A logger of the standard library or of structlog.
+        logger: A logger, or a ``LoggerAdapter``, of the standard library; or a logger of structlog.
         mask: A function that is called with each code and returns what to show instead, for example its last characters
             or a keyed hash of it. The texts of errors contain codes, so with ``mask`` they are left out.
     """
-    if isinstance(logger, logging.Logger):
+    if isinstance(logger, logging.Logger | logging.LoggerAdapter):
         return _standard(logger, mask)
     return _structured(logger, mask)
 
 
-def _standard(logger: logging.Logger, mask: Callable[[str], str] | None) -> Callable[[CallEvent], None]:
+def _standard(logger: StandardLogger, mask: Callable[[str], str] | None) -> Callable[[CallEvent], None]:
     def observe(event: CallEvent) -> None:
         level = _level(event)
         if logger.isEnabledFor(level):
             text, facts = _described(event, mask)
-            logger.log(level, text, extra=facts)
+            _log(logger, level, text, facts)
 
     return observe
+
+
+def _log(logger: StandardLogger, level: int, text: str, facts: dict[str, object]) -> None:
+    """Log with the facts; an adapter adds its own. By itself it would log its own instead of them."""
+    if isinstance(logger, logging.LoggerAdapter):
+        text, options = logger.process(text, {"extra": facts})
+        _log(logger.logger, level, text, {**(options.get("extra") or {}), **facts})
+    else:
+        logger.log(level, text, extra=facts)
 
 
 def _structured(logger: StructuredLogger, mask: Callable[[str], str] | None) -> Callable[[CallEvent], None]:
