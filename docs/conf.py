@@ -40,7 +40,7 @@ nitpick_ignore_regex = [
     # Names of other projects, which only the network could resolve.
     (r"py:(class|exc)", r"(?!voucher_sessions\.)\w+\..+|timedelta|ImproperlyConfigured"),
     # Names of annotations that are not public: the docstrings beside them say what can be passed.
-    (r"py:class", r"(.+\.)?(AsyncLoader|Loader|OnCall|RedeemableFields|_DictOfAnything)"),
+    (r"py:class", r"(.+\.)?(AsyncLoader|Loader|OnCall|RedeemableFields|StandardLogger|_DictOfAnything)"),
 ]
 
 
