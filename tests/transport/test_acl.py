@@ -184,7 +184,7 @@ def without_each(added: list[str]) -> list[tuple[str, list[str]]]:
 
 @pytest.mark.parametrize(
     ("row", "durability"),
-    [("with replicas alone", Durability(replicas=1, timeout_ms=1)), ("with `fsync`", Durability(fsync=True))],
+    [("without `fsync`", Durability(replicas=1, timeout_ms=1)), ("with `fsync`", Durability(fsync=True))],
 )
 def test_durability_needs_its_row(
     engine_as: Callable[..., Any], admin: redis.Redis, row: str, durability: Durability

@@ -140,10 +140,10 @@ async def redeem(body: RedeemablesRequest, context: Current) -> RedemptionsAnswe
     try:
         result = await context.engine.redeem_stack(_redeemables(body), session=session, redemption_id=source_id)
     except (OutcomeUnknown, NotDurable) as error:
+        # There is no id if the error is that of another call, which the engine's loader made.
         redemption_id = ids_to_repeat(error).get("redemption_id")
-        if redemption_id is None:
-            raise  # of another call, which the engine's loader made
-        return replace(problem_of(error), order=OrderToRepeat(source_id=redemption_id)).response
+        order = None if redemption_id is None else OrderToRepeat(source_id=redemption_id)
+        return replace(problem_of(error), order=order).response
     codes = [each.code for each in result.redemptions]
     ref = RedemptionRef(result.id, tuple(sorted(codes)))
     return redemptions_answer(ref, result.redemptions, await _vouchers(context.engine, codes))
