@@ -56,7 +56,7 @@ from voucher_sessions import (
     VoucherSessions,
     VoucherSessionsError,
 )
-from voucher_sessions.models import ttl_in_ms
+from voucher_sessions.models import MAX_NUMBER, ttl_in_ms
 
 CODES = st.sampled_from(["A", "B"])
 KEYS = st.sampled_from(["k1", "k2", "k3"])
@@ -220,7 +220,8 @@ class Machine(RuleBasedStateMachine):
         if delete is not None:
             self.delete(code, put_again=delete)
         quantity, credits, points = done.changes
-        self.adjust(code, (quantity, credits, points + change), adjustment_id)
+        other = max(-MAX_NUMBER, min(points + change, MAX_NUMBER))  # beyond, no adjustment can ask for it
+        self.adjust(code, (quantity, credits, other), adjustment_id)
 
     @precondition(lambda self: self.locks())
     @rule(which=st.integers(0, 5), below=st.builds(Amounts, st.integers(0, 2), AMOUNTS, AMOUNTS), others=OTHERS)
