@@ -79,7 +79,7 @@ _BEHAVIOUR: Final = (
             *("test_semantics", "test_stacks", "test_repeated_calls", "test_audit", "test_pipelines"),
             *("test_lowered_limits", "test_amount_required", "test_repeated_ids", "test_put_if_exists"),
             *("test_stored_formats", "test_blocked_stacks", "test_only_lock", "test_repeated_batches"),
-            *("test_extend", "test_extend_stack", "test_extend_retries", "test_get_session"),
+            *("test_extend", "test_extend_stack", "test_extend_retries", "test_get_session", "test_iter_sessions"),
             *("test_adjust", "test_partial_rollback", "test_odd_texts", "test_loader"),
         )
     ),
