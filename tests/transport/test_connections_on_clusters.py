@@ -250,7 +250,6 @@ def is_on_disk(node: Node) -> bool:
     return not (persistence["aof_rewrite_in_progress"] or persistence["aof_rewrite_scheduled"])
 
 
-@pytest.mark.long
 class TestSlotWithoutANode:
     def test_a_read_is_unavailable(self, retried_shortly: None, cluster: TwoPrimaries, engine: Any) -> None:
         code = with_voucher(engine, cluster.code(0))
