@@ -115,9 +115,9 @@ def url(server_of: Callable[[str], Server]) -> str:
 @pytest.mark.parametrize(
     ("options", "calls"),
     [
-        pytest.param(["--preload"], "", id="preload"),
+        pytest.param(["--preload"], "", id="preload", marks=pytest.mark.long),
         pytest.param(["--preload", "--threads", "3"], "1", id="preload-threads-calls"),
-        pytest.param(["--threads", "3"], "", id="threads"),
+        pytest.param(["--threads", "3"], "", id="threads", marks=pytest.mark.long),
     ],
 )
 def test_no_worker_gets_a_reply_of_another(url: str, options: list[str], calls: str, tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ def started_demo(temporary: Path, *arguments: str) -> subprocess.Popen[str]:
     return demo_process
 
 
+@pytest.mark.long
 def test_sigterm_deletes_every_key_on_the_users_server(server: Server, admin: redis.Redis, temporary: Path) -> None:
     admin.set("vs:{SALE-50}", "the user's")
     demo_process = started_demo(temporary, "--url", server.url)
@@ -127,6 +128,7 @@ def test_sigterm_deletes_every_key_on_the_users_server(server: Server, admin: re
     assert list(admin.scan_iter()) == [b"vs:{SALE-50}"]
 
 
+@pytest.mark.long
 def test_a_closed_output_ends_the_demo_quietly(server: Server, admin: redis.Redis, temporary: Path) -> None:
     """As ``| head -3`` closes it."""
     demo_process = started_demo(temporary, "--url", server.url)

@@ -251,7 +251,7 @@ def python(source: str, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
 
 
-@pytest.mark.parametrize("run", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("run", ["asyncio", pytest.param("uvloop", marks=pytest.mark.long)])
 @pytest.mark.parametrize("ending", list(ENDINGS))
 def test_an_event_loop_ends_without_a_warning(server: Server, ending: str, run: str) -> None:
     if run == "uvloop":
