@@ -455,7 +455,7 @@ def test_the_time_between_the_items_of_a_walk_does_not_count(
         engine.validate("A", session=lock(f"{KEY}{number}"))
     events.clear()
     hours = [0.0]
-    monkeypatch.setattr("voucher_sessions.observers.perf_counter", lambda: time.perf_counter() + 3600 * hours[0])
+    monkeypatch.setattr("voucher_sessions.observed_calls.perf_counter", lambda: time.perf_counter() + 3600 * hours[0])
     walk = engine.iter_sessions("A", batch=1)
     hours[0] += 1
     for _ in walk:
