@@ -105,7 +105,7 @@ class Trial:
             assert not isinstance(outcome, OutcomeUnknown)
             return self.call
         assert isinstance(outcome, OutcomeUnknown), repr(outcome)
-        assert outcome.verb == self.call.verb.removesuffix("_stack")
+        assert outcome.verb == self.call.verb
         named = self.call.named(outcome)
         op, _ = Model().expect(named)
         assert list(outcome.codes) == op.codes
