@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from inspect import isawaitable, iscoroutine, iscoroutinefunction
 from itertools import product
 from typing import Any, Final, TypeVar, TypeVarTuple
@@ -17,7 +18,7 @@ from voucher_sessions._transport.runners import AsyncRunner, Runner
 from voucher_sessions._transport.sync import SyncTransport
 from voucher_sessions.errors import InvalidRequest
 from voucher_sessions.events import CallEvent, Observer
-from voucher_sessions.models import AsyncLoader, Loader, is_a
+from voucher_sessions.models import AsyncLoader, Loader, is_a, unreadable
 from voucher_sessions.observed_calls import Observed
 
 T = TypeVar("T")
@@ -30,14 +31,18 @@ def check_on_call(on_call: Any, *, asynchronous: bool) -> tuple[Observer, ...]:
     """The checked observers of an engine; an empty tuple if it has none."""
     if on_call is None:
         return ()
-    observers = tuple(on_call) if is_a(on_call, list) or is_a(on_call, tuple) else (on_call,)
-    for observer in observers:
-        if not callable(observer):
-            raise InvalidRequest("on_call", "must be a function of a CallEvent, a sequence of them, or None")
-        if not asynchronous and iscoroutinefunction(observer):
-            raise InvalidRequest(
-                "on_call", "has a coroutine function: use AsyncVoucherSessions, or give a plain function"
-            )
+    has_coroutine_function = False
+    try:
+        observers = tuple(on_call) if is_a(on_call, list) or is_a(on_call, tuple) else (on_call,)
+        has_coroutine_function = any(map(iscoroutinefunction, observers))
+    except Exception:
+        observers = None
+    if observers is None:  # not in the except clause, where the object's own error would be chained
+        raise unreadable("on_call")
+    if not all(map(callable, observers)):
+        raise InvalidRequest("on_call", "must be a function of a CallEvent, a sequence of them, or None")
+    if has_coroutine_function and not asynchronous:
+        raise InvalidRequest("on_call", "has a coroutine function: use AsyncVoucherSessions, or give a plain function")
     return observers
 
 
@@ -47,7 +52,9 @@ def _log(observer: Observer, raised: BaseException, event: CallEvent) -> None:
     while last.__context__ is not None and last.__context__ is not event.error:
         last = last.__context__
     last.__context__ = None
-    name = getattr(observer, "__qualname__", type(observer).__qualname__)
+    name = type(observer).__qualname__
+    with suppress(Exception):  # the object is the application's, and its own methods can raise any error
+        name = getattr(observer, "__qualname__", name)
     _LOGGER.error("the on_call function %s raised an error, which does not affect the call", name, exc_info=raised)
 
 

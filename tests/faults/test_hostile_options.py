@@ -33,7 +33,7 @@ FIELDS: Final[dict[str, dict[str, Any]]] = {
 }
 # What the fields of a checked model can have: an instance of a subclass may behave as it likes.
 EXACT_TYPES: Final = {str, int, float, bool, datetime}
-OPTIONS: Final = ("prefix", "partition", "durability", "receipt_ttl", "default_ttl", "max_ttl", "loader")
+OPTIONS: Final = ("prefix", "partition", "durability", "receipt_ttl", "default_ttl", "max_ttl", "loader", "on_call")
 
 
 def test_every_option_is_tried() -> None:
