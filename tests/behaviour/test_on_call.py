@@ -321,6 +321,12 @@ def test_what_is_not_a_function_is_refused(backend: Backend, on_call: Any) -> No
             make(on_call=on_call)
 
 
+def test_a_sequence_that_cannot_be_read_is_refused(backend: Backend) -> None:
+    with backend.client() as client, pytest.raises(InvalidRequest, match="on_call") as refused:
+        VoucherSessions(client, on_call=HostileList([print]))
+    assert refused.value.__context__ is None
+
+
 async def coroutine_function(event: CallEvent) -> None:
     raise AssertionError(event)
 

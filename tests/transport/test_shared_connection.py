@@ -212,13 +212,7 @@ def test_what_is_too_much_is_refused_at_once_and_not_sent(
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(
-    "durability",
-    [
-        pytest.param(None, id=""),
-        pytest.param(Durability(replicas=1, timeout_ms=20), id="durable", marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.parametrize("durability", [None, Durability(replicas=1, timeout_ms=20)], ids=["", "durable"])
 @pytest.mark.parametrize("call", [reads, changes, changes_of_one_key])
 def test_a_producer_that_never_waits_fills_no_more_than_the_queue(
     server: Server, relay: Relay, call: Any, durability: Any, monkeypatch: pytest.MonkeyPatch
