@@ -9,6 +9,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 from support.servers import Server
 
 from contrib.fastapi.services import Service, running_service
@@ -105,8 +106,8 @@ def test_the_path_is_read_as_it_was_encoded(scope: dict[str, object], path: str 
 def test_a_server_that_does_not_say_how_a_path_was_encoded(app: FastAPI, vouchers: VoucherSessions) -> None:
     """Then the last ``/sessions/`` is the one between the code and the key."""
 
-    async def without_raw_path(scope: dict[str, object], receive: object, send: object) -> None:
-        await app(scope | {"raw_path": None}, receive, send)  # type: ignore[arg-type] # as ASGI servers call it
+    async def without_raw_path(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "raw_path": None}, receive, send)
 
-    with TestClient(without_raw_path) as client:  # type: ignore[arg-type] # any ASGI application
+    with TestClient(without_raw_path) as client:
         assert_released(vouchers, "a/b", "cart-1", lambda path: client.delete(path).status_code)
