@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import inspect
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -153,6 +155,14 @@ class Clock:
         assert at_ms - self.now_ms() < 10_000, "a real server is waited for: use a short TTL"
         while self.now_ms() < at_ms:
             time.sleep(0.001)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _release_of_redis_py_is_read_once() -> Iterator[None]:
+    """Each client of redis-py asks for it, and parses its metadata: a millisecond, as much as a short test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.metadata, "version", cache(importlib.metadata.version))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 import pytest
 from support.servers import BINARIES, Server
 
+from behaviour.customers import in_processes, override_many, pay_the_same, redeem_many, spend_many
 from voucher_sessions import LimitExceeded, Voucher, VoucherSessions
 
 PROCESSES = 8
-spawn = multiprocessing.get_context("spawn")
 
 
 @pytest.fixture(params=list(BINARIES))
@@ -22,31 +21,6 @@ def server(request: pytest.FixtureRequest, server_of: Callable[[str], Server]) -
     with server.client() as admin:
         admin.flushall()
     return server
-
-
-def in_processes(work: Callable[[Any], Any], arguments: list[Any]) -> list[Any]:
-    with spawn.Pool(len(arguments)) as pool:
-        return pool.map(work, arguments, chunksize=1)
-
-
-def redeem_many(task: tuple[str, int, int]) -> int:
-    """How many of the tries, with and without a session, were redeemed."""
-    url, worker, tries = task
-    redeemed = 0
-    with VoucherSessions.from_url(url) as engine:
-        for at in range(tries):
-            try:
-                if at % 2:
-                    key = f"w{worker}-{at}"
-                    if not engine.validate("HUNDRED", session={"type": "LOCK", "key": key}).valid:
-                        continue
-                    engine.redeem("HUNDRED", session=key, redemption_id=key)
-                else:
-                    engine.redeem("HUNDRED")
-                redeemed += 1
-            except LimitExceeded:
-                pass
-    return redeemed
 
 
 def test_a_voucher_of_100_is_redeemed_exactly_100_times(server: Server) -> None:
@@ -58,27 +32,6 @@ def test_a_voucher_of_100_is_redeemed_exactly_100_times(server: Server) -> None:
         assert (state.used, state.locked, state.available) == (100, 0, 0)
 
 
-def spend_many(task: tuple[str, int]) -> int:
-    """How many credits this worker spent according to its results."""
-    url, worker = task
-    spent = 0
-    with VoucherSessions.from_url(url) as engine:
-        for at in range(150):
-            amount = 7 + (at * 31 + worker * 17) % 90
-            key = f"w{worker}-{at}"
-            try:
-                validation = engine.validate("GIFT", credits=amount, session={"type": "LOCK", "key": key})
-                if not validation.valid:
-                    continue
-                if at % 5 == 0:
-                    engine.release("GIFT", key)
-                    continue
-                spent += engine.redeem("GIFT", credits=amount + at % 3, session=key).credits
-            except LimitExceeded:
-                engine.release("GIFT", key)
-    return spent
-
-
 def test_a_gift_card_never_pays_more_than_its_balance(server: Server) -> None:
     with VoucherSessions.from_url(server.url) as engine:
         engine.put_voucher(Voucher(code="GIFT", credits=20_000))
@@ -87,13 +40,6 @@ def test_a_gift_card_never_pays_more_than_its_balance(server: Server) -> None:
         assert credits.used == sum(spent) <= 20_000
         assert credits.locked == 0
         assert sum(spent) > 19_900, "the card was there to be spent"
-
-
-def override_many(task: tuple[str, int]) -> None:
-    url, worker = task
-    with VoucherSessions.from_url(url) as engine:
-        for at in range(300):
-            engine.validate("GIFT", credits=1 + (at + worker) % 9, session={"type": "LOCK", "key": "cart"})
 
 
 def test_overrides_from_two_processes_end_with_one_lock(server: Server) -> None:
@@ -111,11 +57,6 @@ def test_one_order_id_from_many_processes_is_redeemed_once(server: Server) -> No
         results = in_processes(pay_the_same, [server.url] * PROCESSES)
         assert sorted(results) == [False] + [True] * (PROCESSES - 1)
         assert engine.get_voucher("GIFT").credits.used == 30
-
-
-def pay_the_same(url: str) -> bool:
-    with VoucherSessions.from_url(url) as engine:
-        return engine.redeem("GIFT", credits=30, redemption_id="order").replayed
 
 
 @pytest.mark.parametrize(
