@@ -22,7 +22,7 @@ from support.servers import BINARIES, Server, running
 
 from voucher_sessions import AsyncVoucherSessions, VoucherSessions
 
-pytest_plugins = ["lua_tools.coverage", "pytester"]
+pytest_plugins = ["lua_tools.coverage", "support.measured", "pytester"]
 
 BACKENDS = ["fakeredis", *BINARIES]
 # Every combination of decoding and protocol, spread over the two engines.

@@ -53,6 +53,7 @@ def releases(engine: VoucherSessions) -> list[bool]:
     return [each.released or each.ended for each in engine.release_stack(CODES, "cart")]
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("call", [validates, redeems, releases], ids=lambda call: call.__name__)
 @pytest.mark.parametrize("kind", ["list", "text"])
 @pytest.mark.parametrize("code", ["A", "C"])

@@ -13,7 +13,7 @@ NULS = ["\0", "\0a", "a\0", "a\0b\0c", "a \0 b", "x" * 97 + "\0yz", "x" * 98 + "
 TEXTS = [*ODD_TEXTS, *NULS]
 
 # Every server has the same Lua, and on fakeredis so many calls take a minute.
-pytestmark = pytest.mark.parametrize("backend", ["valkey"], indirect=True)
+pytestmark = [pytest.mark.unmeasured, pytest.mark.parametrize("backend", ["valkey"], indirect=True)]
 
 
 @pytest.fixture

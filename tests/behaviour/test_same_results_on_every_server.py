@@ -14,6 +14,8 @@ from support.servers import BINARIES, Server
 
 from voucher_sessions import Used, Voucher, VoucherSessions, VoucherSessionsError
 
+pytestmark = pytest.mark.unmeasured
+
 CODES = st.sampled_from(["A", "B", "ü }{ %"])
 KEYS = st.sampled_from(["k1", "k 2", "🎁"])
 IDS = st.sampled_from(["o1", "o2"])

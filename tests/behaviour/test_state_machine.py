@@ -58,6 +58,8 @@ from voucher_sessions import (
 )
 from voucher_sessions.models import MAX_NUMBER, ttl_in_ms
 
+pytestmark = pytest.mark.unmeasured
+
 CODES = st.sampled_from(["A", "B"])
 KEYS = st.sampled_from(["k1", "k2", "k3"])
 IDS = st.sampled_from(["o1", "o2", "o3"])

@@ -76,6 +76,7 @@ def test_every_batch_size_yields_all(engine: VoucherSessions, batch: int) -> Non
     assert Counter(each.id for each in scan_redemptions(engine, "7", batch=batch)) == expected
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     "partition", [None, lambda code: "one", lambda code: code[-1:] + "."], ids=["none", "one", "end"]
 )
@@ -215,6 +216,7 @@ def on_real_servers(backend: Backend) -> None:
         pytest.skip("fakeredis has no hash table, and its SCAN returns a snapshot")
 
 
+@pytest.mark.unmeasured
 def test_exactly_once_while_the_table_grows_and_shrinks(engine: VoucherSessions, backend: Backend) -> None:
     """Thousands of keys come and go, so that the server rehashes its table several times during the walk."""
     on_real_servers(backend)

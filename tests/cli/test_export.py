@@ -36,6 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_what_is_exported_is_imported_as_it_was(kind: str, server: Server, engine: VoucherSessions) -> None:
     cli = Cli(server.url)

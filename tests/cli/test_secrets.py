@@ -86,6 +86,7 @@ def orders(tmp_path: Path) -> Path:
     return tmp_path / "orders.csv"
 
 
+@pytest.mark.unmeasured
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data(), KEYS, USERS, PASSWORDS, st.booleans(), st.sampled_from([60, 120]), st.booleans())
 def test_no_command_shows_a_secret(

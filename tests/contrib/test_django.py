@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.core.checks import ERROR, INFO, WARNING, CheckMessage, run_checks
+from django.core.checks.registry import registry
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
+from django.core.signals import setting_changed
 from django.test import AsyncClient, Client, RequestFactory
 from django.test.utils import override_settings
 from django.utils import translation
@@ -38,7 +41,7 @@ from voucher_sessions import (
     Voucher,
     VoucherSessions,
 )
-from voucher_sessions.contrib.django import conf, engines, get_async_engine, get_engine
+from voucher_sessions.contrib.django import checks, conf, engines, get_async_engine, get_engine
 from voucher_sessions.contrib.django.errors import error_code, form_error
 
 ONCE = Voucher(code="ONCE", quantity=1)
@@ -291,6 +294,16 @@ def test_each_severity_is_a_level_and_each_node_is_named(monkeypatch: pytest.Mon
         messages = deployment()
     assert messages["voucher_sessions.info"].msg == "It is slow. (server 10.0.0.1:6379)"
     assert [messages[f"voucher_sessions.{each.severity}"].level for each in found] == [ERROR, WARNING, INFO]
+
+
+def test_an_application_that_is_made_ready_twice_registers_once() -> None:
+    def registered() -> tuple[int, int, int]:
+        return len(registry.registered_checks), len(registry.deployment_checks), len(setting_changed.receivers)
+
+    before = registered()
+    apps.get_app_config("voucher_sessions").ready()
+    assert registered() == before
+    assert {checks.check_settings, checks.check_deployment} <= registry.registered_checks | registry.deployment_checks
 
 
 def test_settings_that_suit_only_development() -> None:

@@ -11,6 +11,8 @@ from sybil.example import SybilFailure
 
 from documents.examples import DOCUMENTS, ROOT, blocks_of, examples
 
+pytestmark = pytest.mark.unmeasured
+
 FENCE = re.compile(r"^ *```(.*)\n(?:.*\n)*?^ *```$", re.MULTILINE)
 EXAMPLES = [pytest.param(block, id=f"{path.relative_to(ROOT)}:{block[0].line}") for path, block in examples()]
 

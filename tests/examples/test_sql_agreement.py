@@ -42,6 +42,8 @@ from voucher_sessions import (
 )
 from voucher_sessions.bulk import import_redemptions, reconcile
 
+pytestmark = pytest.mark.unmeasured
+
 
 @pytest.fixture
 def vouchers() -> Iterator[VoucherSessions]:

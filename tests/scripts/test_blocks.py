@@ -16,6 +16,8 @@ from typing import Final, NamedTuple
 import pytest
 from lua_tools import sources as lua_sources
 
+pytestmark = pytest.mark.unmeasured
+
 BLOCKS: Final = lua_sources.blocks_of("book")
 
 

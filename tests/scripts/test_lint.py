@@ -11,6 +11,8 @@ from lua_tools import lint
 from lua_tools import sources as lua_sources
 from lua_tools.sources import Place
 
+pytestmark = pytest.mark.unmeasured
+
 needs_luacheck = pytest.mark.skipif(not shutil.which("luacheck") and not os.environ.get("CI"), reason=lint.MISSING)
 
 Change = Callable[[str, str, str], None]

@@ -140,6 +140,7 @@ def test_with_the_rule_everything_works(engine_as: Callable[..., Any], admin: re
     assert {*scripts.COMMANDS} - {"SCAN"} <= called, "nothing in the rule that is not needed"
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_missing_command_permission_is_named(engine_as: Callable[..., Any], admin: redis.Redis, command: str) -> None:
     name = command[1:]

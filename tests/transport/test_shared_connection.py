@@ -68,6 +68,7 @@ async def until_idle(relay: Relay) -> None:
 # --- Many at once --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("number", [1_000, 10_000])
 def test_thousands_of_tasks_at_once_use_one_connection(server: Server, number: int) -> None:
     codes = [CODES[at % len(CODES)] for at in range(number)]

@@ -232,6 +232,7 @@ class TestNotDurable:
         assert vouchers.get_session("A", SECRET).quantity == 1
 
 
+@pytest.mark.unmeasured
 class TestManyClients:
     """The last voucher, and 50 clients that want it at the same time."""
 

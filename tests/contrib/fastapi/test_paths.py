@@ -36,6 +36,7 @@ def assert_released(vouchers: VoucherSessions, code: str, key: str, delete: Call
     assert vouchers.release(code, key).ended
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
 def test_any_text_can_be_released(text: str, client: TestClient, vouchers: VoucherSessions) -> None:
     for code, key in ((text, "cart-1"), ("GIFT", text), (text, text)):
