@@ -24,5 +24,6 @@ def test_each_server_has_both_engines_by_default(backend: str) -> None:
     assert {variant.partition("-")[0] for variant in by_default} == {"sync", "async"}
 
 
-def test_one_server_has_all_variants_by_default() -> None:
-    assert all(runs("valkey", variant, remaining=False) for variant in NAMES)
+@pytest.mark.parametrize("variant", NAMES)
+def test_each_variant_runs_on_a_real_server_by_default(variant: str) -> None:
+    assert any(runs(backend, variant, remaining=False) for backend in ("valkey", "redis8", "redis7"))
