@@ -80,3 +80,18 @@ def test_all_or_nothing(
         # by redeem alone.
         assert key.endswith("order") or (key.endswith("cart") and kind == "list" and call is not validates)
         assert done == [True] * 3 or call is releases
+
+
+@pytest.mark.parametrize("code", ["A", "B"])
+@pytest.mark.parametrize("key", KEYS[:3])
+def test_two_vouchers_are_a_stack_too(backend: Backend, key: str, code: str) -> None:
+    """The error tells no session key, neither itself nor in the text of the server behind it."""
+    engine = VoucherSessions(backend.client())
+    for each in ("A", "B"):
+        engine.put_voucher(Voucher(code=each, quantity=9))
+    write_foreign_value(backend.admin, key % code, "list")
+    before = backend.contents()
+    with pytest.raises(CorruptState, match=r"a key of 'A', 'B'") as raised:
+        engine.validate_stack(["A", "B"], session=lock("cart"))
+    assert "cart" not in f"{raised.value} {raised.value.__cause__}"
+    assert backend.contents() == before
