@@ -315,3 +315,14 @@ def test_a_call_that_gets_no_reply(walk: Walk) -> None:
         with pytest.raises(ServerUnavailable) as failed:
             next(steps)
         assert (failed.value.verb, failed.value.codes) == ("iter_sessions", ("A",))
+
+
+@on_fakeredis
+@pytest.mark.parametrize("later_ms", [0, 1])
+def test_a_session_is_not_listed_from_its_expiry_on(
+    engine: VoucherSessions, walk: Walk, clock: Clock, later_ms: int
+) -> None:
+    keys = locked(engine, 3, ttl_ms=1000, step_ms=100)
+    clock.advance(1000 + later_ms)
+    assert [each.key for each in engine.list_sessions("GIFT")] == keys[1:]
+    assert [each.key for each in walk(engine, "GIFT")] == keys[1:]
