@@ -93,10 +93,14 @@ _BEHAVIOUR: Final = (
 # From the quickest to the widest, each for one server and few variants: a survivor is tried by all of them.
 LUA: Final = (
     Selection(_BEHAVIOUR, "valkey and sync-bytes-resp3", 60),
+    # Tests that make an engine of one kind themselves
+    Selection(_BEHAVIOUR, "valkey and not resp and not sync-repeated", 60),
     Selection(
         ("behaviour/test_state_machine", "scripts/test_command_counts"), "valkey and not text and not async", 120
     ),
     Selection(_BEHAVIOUR, "valkey and sync-repeated", 60),
+    # Some tests need a clock that stands still.
+    Selection(_BEHAVIOUR, "fakeredis and (sync-bytes-resp3 or not resp)", 120),
     Selection(
         ("faults/test_damaged_keys", "faults/test_lost_replies", "core/test_server_check", "faults/test_clocks"),
         "valkey and not async and not text and not evicted and not flushall or test_overtaken_by_other_calls and close",
