@@ -45,10 +45,10 @@ def repeating(client: Any) -> Any:
     return client
 
 
-# Which variants run by default: both engines on each server, and each variant on some server. The others run with
-# `--remaining`. The clusters have all variants in their own environment.
+# Which variants run by default: both engines on each server, and all variants on fakeredis and Valkey together, which are
+# there wherever the tests run. The others run with `--remaining`. The clusters have all variants in their own environment.
 _BY_DEFAULT = {
-    "fakeredis": ("sync-bytes-resp3", "async-text-resp3"),
+    "fakeredis": ("sync-text-resp2", "async-bytes-resp2"),
     "valkey": ("sync-bytes-resp3", "async-text-resp3", "sync-repeated"),
     "redis8": ("sync-text-resp2", "async-text-resp3"),
     "redis7": ("sync-bytes-resp3", "async-bytes-resp2"),

@@ -1,4 +1,4 @@
-"""Customers who use one voucher, each in a process of its own."""
+"""Customers who use one voucher, each in a process of its own. The processes import this module, which needs no pytest."""
 
 from __future__ import annotations
 

