@@ -77,6 +77,17 @@ def test_a_newer_format_is_refused_before_anything_is_written(
             assert "upgrade" in str(refused.value)
 
 
+def test_a_damaged_value_of_this_format_is_not_told_as_a_newer_one(engine: VoucherSessions, backend: Backend) -> None:
+    engine.put_voucher(Voucher(code="A", quantity=9))
+    value: Any = backend.admin.get(BOOK)
+    assert b",9," in value
+    for damaged in (value[:-5], b"1 " + value[1:], b'1["deleted"]', value.replace(b",9,", b",-2,", 1)):
+        backend.admin.set(BOOK, damaged)
+        with pytest.raises(CorruptState) as refused:
+            engine.get_voucher("A")
+        assert type(refused.value) is CorruptState, damaged
+
+
 def test_a_tombstone_says_its_format_too(engine: VoucherSessions, backend: Backend) -> None:
     engine.put_voucher(Voucher(code="A"))
     engine.delete_voucher("A")
