@@ -461,6 +461,16 @@ def test_06_nobody_is_refused_wrongly_after_a_mass_expiry(
     assert len(engine.list_sessions("HOT")) == left + (verb == "validate")
 
 
+@pytest.mark.parametrize("backend", ["fakeredis"], indirect=True)
+def test_06_all_locks_that_expire_in_this_millisecond_are_reclaimed(engine: VoucherSessions, backend: Backend) -> None:
+    """A real server's clock does not stand still for it."""
+    expiring = 1201  # more than two batches
+    engine.put_voucher(Voucher(code="HOT", credits=10 * expiring + 10))
+    engine.validate("HOT", credits=10, session=lock("stays"))
+    plant_expired_locks(backend, "HOT", expiring, apart_ms=0)
+    assert engine.validate("HOT", credits=10 * expiring, session=lock("next")).valid
+
+
 def test_06_a_mass_expiry_grants_nothing_beyond_the_limit(engine: VoucherSessions, backend: Backend) -> None:
     """While expired locks are taken out, and after it."""
     expiring = 1201
@@ -480,8 +490,8 @@ def test_06_a_mass_expiry_grants_nothing_beyond_the_limit(engine: VoucherSession
     assert figures(engine, "HOT")["quantity"] == (expiring + 1, 0, 1, expiring)
 
 
-def plant_expired_locks(backend: Backend, code: str, number: int) -> None:
-    """As if so many sessions of 10 credits had locked and expired, their keys gone."""
+def plant_expired_locks(backend: Backend, code: str, number: int, apart_ms: int = 1) -> None:
+    """As if so many sessions of 10 credits had locked and expired, their keys gone: one after the other, or all now."""
     book = f"vs:{{{code}}}"
     admin, now_ms = backend.admin, backend.clock.now_ms()
     values, only_key = read_book(admin.get(book))
@@ -489,10 +499,10 @@ def plant_expired_locks(backend: Backend, code: str, number: int) -> None:
         admin.zadd(f"{book}:locks", {f"{values[9]} {values[10]} {only_key}": values[12]})
     values[8] += number
     values[9] += 10 * number
-    values[11] = now_ms - number
+    values[11] = now_ms - number * apart_ms
     values[12] = values[12] or now_ms - 1
     admin.set(book, written_book(values))
-    admin.zadd(f"{book}:locks", {f"10 0 gone{at}": now_ms - 1 - at for at in range(number)})
+    admin.zadd(f"{book}:locks", {f"10 0 gone{at}": now_ms - (1 + at) * apart_ms for at in range(number)})
     admin.pexpireat(f"{book}:locks", max(values[12], now_ms + 60_000))
 
 
