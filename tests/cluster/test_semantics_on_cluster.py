@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from behaviour.test_semantics import *  # noqa: F403 - every test of it must run here too, and a list of names would miss the next one
+from behaviour.test_semantics import *  # noqa: F403 - pytest runs the tests that a module imports; all must run on clusters, also those added later

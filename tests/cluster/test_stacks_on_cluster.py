@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from behaviour.test_stacks import *  # noqa: F403 - every test of it must run here too, and a list of names would miss the next one
+from behaviour.test_stacks import *  # noqa: F403 - pytest runs the tests that a module imports; all must run on clusters, also those added later
 
 # What these check happens before there is a client.
 for name in (
