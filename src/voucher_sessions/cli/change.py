@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal
 
 import typer
+from rich.console import RenderableType
 
 from voucher_sessions import TtlUnit, Used, Validation, Voucher
 from voucher_sessions.cli import failures, views
@@ -55,10 +56,7 @@ def put(
         used = Used(quantity=used_quantity or 0, credits=used_credits or 0, points=used_points or 0)
     voucher = Voucher(code=code, quantity=quantity, credits=credits, points=points)
     state = run.engine.put_voucher(voucher, used=used, if_exists=if_exists)
-    if run.output.as_json:
-        run.output.print_json(state)
-    else:
-        run.output.print(views.voucher_view(state))
+    run.output.print_result(state, views.voucher_view(state))
 
 
 @command(app, PANEL, changes=True)
@@ -75,19 +73,13 @@ def adjust(
     A negative number lowers a limit. What is used and locked stays as it is.
     """
     made = run.engine.adjust(code, quantity=quantity, credits=credits, points=points, adjustment_id=adjustment_id)
-    if run.output.as_json:
-        run.output.print_json(made)
-        return
     changes = (("quantity", made.quantity), ("credits", made.credits), ("points", made.points))
-    run.output.print(
-        views.facts(
-            ("adjustment", views.code_text(made.id)),
-            ("added", ", ".join(f"{change:+} {name}" for name, change in changes if change)),
-        )
+    facts = views.facts(
+        ("adjustment", views.code_text(made.id)),
+        ("added", ", ".join(f"{change:+} {name}" for name, change in changes if change)),
     )
-    _print_replay(run, made.replayed)
-    if made.voucher is not None:
-        run.output.print("", views.voucher_view(made.voucher))
+    balances = () if made.voucher is None else ("", views.voucher_view(made.voucher))
+    run.output.print_result(made, facts, *_replay_note(made.replayed), *balances)
 
 
 @command(app, PANEL, changes=True)
@@ -170,11 +162,7 @@ def redeem(
         redemption_id=redemption_id,
         if_session_missing=if_session_missing,
     )
-    if run.output.as_json:
-        run.output.print_json(redeemed)
-    else:
-        run.output.print(views.redemption_view(redeemed, run.output))
-        _print_replay(run, redeemed.replayed)
+    run.output.print_result(redeemed, views.redemption_view(redeemed, run.output), *_replay_note(redeemed.replayed))
 
 
 @command(app, PANEL, changes=True)
@@ -198,10 +186,7 @@ def release(run: Run, code: Code, session: SessionKey) -> int:
 def extend(run: Run, code: Code, session: SessionKey, ttl: Ttl) -> None:
     """Give a session a new expiry, counted from now."""
     extended = run.engine.extend(code, session, ttl=ttl.ttl, ttl_unit=ttl.unit)
-    if run.output.as_json:
-        run.output.print_json(extended)
-    else:
-        run.output.print(views.session_view(extended, run.output.key(extended.key)))
+    run.output.print_result(extended, views.session_view(extended, run.output.key(extended.key)))
 
 
 @command(app, PANEL, changes=True)
@@ -219,14 +204,11 @@ def rollback(
     refund's number: then repeating the command gives back nothing more.
     """
     made = run.engine.rollback(code, redemption_id, credits=credits, points=points, rollback_id=rollback_id)
-    if run.output.as_json:
-        run.output.print_json(made)
-        return
-    rows = [("redemption", views.code_text(made.redemption_id))]
+    rows: list[tuple[str, RenderableType]] = [("redemption", views.code_text(made.redemption_id))]
     if made.id is not None:
         rows.append(("rollback", views.code_text(made.id)))
-    run.output.print(views.facts(*rows, ("given back", views.amounts(made.credits, made.points, made.quantity))))
-    _print_replay(run, made.replayed)
+    rows.append(("given back", views.amounts(made.credits, made.points, made.quantity)))
+    run.output.print_result(made, views.facts(*rows), *_replay_note(made.replayed))
 
 
 @command(app, PANEL, changes=True)
@@ -248,6 +230,6 @@ def delete(run: Run, code: Code, yes: Yes = False) -> int:
     return failures.DONE if deleted else failures.REFUSED
 
 
-def _print_replay(run: Run, replayed: bool) -> None:
-    if replayed:
-        run.output.print("An earlier call with this id made this change; this call changed nothing.")
+def _replay_note(replayed: bool) -> list[str]:
+    """A line about an earlier call that made the change, if there was one."""
+    return ["An earlier call with this id made this change; this call changed nothing."] if replayed else []

@@ -56,10 +56,7 @@ def session(
 ) -> None:
     """Show what a session locks, and until when."""
     found = run.engine.get_session(code, key)
-    if run.output.as_json:
-        run.output.print_json(found)
-    else:
-        run.output.print(views.session_view(found, run.output.key(found.key)))
+    run.output.print_result(found, views.session_view(found, run.output.key(found.key)))
 
 
 @command(app, PANEL)
@@ -71,10 +68,7 @@ def redemptions(run: Run, code: Code) -> None:
     found = sorted(scan_redemptions(run.engine, code), key=lambda each: (each.redeemed_at, each.id))
     if not found:
         run.engine.get_voucher(code)  # raises an error if there is no such voucher
-    if run.output.as_json:
-        run.output.print_json(found)
-    else:
-        run.output.print(views.redemptions_view(found, run.output) if found else "no redemptions")
+    run.output.print_result(found, views.redemptions_view(found, run.output) if found else "no redemptions")
 
 
 @command(app, PANEL)
@@ -85,7 +79,4 @@ def redemption(
 ) -> None:
     """Show a redemption, and what was rolled back of it."""
     found = run.engine.get_redemption(code, redemption_id)
-    if run.output.as_json:
-        run.output.print_json(found)
-    else:
-        run.output.print(views.redemption_view(found, run.output))
+    run.output.print_result(found, views.redemption_view(found, run.output))

@@ -50,6 +50,13 @@ class Output:
         """A session key as it may be shown: its beginning, or all of it with ``--show-keys``."""
         return shown(session_key if self.show_keys else shortened(session_key))
 
+    def print_result(self, result: Printable, *lines: RenderableType) -> None:
+        """Print a result as JSON, or these lines about it for people."""
+        if self.as_json:
+            self.print_json(result)
+        else:
+            self.print(*lines)
+
     def print(self, *lines: RenderableType) -> None:
         """Print a result for people."""
         for line in lines:
