@@ -85,6 +85,8 @@ def test_count_adds_to_what_is_used(gift: VoucherSessions, count: bool, expected
     assert figures(gift, "GIFT")["credits"] == expected
     assert figures(gift, "GIFT")["points"] == ((50, 5, 0, 45) if count else (50, 0, 0, 50))
     assert figures(gift, "GIFT")["quantity"] == ((90, 1, 0, 89) if count else (90, 0, 0, 90))
+    receipt = gift.get_redemption("GIFT", "order")
+    assert (receipt.quantity, receipt.credits, receipt.points) == (1, 30, 5)
 
 
 @pytest.mark.parametrize("again", [True, False])

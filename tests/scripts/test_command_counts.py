@@ -238,7 +238,7 @@ def within_scripts(client: redis.Redis, act: Callable[[], object]) -> list[str]:
         act()
         client.echo("the end")
         for entry in iter(monitor.next_command, None):
-            if entry["command"].startswith("ECHO"):
+            if entry["command"] == "ECHO the end":  # not the engine's own ECHO
                 break
             if entry["client_type"] == "lua":
                 found.append(entry["command"].split(" ")[0])
