@@ -358,19 +358,77 @@ def is_busy(admin: redis.Redis) -> bool:
         return True
 
 
-def test_a_server_that_loads_its_data_has_run_nothing(engine_at: Callable[..., Any]) -> None:
+@contextmanager
+def loading_slowly() -> Iterator[Server]:
+    """A server that has voucher A, and that must be started again: it then loads its data until it is told to hurry."""
     slow = {"key_load_delay": "3000", "loading_process_events_interval_bytes": "1024"}
     with running("valkey", save="3600 1", **slow) as own:
         with own.client() as admin:
+            VoucherSessions(admin).put_voucher(Voucher(code="A", quantity=10))
             admin.mset({f"ballast-{at}": "x" * 1000 for at in range(5_000)})
             admin.save()
         own.kill()
-        with ThreadPoolExecutor(1) as threads:
-            meanwhile = threads.submit(outcomes_while_loading, own, engine_at(own.url, retries=1))
-            own.start()  # in this thread, with which the server ends
-            outcomes = meanwhile.result()
+        yield own
+
+
+def test_a_server_that_loads_its_data_has_run_nothing(engine_at: Callable[..., Any]) -> None:
+    with loading_slowly() as own, ThreadPoolExecutor(1) as threads:
+        meanwhile = threads.submit(outcomes_while_loading, own, engine_at(own.url, retries=1))
+        own.start()  # in this thread, with which the server ends
+        outcomes = meanwhile.result()
         assert [type(each) for each in outcomes] == [ServerUnavailable] * 3
         assert all(isinstance(each.__cause__, BusyLoadingError) for each in outcomes)
+
+
+@pytest.mark.parametrize("through_the_client", [False, True])
+def test_a_pipeline_waits_for_a_server_that_loads_its_data_as_a_call_does(
+    engine_at: Callable[..., Any], execute: Callable[..., list[Any]], through_the_client: bool
+) -> None:
+    def hurry_after_refusals() -> None:
+        with own.client(retry=None) as probe:
+            until(lambda: is_loading(probe))
+            until(lambda: probe.info("errorstats").get("errorstat_LOADING", {"count": 0})["count"] > 20)
+            probe.config_set("key-load-delay", 0)
+
+    with loading_slowly() as own, ThreadPoolExecutor(2) as threads:
+        hurry = threads.submit(hurry_after_refusals)
+
+        def redeem_both() -> list[Any]:
+            with own.client(retry=None) as probe:
+                until(lambda: is_loading(probe))
+            engine = engine_at(own.url, retries=100_000, single_connection_client=through_the_client)
+            pipe = engine.pipeline().redeem("A", redemption_id="one").validate("B").redeem("A", redemption_id="two")
+            return execute(pipe, raise_on_error=False)
+
+        results = threads.submit(redeem_both)
+        own.start()  # in this thread, with which the server ends
+        one, none, two = results.result()
+        hurry.result()
+        assert (one.id, none.reason, two.id, one.replayed or two.replayed) == ("one", "not_found", "two", False)
+        with own.client() as admin:
+            assert VoucherSessions(admin).get_voucher("A").quantity.used == 2
+
+
+def test_a_pipeline_is_repeated_as_a_whole_while_a_server_loads_its_data(
+    retry_at: Callable[..., Any], execute: Callable[..., list[Any]]
+) -> None:
+    backoff = Recording()
+
+    def outcomes_of_ten() -> list[Any]:
+        with own.client(retry=None) as probe:
+            until(lambda: is_loading(probe))
+            pipe = retry_at(own.url, backoff, 3).pipeline()
+            for at in range(10):
+                pipe.validate(f"V{at}")
+            outcomes: list[Any] = execute(pipe, raise_on_error=False)
+            probe.config_set("key-load-delay", 0)
+        return outcomes
+
+    with loading_slowly() as own, ThreadPoolExecutor(1) as threads:
+        meanwhile = threads.submit(outcomes_of_ten)
+        own.start()  # in this thread, with which the server ends
+        assert [type(each) for each in meanwhile.result()] == [ServerUnavailable] * 10
+    assert backoff.asked == [1, 2, 3]
 
 
 def outcomes_while_loading(own: Server, engine: Any) -> list[Any]:

@@ -108,6 +108,11 @@ def is_refused_before_it_ran(error: BaseException) -> bool:
     return is_refused_login(error) or (is_refusal(error) and not is_inside_a_script(error))
 
 
+def is_loading(error: object) -> bool:
+    """Whether the server refused a command because it is loading its data."""
+    return isinstance(error, BusyLoadingError)
+
+
 def leaves_unknown(error: BaseException) -> bool:
     """Whether a call may have run that ended with this error."""
     return not isinstance(error, Unproven) and (isinstance(error, _NOT_RUN) or not is_refused_before_it_ran(error))

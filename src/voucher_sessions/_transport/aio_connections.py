@@ -149,11 +149,15 @@ class AsyncConnectionSender:
         raise replies[0]
 
     async def send_batch(self, calls: Sequence[Call[Any]]) -> list[Any]:
-        """The replies to the commands of a batch, errors included. All calls have the same node."""
+        """The replies to the commands of a batch, errors included. All calls have the same node.
+
+        Raises the error of a server that is loading its data, as a client's pipeline does.
+        """
         server = await self._server_of(calls[0].keys[0])
         link = server.connection(changes=any(call.changes for call in calls))
         try:
             replies, connection = await link.exchange(calls, list(batch.commands(calls, self._durability)))
+            batch.raise_if_loading(calls, replies)
         except CLIENT_ERRORS as error:
             if client_errors.is_transient(error):
                 await clients.refresh_slots_async(self._client)

@@ -123,12 +123,16 @@ class ConnectionSender:
         return replies
 
     def send_batch(self, calls: Sequence[Call[Any]]) -> list[Any]:
-        """The replies to the commands of a batch, errors included. All calls have the same node."""
+        """The replies to the commands of a batch, errors included. All calls have the same node.
+
+        Raises the error of a server that is loading its data, as a client's pipeline does.
+        """
         stack = self._only or self._stack_of(calls[0].keys[0])
         if stack is None:
             return self._through_client.send_batch(calls)
         try:
             replies = self._exchanged(stack, calls, list(batch.commands(calls, self._durability)))
+            batch.raise_if_loading(calls, replies)
         except CLIENT_ERRORS as error:
             if client_errors.is_transient(error):
                 clients.refresh_slots(self._client)
