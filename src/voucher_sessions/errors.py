@@ -93,11 +93,13 @@ def shortened(session_key: str) -> str:
 _CREDENTIALS: Final = re.compile(r"://[^/\s]*@")
 # How redis-py shows a client of a Sentinel that does not answer: with all its options, in redis-py 6 and 7 the password.
 _CLIENT: Final = re.compile(r"<[\w.]+\(.*\)>", re.DOTALL)
+# A server quotes the arguments of a command that it does not know: of a script the session key, of a login the password.
+_ARGUMENTS: Final = re.compile(r",? with args beginning with:.*", re.DOTALL)
 
 
-def _without_credentials(problem: str) -> str:
+def without_secrets(problem: str) -> str:
     """The text of a client's error. The application can contribute to it, with a credential provider for example."""
-    return _CLIENT.sub("<client>", _CREDENTIALS.sub("://…@", problem))
+    return _ARGUMENTS.sub("", _CLIENT.sub("<client>", _CREDENTIALS.sub("://…@", problem)))
 
 
 class VoucherSessionsError(Exception):
@@ -463,7 +465,7 @@ class ServerUnavailable(VoucherSessionsError, redis.exceptions.ConnectionError):
     """
 
     def __init__(self, verb: str, codes: Sequence[str], problem: str) -> None:
-        problem = _without_credentials(problem)
+        problem = without_secrets(problem)
         super().__init__(verb, list(codes), problem)
         self.verb = verb
         self.codes = tuple(codes)
@@ -542,7 +544,7 @@ class ServerRefused(VoucherSessionsError, redis.exceptions.ResponseError):
     """
 
     def __init__(self, verb: str, codes: Sequence[str], problem: str, remedy: str) -> None:
-        problem = _without_credentials(problem)
+        problem = without_secrets(problem)
         super().__init__(verb, list(codes), problem, remedy)
         self.verb = verb
         self.codes = tuple(codes)

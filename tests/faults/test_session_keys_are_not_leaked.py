@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
 
 import pytest
 import redis
+import redis.asyncio
 from pydantic import BaseModel, ValidationError
 from support import untyped
 from support.scripted_clients import ScriptedClient
+from support.servers import BINARIES, Server, running
 
 from faults.recorded_replies import KEY, RECORDED_CALLS, RecordedCall
 from faults.recording_clients import assert_no_session_key
 from faults.test_hostile_replies import all_similar_replies, on_both, outcome
 from voucher_sessions import (
+    AsyncVoucherSessions,
     NotDurable,
     OutcomeUnknown,
     Release,
     Session,
+    SessionFields,
     SessionNotFound,
+    VoucherSessions,
     VoucherSessionsError,
 )
 from voucher_sessions._core.keys import Keys
@@ -45,12 +52,55 @@ def test_no_error_about_an_invalid_reply_shows_a_session_key(recorded_call: Reco
         redis.exceptions.ResponseError("CORRUPT vs:{A}"),
         redis.exceptions.OutOfMemoryError("OOM"),
         redis.exceptions.TryAgainError("TRYAGAIN"),
+        redis.exceptions.ResponseError(
+            f"unknown command 'EVAL', with args beginning with: '0a' '2' 'vs:{{A}}' '{KEY}' "
+        ),
+        redis.exceptions.ResponseError(f"ERR unknown command `EVAL`, with args beginning with: `0a`, `{KEY[:-9]}"),
     ],
     ids=repr,
 )
 def test_no_error_about_a_failed_command_shows_a_session_key(recorded_call: RecordedCall, error: Exception) -> None:
     for error_seen in on_both(recorded_call, error):
         assert_no_session_key(error_seen)
+
+
+@pytest.fixture(scope="module", params=list(BINARIES))
+def hidden_commands(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that does not know the commands of scripts and logins, and quotes their arguments in its errors."""
+    configuration = tmp_path_factory.mktemp("server") / "hidden.conf"
+    configuration.write_text("".join(f"rename-command {name} hidden-{name}\n" for name in ("EVALSHA", "EVAL", "AUTH")))
+    with running(request.param, include=str(configuration)) as server:
+        yield server
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize(("password", "through_the_client"), [(None, False), (None, True), (KEY, False)])
+def test_no_error_shows_the_arguments_of_a_command_that_the_server_does_not_know(
+    hidden_commands: Server, password: str | None, asynchronous: bool, through_the_client: bool
+) -> None:
+    options = {"password": password, "single_connection_client": through_the_client, "protocol": 2}
+    session: SessionFields = {"type": "LOCK", "key": KEY}
+
+    def errors() -> Iterator[Any]:
+        with VoucherSessions(hidden_commands.client(**options)) as engine:
+            pipe = engine.pipeline().validate("A", session=session).redeem("A", session=KEY).redeem("B", session=KEY)
+            yield from pipe.execute(raise_on_error=False)
+            yield outcome(lambda: engine.validate_stack(["A", "B"], session=session))
+            yield outcome(engine.ping)
+
+    async def asyncio_errors() -> list[Any]:
+        client = redis.asyncio.Redis(unix_socket_path=hidden_commands.socket, **options)
+        async with client, AsyncVoucherSessions(client) as engine:
+            pipe = engine.pipeline().validate("A", session=session).redeem("A", session=KEY).redeem("B", session=KEY)
+            alone = engine.validate_stack(["A", "B"], session=session), engine.ping()
+            return [*await pipe.execute(raise_on_error=False), *await asyncio.gather(*alone, return_exceptions=True)]
+
+    found = asyncio.run(asyncio_errors()) if asynchronous else list(errors())
+    assert len(found) == 5
+    for each in found[:4]:
+        assert "unknown command" in f"{each} {each.__cause__} {each.__context__}".lower()
+    for each in filter(None, found):
+        assert_no_session_key(each)
 
 
 ERRORS: Final[list[VoucherSessionsError]] = [

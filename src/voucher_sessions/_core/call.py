@@ -211,8 +211,9 @@ class Call(Generic[T]):
         A failure of the connection, or too many waiting calls, is ``OutcomeUnknown`` for a call that changes something
         and may have run, even if the last try did not run: an earlier one may have. Otherwise it is
         ``ServerUnavailable``. A refusal is ``CorruptState`` or ``ServerRefused``; it says nothing about an earlier try
-        either. Any other error is returned as it is.
+        either. Any other error is returned as it is. No text of the client's errors has a session key or a password then.
         """
+        client_errors.remove_secrets(error)
         raised = error
         without_answer = client_errors.is_without_answer(error)
         if self.changes and self.may_have_run and (without_answer or client_errors.is_refused_before_it_ran(error)):

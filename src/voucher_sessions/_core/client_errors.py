@@ -27,6 +27,8 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from voucher_sessions.errors import without_secrets
+
 
 class OutOfStep(RedisConnectionError):
     """A connection gave the reply to another command. It must be closed, and the reply to this call is lost.
@@ -79,6 +81,18 @@ _REMEDIES: Final = {
         "Fewer replicas are in sync than its min-replicas-to-write requires: reconnect or add replicas, or lower it"
     ),
 }
+
+
+def remove_secrets(error: BaseException) -> None:
+    """Remove session keys and passwords from the text of a client's error, and of those that it was raised from."""
+    seen: list[BaseException] = []
+    behind: list[BaseException | None] = [error]
+    while behind:
+        each = behind.pop()
+        if each is not None and each not in seen:
+            each.args = tuple(without_secrets(arg) if isinstance(arg, str) else arg for arg in each.args)
+            seen.append(each)
+            behind += [each.__cause__, each.__context__]
 
 
 def is_transient(error: Exception) -> bool:

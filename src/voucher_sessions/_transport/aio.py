@@ -145,6 +145,7 @@ class AsyncTransport:
             except CLIENT_ERRORS as error:
                 await self._again(self._sender.ping, error)
         except CLIENT_ERRORS as error:
+            client_errors.remove_secrets(error)
             if client_errors.is_without_answer(error):
                 raise ServerUnavailable("ping", (), str(error)) from error
             if not client_errors.is_refusal(error):
