@@ -173,8 +173,7 @@ end
 -- Decodes `session_text`, the value of the session's key, into the amounts of its live lock (0 if it has none) and the
 -- call ids that the key keeps (nil if it is absent).
 -- Reads: session_text, session_key, session_name, book, book_key, locks_key, now
--- Sets: session_text, own_quantity, own_credits, own_points, own_expires_at, expires_at_text, credits_text, points_text,
---   call_ids
+-- Sets: session_text, own_quantity, own_credits, own_points, own_expires_at, expires_at_text, call_ids
 if not session_text and session_key ~= '' and book[ONLY_KEY] == session_key then
   -- Redis has dropped the key, since its clock was ahead for a while; the book still has the lock. Or MGET has returned
   -- nil for a key of another type, for which GET raises an error.
@@ -200,18 +199,18 @@ end
 -- block: judge
 -- Compares `credits` and `points` with what is available to the caller, sets `fits` to false if they do not fit, and
 -- writes the result to `reply`, after its first `n` items.
--- Reads: book, credits, points, own_quantity, own_credits, own_points, credits_text, points_text, session_key,
---   locks_key, now, reply, n
+-- Reads: book, credits, points, session_key, locks_key, now, reply, n
 -- Sets: fits
+local is_locked, own_credits, own_points = book[SESSION_TEXT], (book[OWN_CREDITS] or 0) + 0, (book[OWN_POINTS] or 0) + 0
 local quantity_limit = book[QUANTITY_LIMIT]
 local quantity_unspent = (quantity_limit < 0 and MAX_NUMBER or quantity_limit) - book[QUANTITY_USED]
 local credits_unspent = book[CREDITS_LIMIT] - book[CREDITS_USED]
 local points_unspent = book[POINTS_LIMIT] - book[POINTS_USED]
 -- The locks of other sessions are never less than 0, even if something other than this library changed the totals.
-local quantity_left = quantity_unspent - math.max(0, book[QUANTITY_LOCKED] - own_quantity)
+local quantity_left = quantity_unspent - math.max(0, book[QUANTITY_LOCKED] - (is_locked and 1 or 0))
 local credits_left = credits_unspent - math.max(0, book[CREDITS_LOCKED] - own_credits)
 local points_left = points_unspent - math.max(0, book[POINTS_LOCKED] - own_points)
-if own_quantity == 1 then
+if is_locked then
   -- Below a limit that was lowered there may be more locks than it covers. Then each session can have what it has
   -- locked, until the limit is used up; only what goes beyond its own lock competes with the locks of others.
   quantity_left = math.max(quantity_left, math.min(1, quantity_unspent))
@@ -233,7 +232,7 @@ if reason ~= '' then
     locked_by_others = 1
     local soonest = redis.call('ZRANGEBYSCORE', locks_key, '(' .. string.format('%d', now), '+inf',
       'WITHSCORES', 'LIMIT', 0, 2)
-    local own = own_quantity == 1 and credits_text .. ' ' .. points_text .. ' ' .. session_key
+    local own = is_locked and book[OWN_CREDITS] .. ' ' .. book[OWN_POINTS] .. ' ' .. session_key
     retry_after_ms = math.max(1, ((soonest[1] == own and soonest[4] or soonest[2]) or book[LOCKED_UNTIL]) - now)
   end
 end

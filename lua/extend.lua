@@ -30,7 +30,7 @@ for i = 1, #KEYS / 3 do
     repeated = true
   else
     -- include: open
-    books[i] = book or false
+    books[i] = book
     if book then
       -- include: session
       if own_quantity == 0 then

@@ -52,41 +52,45 @@ local missing = {call_id, 'voucher_missing'}
 local not_live = {call_id, 'session_missing'}
 local without_amounts = {call_id, 'amount_required'}
 for i = 1, vouchers do
-  local book_key, session_name, locks_key = KEYS[4 * i - 3], KEYS[4 * i - 2], KEYS[4 * i - 1]
-  local text, session_text = texts[4 * i - 3], texts[4 * i - 2]
+  local book_key, session_name, locks_key, text = KEYS[4 * i - 3], KEYS[4 * i - 2], KEYS[4 * i - 1], texts[4 * i - 3]
+  -- MGET returns nil for a key of another type, as for an absent one; GET raises an error for it.
+  local session_text = texts[4 * i - 2] or session_key ~= '' and redis.call('GET', session_name)
   -- include: open
   books[i] = book
   if book then
     -- include: session
-    -- include: reclaim
+    local credits, points = ARGV[2 * i + 4], ARGV[2 * i + 5]
     if own_quantity == 0 and session_key ~= '' and if_session_missing == 'raise' then
       not_live[#not_live + 1] = i
-    end
-    local credits, points = ARGV[2 * i + 4], ARGV[2 * i + 5]
-    if own_quantity == 0 and credits == '-' and points == '-' and (book[CREDITS_LIMIT] > 0 or book[CREDITS_USED] > 0
+    elseif own_quantity == 0 and credits == '-' and points == '-' and (book[CREDITS_LIMIT] > 0 or book[CREDITS_USED] > 0
       or book[POINTS_LIMIT] > 0 or book[POINTS_USED] > 0) then
       without_amounts[#without_amounts + 1] = i
     end
-    credits = credits == '-' and own_credits or credits + 0
-    points = points == '-' and own_points or points + 0
-    local n = 8 * i - 4
-    reply[n - 1], reply[n] = credits, points
-    -- include: judge
+    reply[8 * i - 5] = credits == '-' and own_credits or credits + 0
+    reply[8 * i - 4] = points == '-' and own_points or points + 0
   else
     missing[#missing + 1] = i
   end
-  if vouchers > 1 and not again then
+  if vouchers > 1 then
     redis.call('ZCARD', locks_key) -- raises an error for a key of another type, before anything is written
   end
 end
 if missing[3] then
   return missing
-elseif again then
-  return {call_id, 'again'}
 elseif not_live[3] then
   return not_live
 elseif without_amounts[3] then
   return without_amounts
+end
+
+for i = 1, vouchers do
+  local book, book_key, locks_key, n = books[i], KEYS[4 * i - 3], KEYS[4 * i - 1], 8 * i - 4
+  -- include: reclaim
+  local credits, points = reply[n - 1], reply[n]
+  -- include: judge
+end
+if again then
+  return {call_id, 'again'}
 elseif not fits then
   return reply
 end

@@ -15,8 +15,9 @@ local call_id, session_key = ARGV[1], ARGV[2]
 local texts = redis.call('MGET', unpack(KEYS, 1, #KEYS - 1)) -- not the last: an index
 local reply, books = {call_id, 'released'}, {}
 for i = 1, #KEYS / 3 do
-  local book_key, session_name, locks_key = KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]
-  local text, session_text = texts[3 * i - 2], texts[3 * i - 1]
+  local book_key, session_name, locks_key, text = KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i], texts[3 * i - 2]
+  -- MGET returns nil for a key of another type, as for an absent one; GET raises an error for it.
+  local session_text = texts[3 * i - 1] or redis.call('GET', session_name)
   -- include: open
   books[i], reply[i + 2] = book or false, session_text and 2 or 0
   if book then

@@ -33,26 +33,35 @@ for i = 1, #KEYS / 3 do
   if book then
     -- include: session
     if i <= vouchers then
-      -- include: reclaim
-      local credits, points, n = ARGV[2 * i + 2] + 0, ARGV[2 * i + 3] + 0, 9 * i - 6
-      -- include: judge
+      local n = 9 * i - 6
+      reply[n + 7], reply[n + 8], reply[n + 9] = own_expires_at, own_credits, own_points
       if call_ids and string.find(call_ids, call_id, 1, true) then
         repeated = expires_at_text + 0
       end
-      reply[n + 7], reply[n + 8], reply[n + 9] = own_expires_at, own_credits, own_points
     end
-  elseif i <= vouchers then
+  end
+  if #KEYS > 3 and session_key ~= '' then
+    redis.call('ZCARD', locks_key) -- raises an error for a key of another type, before anything is written
+    session_names[i] = session_name
+    sessions = sessions + (texts[3 * i - 1] and 1 or 0)
+  end
+end
+if session_names[2] and redis.call('EXISTS', unpack(session_names)) ~= sessions then
+  error('CORRUPT ' .. KEYS[1]) -- a session's key of another type, for which MGET has returned nil
+end
+
+for i = 1, vouchers do
+  local book, book_key, locks_key, n = books[i], KEYS[3 * i - 2], KEYS[3 * i], 9 * i - 6
+  if book then
+    -- include: reclaim
+    local credits, points = ARGV[2 * i + 2] + 0, ARGV[2 * i + 3] + 0
+    -- include: judge
+  else
     fits = false
-    local n = 9 * i - 6
     reply[n + 1] = 'not_found'
     for k = 2, 9 do
       reply[n + k] = 0
     end
-  end
-  if #KEYS > 3 and session_key ~= '' and not again then
-    redis.call('ZCARD', locks_key) -- raises an error for a key of another type, before anything is written
-    session_names[i] = session_name
-    sessions = sessions + (texts[3 * i - 1] and 1 or 0)
   end
 end
 if again then
@@ -69,8 +78,6 @@ elseif repeated then
 end
 if not fits or repeated or session_key == '' then
   return reply
-elseif session_names[2] and redis.call('EXISTS', unpack(session_names)) ~= sessions then
-  error('CORRUPT ' .. KEYS[1]) -- a session's key of another type, for which MGET has returned nil: nothing is locked yet
 end
 
 local expires_at = now + ttl_ms

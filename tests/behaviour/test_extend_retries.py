@@ -81,6 +81,21 @@ def test_a_retry_gets_the_first_result_and_changes_nothing(
     assert backend.contents() == before
 
 
+@pytest.mark.parametrize("overtaken", ["GIFT", "B"])
+def test_a_retry_of_a_stack_that_one_voucher_has_forgotten_changes_nothing(
+    alone: VoucherSessions, backend: Backend, send: Callable[[Call[Any]], Any], overtaken: str
+) -> None:
+    alone.put_voucher(Voucher(code="B", points=7))
+    alone.validate_stack(["GIFT", "B"], session=lock("cart", 60_000))
+    call = CALLS.extend_stack(["GIFT", "B"], "cart", 90, "SECONDS")
+    send(call)
+    for _ in range(4):  # more than a key remembers
+        alone.extend(overtaken, "cart", ttl=70, ttl_unit="SECONDS")
+    before = backend.contents()
+    assert len(send(call)) == 2
+    assert backend.contents() == before
+
+
 def test_a_retry_does_not_undo_a_later_change(
     alone: VoucherSessions, backend: Backend, send: Callable[[Call[Any]], Any]
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import Backend
 
-from behaviour.test_semantics import lock
+from behaviour.test_semantics import lock, plant_expired_locks
 from voucher_sessions import CorruptState, InvalidRequest, UnknownFormat, Voucher, VoucherSessions
 
 BOOK, SESSION, RECEIPT = "vs:{A}", "vs:{A}:session:cart", "vs:{A}:redemption:order"
@@ -63,6 +63,7 @@ def test_a_newer_format_is_refused_before_anything_is_written(
         engine.put_voucher(Voucher(code=code, quantity=9))
     engine.redeem("A", redemption_id="order")
     engine.validate("A", session=lock("cart"))
+    plant_expired_locks(backend, "B", 2)  # not even they are reclaimed
     value: Any = backend.admin.get(key)
     assert value.startswith(b"1"), "every value begins with its format"
     for as_format, error in (("2", UnknownFormat), ("17", UnknownFormat), ("x", CorruptState)):
