@@ -45,6 +45,7 @@ REFUSALS = [
     redis.exceptions.ResponseError("BUSY Redis is busy"),
     redis.exceptions.ResponseError("MISCONF errors writing to disk"),
     redis.exceptions.ResponseError("NOREPLICAS not enough good replicas"),
+    redis.exceptions.ResponseError("unknown command 'EVALSHA'"),
     redis.exceptions.ResponseError("ERR whatever"),
 ]
 
@@ -64,7 +65,7 @@ def test_each_server_error_has_its_own_remedy() -> None:
     # redis-py takes the code away from the text of an error that it has a class for.
     by_class = [redis.exceptions.ReadOnlyError("replica"), redis.exceptions.OutOfMemoryError("command not allowed")]
     texts = {seen.remedy for error in (*by_class, *REFUSALS[2:]) for seen in on_both(READING[0], error)}
-    assert len(texts) == 7
+    assert len(texts) == 8
 
 
 def test_a_refused_password_is_raised_unchanged() -> None:

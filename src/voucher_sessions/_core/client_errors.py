@@ -75,6 +75,7 @@ _REMEDIES: Final = {
     ("NoPermissionError", "NOPERM ", "can't run this command", "permissions"): (
         "The user lacks a permission: docs/server.md has the ACL rule, check_server() lists what is missing"
     ),
+    ("unknown command",): "It does not have this command: check what the client is connected to, a Sentinel perhaps",
     ("BUSY ",): "Another script blocks it: SCRIPT KILL ends that script if it has not written anything",
     ("MISCONF ",): "It cannot write to its disk: see the log of the server",
     ("NOREPLICAS ",): (
