@@ -14,6 +14,7 @@ from voucher_sessions._core.loading import check_loader
 from voucher_sessions._core.verbs import Verbs
 from voucher_sessions._transport import clients, urls
 from voucher_sessions._transport.aio import AsyncTransport
+from voucher_sessions._transport.client_kinds import check_client
 from voucher_sessions._transport.runners import AsyncRunner
 from voucher_sessions.events import OnCall
 from voucher_sessions.models import (
@@ -116,7 +117,7 @@ class AsyncVoucherSessions:
         loader: AsyncLoader | None = None,
         on_call: OnCall | None = None,
     ) -> None:
-        self._client = clients.check_client(client, asynchronous=True)
+        self._client = check_client(client, asynchronous=True)
         clustered = clients.is_cluster(client)
         self._durability = confirmation.check_durability(durability, clients.reply_timeout_ms(client))
         self._verbs = Verbs(Keys(prefix, partition, clustered=clustered), receipt_ttl, default_ttl, max_ttl)

@@ -13,6 +13,7 @@ from voucher_sessions._core.keys import Keys
 from voucher_sessions._core.loading import check_loader
 from voucher_sessions._core.verbs import Verbs
 from voucher_sessions._transport import clients, urls
+from voucher_sessions._transport.client_kinds import check_client
 from voucher_sessions._transport.runners import Runner
 from voucher_sessions._transport.sync import SyncTransport
 from voucher_sessions.events import OnCall
@@ -111,7 +112,7 @@ class VoucherSessions:
         loader: Loader | None = None,
         on_call: OnCall | None = None,
     ) -> None:
-        self._client = clients.check_client(client, asynchronous=False)
+        self._client = check_client(client, asynchronous=False)
         clustered = clients.is_cluster(client)
         self._durability = confirmation.check_durability(durability, clients.reply_timeout_ms(client))
         self._verbs = Verbs(Keys(prefix, partition, clustered=clustered), receipt_ttl, default_ttl, max_ttl)

@@ -18,7 +18,7 @@ from faults.hostile_values import ANYTHING, HOSTILE_VALUES
 from faults.recording_clients import ENGINES, Sent, concerns, outcome, recording_client_for, run
 from faults.test_hostile_input import right
 from voucher_sessions import AsyncVoucherSessions, InvalidRequest
-from voucher_sessions._transport import clients
+from voucher_sessions._transport.client_kinds import check_client
 from voucher_sessions.models import Request
 
 MODELS: Final = Request.__subclasses__()
@@ -131,7 +131,7 @@ def test_random_urls(engine: type[Any], hostile: HostileValue) -> None:
     if isinstance(seen, InvalidRequest):
         assert seen.field == "url"
     else:
-        assert clients.check_client(seen.client, asynchronous=engine is AsyncVoucherSessions) is seen.client
+        assert check_client(seen.client, asynchronous=engine is AsyncVoucherSessions) is seen.client
 
 
 # --- Request models ------------------------------------------------------------------------------------------------

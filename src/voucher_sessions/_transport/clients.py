@@ -1,9 +1,9 @@
-"""Facts about the client that an engine was given: its kind, its primaries, its timeouts, and its connections."""
+"""Facts about the client that an engine was given: its primaries, its timeouts, and its connections."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
 from itertools import count
 from queue import Empty
@@ -19,7 +19,7 @@ from redis.sentinel import SentinelConnectionPool
 
 from voucher_sessions._core import client_errors
 from voucher_sessions._transport.numbers_as_text import send_numbers_as_text
-from voucher_sessions.errors import CLIENT_ERRORS, InvalidRequest
+from voucher_sessions.errors import CLIENT_ERRORS
 
 
 class Primary(NamedTuple):
@@ -28,43 +28,6 @@ class Primary(NamedTuple):
     address: str
     options: dict[str, Any]
     tag: str
-
-
-def check_client(client: Any, *, asynchronous: bool) -> Any:
-    """The client. ``InvalidRequest`` if it is none of redis-py, or sync instead of asyncio, or the reverse."""
-    execute, is_async, of_valkey = None, False, False
-    try:
-        execute = getattr(client, "execute_command", None)
-        is_async = execute is not None and _is_async(client, execute)
-        of_valkey = any(each.__module__.partition(".")[0] == "valkey" for each in type(client).__mro__)
-    except Exception:  # raised by the object that was given as a client
-        execute = None
-    if execute is None:
-        raise InvalidRequest("client", "must be a client of redis-py; for a URL there is from_url")
-    if of_valkey:
-        raise InvalidRequest(
-            "client",
-            "is one of valkey-py, whose errors are not those of redis-py. redis-py speaks to Valkey as well: give "
-            'redis.Redis(...) or redis.asyncio.Redis(...), or use from_url("redis://...")',
-        )
-    if is_async != asynchronous:
-        kind, other = ("a sync", "VoucherSessions") if asynchronous else ("an asyncio", "AsyncVoucherSessions")
-        raise InvalidRequest("client", f"is {kind} client: use {other}")
-    return client
-
-
-def _is_async(client: object, execute: Callable[..., Any]) -> bool:
-    """Whether the client's commands are awaited.
-
-    Its class decides if it is one of redis-py's (those of fakeredis are subclasses), because instrumentation may have
-    replaced ``execute_command`` by a plain function that returns a coroutine.
-    """
-    if isinstance(client, redis.Redis | redis.RedisCluster):
-        return False
-    if isinstance(client, aioredis.Redis | aioredis.RedisCluster):
-        return True
-    candidates = (execute, inspect.unwrap(execute), getattr(type(client), "execute_command", None))
-    return any(map(inspect.iscoroutinefunction, candidates))
 
 
 def is_cluster(client: object) -> bool:
