@@ -9,9 +9,9 @@ from itertools import count
 from queue import Empty
 from typing import Any, NamedTuple
 
-import redis
-import redis.asyncio as aioredis
+from redis.asyncio.cluster import NodesManager as AsyncNodesManager
 from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelConnectionPool
+from redis.cluster import NodesManager
 from redis.connection import Connection
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, TryAgainError
@@ -31,8 +31,8 @@ class Primary(NamedTuple):
 
 
 def is_cluster(client: object) -> bool:
-    """Whether it is a client of a Redis Cluster."""
-    return isinstance(client, redis.RedisCluster | aioredis.RedisCluster)
+    """Whether it is a client of a Redis Cluster, or an object that passes on the attributes of one."""
+    return isinstance(getattr(client, "nodes_manager", None), NodesManager | AsyncNodesManager)
 
 
 def primaries(client: Any, open_slots: Collection[int] = ()) -> list[Primary]:
@@ -111,10 +111,11 @@ def retry_period_seconds(client: Any) -> float:
 
 def reply_timeout_ms(client: Any) -> float | None:
     """The client's ``socket_timeout`` in ms: how long it waits for a reply. None: without limit, or unknown."""
-    if not hasattr(client, "get_connection_kwargs"):  # not a client of redis-py itself: its timeout is unknown
+    options = getattr(client, "get_connection_kwargs", None)
+    if options is None or inspect.iscoroutinefunction(options):  # not a client of redis-py itself; an AsyncMock has one
         return None
     default = Connection().socket_timeout  # this object never connects
-    seconds: object = client.get_connection_kwargs().get("socket_timeout", default)
+    seconds: object = options().get("socket_timeout", default)
     return seconds * 1000 if isinstance(seconds, (int, float)) else None  # a mock of a client has no number here
 
 

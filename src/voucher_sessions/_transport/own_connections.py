@@ -44,16 +44,18 @@ def are_allowed(client: Any) -> bool:
     ``execute_command``, ``pipeline``, or a method of the pool or of the connections: what these do for each command
     would not happen. For an asyncio cluster, not with a credential provider that renews tokens by itself either.
     """
+    if not _sends_as_redis_py(client):
+        return False
     if isinstance(client, aioredis.RedisCluster):
         nodes = client.nodes_manager.startup_nodes.values()
         # A token that a provider renews by itself would not reach connections to the nodes.
         is_renewed = any(map(_has_tokens_that_are_renewed, nodes))
-        return _sends_as_redis_py(client) and _are_made_by_redis_py(nodes) and not is_renewed
+        return _are_made_by_redis_py(nodes) and not is_renewed
     if isinstance(client, redis.RedisCluster):
-        return _sends_as_redis_py(client)
+        return True
     if not isinstance(client, redis.Redis | aioredis.Redis) or _has_one_connection(client):
         return False
-    return _sends_as_redis_py(client) and is_pool_of_redis_py(client.connection_pool)
+    return is_pool_of_redis_py(client.connection_pool)
 
 
 def _has_one_connection(client: Any) -> bool:
@@ -69,7 +71,7 @@ def is_pool_of_redis_py(pool: Any) -> bool:
 
 def _sends_as_redis_py(client: Any) -> bool:
     return all(
-        _is_of_redis_py(getattr(type(client), name)) and name not in getattr(client, "__dict__", {})
+        _is_of_redis_py(getattr(type(client), name, None)) and name not in getattr(client, "__dict__", {})
         for name in ("execute_command", "pipeline")
     )
 

@@ -13,6 +13,7 @@ from voucher_sessions._core import batch, client_errors, confirmation
 from voucher_sessions._core.call import Arg, Call, sent_by_a_client
 from voucher_sessions._core.client_errors import OutOfStep, Unproven
 from voucher_sessions._transport import clients
+from voucher_sessions._transport.client_kinds import check_reply
 from voucher_sessions._transport.closed_connections import is_of_interrupted_opening
 from voucher_sessions._transport.numbers_as_text import send_numbers_as_text
 from voucher_sessions.errors import CLIENT_ERRORS, InvalidRequest
@@ -60,7 +61,7 @@ class ClientSender:
     def ping(self) -> None:
         """Ask every server to answer; raises the client's error if one does not."""
         for node in clients.primaries(self._client):
-            self._client.execute_command("PING", **node.options)
+            check_reply(self._client.execute_command("PING", **node.options))
 
     def evaluate(self, call: Call[T], *, reconnected: bool) -> list[Any]:
         """The script's reply, and the replies to the commands that confirm durability, if they are sent.
@@ -146,7 +147,7 @@ class ClientSender:
         commands = [command, *confirmation.commands_behind(call, self._durability)]
         if len(commands) == 1:
             try:
-                return [self._client.execute_command(*command, NEVER_DECODE=True)]
+                return [check_reply(self._client.execute_command(*command, NEVER_DECODE=True))]
             except AttributeError as error:
                 if is_of_interrupted_opening(error):
                     raise OutOfStep("the opening of the connection was interrupted") from error
