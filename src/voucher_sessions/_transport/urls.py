@@ -19,7 +19,7 @@ from redis.credentials import UsernamePasswordCredentialProvider
 from redis.sentinel import Sentinel
 
 from voucher_sessions._transport.clients import reply_timeout_ms
-from voucher_sessions._transport.options import check_options
+from voucher_sessions._transport.options import check_dicts, check_options, names_of_sentinel_options
 from voucher_sessions.errors import InvalidRequest
 from voucher_sessions.models import is_a
 
@@ -120,12 +120,13 @@ def _clients(url: str, options: Mapping[str, Any], classes: _ClientClasses, serv
 
 def _check_options(url: str, options: Mapping[str, Any], classes: _ClientClasses) -> None:
     scheme, _, rest = url.partition("://")
+    in_url = [] if scheme == "embedded" else list(parse_qs(rest.partition("?")[2]))  # a path may contain a "?"
+    if scheme == "memory" and "?" in rest:
+        raise InvalidRequest("url", "has a '?', and memory:// has no options in the URL: give them as arguments")
+    check_dicts(in_url, options, asynchronous=classes is _ASYNC)
     further = getattr(_fakeredis(), classes.fake) if scheme == "memory" else options.get("connection_class")
-    in_url = [] if scheme in ("embedded", "memory") else parse_qs(rest.partition("?")[2])
-    if not (further is None or isclass(further)):  # a function that makes connections: its options are not known
-        return
-    for names, of_url in ((in_url, True), (options, False)):
-        check_options(scheme, names, asynchronous=classes is _ASYNC, of_url=of_url, further=further)
+    if further is None or isclass(further):  # of a function that makes connections, the options are not known
+        check_options(scheme, in_url, options, asynchronous=classes is _ASYNC, further=further)
 
 
 def _new_clients(url: str, options: Mapping[str, Any], classes: _ClientClasses, servers: ExitStack) -> list[Any]:
@@ -144,7 +145,7 @@ def _new_clients(url: str, options: Mapping[str, Any], classes: _ClientClasses, 
             parts = _several_hosts(url, default_port=26379)
             if not parts.path:
                 raise InvalidRequest("url", "needs the name of the service: redis+sentinel://host:port/service")
-            sentinel = classes.sentinel(parts.hosts, **_sentinel_options({**parts.options, **options}))
+            sentinel = classes.sentinel(parts.hosts, **_sentinel_options(classes, {**parts.options, **options}))
             return [*sentinel.sentinels, sentinel.master_for(parts.path)]
         case _:
             _options_in(url)
@@ -191,19 +192,20 @@ def _several_hosts(url: str, *, default_port: int) -> _SeveralHosts:
     return _SeveralHosts(addresses, unquote(path.strip("/")), options)
 
 
-def _sentinel_options(options: dict[str, Any]) -> dict[str, Any]:
+def _sentinel_options(classes: _ClientClasses, options: dict[str, Any]) -> dict[str, Any]:
     """The arguments of ``Sentinel``: the options for the server, and in ``sentinel_kwargs`` those for the Sentinels.
 
-    As in redis-py, the ``socket_`` options apply to the Sentinels too. ``sentinel_username`` and ``sentinel_password``
-    are their credentials.
+    As in redis-py, the ``socket_`` options apply to the Sentinels too, those that their clients have.
+    ``sentinel_username`` and ``sentinel_password`` are their credentials.
     """
-    for_sentinels: dict[str, Any] = {name: options[name] for name in options if name.startswith("socket_")}
+    known = names_of_sentinel_options(asynchronous=classes is _ASYNC)
+    for_sentinels = {name: options[name] for name in options if name.startswith("socket_") and name in known}
     for_sentinels["retry"] = None  # if a Sentinel does not answer, ask the next one at once
     username, password = (options.pop(f"sentinel_{name}", None) for name in ("username", "password"))
     if username or password:
         # Not as username= and password=: redis-py 6 and 7 show those of Sentinels in the text of an error.
         for_sentinels["credential_provider"] = UsernamePasswordCredentialProvider(username, password)
-    return {**options, "sentinel_kwargs": {**for_sentinels, **options.get("sentinel_kwargs", {})}}
+    return {**options, "sentinel_kwargs": {**for_sentinels, **(options.get("sentinel_kwargs") or {})}}
 
 
 def _embedded(url: str) -> EmbeddedServer:
