@@ -213,6 +213,17 @@ def test_a_sync_engine_does_not_take_a_coroutine_for_a_reply(act: Callable[[Vouc
             act(VoucherSessions(client))
 
 
+def test_a_proxy_that_has_no_client_yet() -> None:
+    class Unbound:
+        @property
+        def execute_command(self) -> Any:
+            raise RuntimeError("there is no client yet")
+
+    for engine in ENGINES:
+        with pytest.raises(InvalidRequest, match="must be a client of redis-py"):
+            engine(Unbound())
+
+
 def test_the_class_of_a_client_is_no_client() -> None:
     for given in (redis.Redis, redis.asyncio.Redis):
         for engine in ENGINES:
