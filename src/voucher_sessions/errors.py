@@ -136,6 +136,11 @@ def _listed(codes: Iterable[str]) -> str:
     return ", ".join(map(repr, codes))
 
 
+def call_in_text(verb: str, codes: Sequence[str]) -> str:
+    """A call as texts name it: the verb, and the vouchers if the call names any."""
+    return f"{verb} of {_listed(codes)}" if codes else verb
+
+
 class InvalidRequest(VoucherSessionsError, ValueError):
     """A parameter is wrong. The call was not sent.
 
@@ -472,7 +477,7 @@ class ServerUnavailable(VoucherSessionsError, redis.exceptions.ConnectionError):
         self.problem = problem
 
     def __str__(self) -> str:
-        call = f"{self.verb} of {_listed(self.codes)}" if self.codes else self.verb
+        call = call_in_text(self.verb, self.codes)
         return f"{call} failed, and nothing has changed; try again later: {self.problem}"
 
 
@@ -523,7 +528,8 @@ class OutcomeUnknown(VoucherSessionsError, redis.exceptions.ConnectionError):
             repeat = "Repeat the call with the session_key of this error"
         else:
             repeat = "Repeat the call"
-        return f"{self.verb} of {_listed(self.codes)}: the reply was lost, so the outcome is unknown. {repeat}"
+        call = call_in_text(self.verb, self.codes)
+        return f"{call}: the reply was lost, so the outcome is unknown. {repeat}"
 
 
 class ServerRefused(VoucherSessionsError, redis.exceptions.ResponseError):
@@ -552,7 +558,8 @@ class ServerRefused(VoucherSessionsError, redis.exceptions.ResponseError):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        return f"{self.verb} of {_listed(self.codes)}: the server refused the call: {self.problem}. {self.remedy}"
+        call = call_in_text(self.verb, self.codes)
+        return f"{call}: the server refused the call: {self.problem}. {self.remedy}"
 
 
 class NotDurable(VoucherSessionsError):
@@ -582,8 +589,9 @@ class NotDurable(VoucherSessionsError):
 class CorruptState(VoucherSessionsError):
     """A key contains a value that this library did not write, or a reply has a form that its scripts never return.
 
-    ``problem`` says which of the two. A value that a script cannot read: nothing was changed, so find out what else
-    writes under the engine's prefix. A reply of a wrong form: the change may have happened, as after ``OutcomeUnknown``.
+    ``problem`` says which of the two. A value at a key: nothing was changed, so find out what else writes under the
+    engine's prefix. (If an earlier try of the call took effect and its reply was lost, repeat it when the value is
+    corrected.) A reply of a wrong form: a call that changes something may have changed it, as after ``OutcomeUnknown``.
     """
 
     def __init__(self, problem: str) -> None:
@@ -594,7 +602,8 @@ class CorruptState(VoucherSessionsError):
 class UnknownFormat(CorruptState):
     """A newer version of this library wrote a stored value, and this version cannot read it. Nothing was changed.
 
-    ``where`` says in which call; ``format`` is the number of the value's format. Upgrade this process.
+    ``where`` says in which call, and at which key if it is not one of a voucher; ``format`` is the number of the value's
+    format. Upgrade this process.
     """
 
     def __init__(self, where: str, format: int) -> None:

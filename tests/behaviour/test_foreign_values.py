@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from conftest import Backend
 
-from voucher_sessions import CorruptState, Voucher, VoucherSessions
+from voucher_sessions import CorruptState, UnknownFormat, Voucher, VoucherSessions
+from voucher_sessions._core.replies import ForeignValue
 
 ACTS: list[methodcaller] = [
     methodcaller("put_voucher", Voucher(code="A", credits=5)),
@@ -21,6 +22,31 @@ ACTS: list[methodcaller] = [
     methodcaller("release", "A", "cart"),
     methodcaller("list_sessions", "A"),
 ]
+
+
+NOT_WRITTEN_HERE = "a key of 'A' contains a value that this library did not write, so nothing was changed: find out"
+REDEMPTION, ROLLBACK, ADJUSTMENT = "vs:{A}:redemption:order", "vs:{A}:rollback:refund", "vs:{A}:adjustment:topup"
+# What reads which receipt. Most scripts return it as it is stored.
+RETURNED: list[tuple[str, methodcaller]] = [
+    (REDEMPTION, methodcaller("redeem", "A", credits=1, redemption_id="order")),
+    (REDEMPTION, methodcaller("redeem_stack", ["A"], redemption_id="order")),
+    (REDEMPTION, methodcaller("get_redemption", "A", "order")),
+    (ROLLBACK, methodcaller("rollback", "A", "order", credits=1, rollback_id="refund")),
+    (ADJUSTMENT, methodcaller("adjust", "A", credits=1, adjustment_id="topup")),
+]
+NO_RECEIPTS: list[str | bytes] = [
+    *("hello", "hello world", "[1,2]", "", "7", "1 x", "0 a 1 1 0 5 call - - ", "-1 a 1 1 0 5 call - - "),
+    *(
+        "1 a -1 1 0 5 call - - ",
+        f"1 a 1 {2**53} 0 5 call - - ",
+        f"1 a 1 1 0 {10**20} call - - ",
+        b"1 a 1 1 0 5 call - - \xff",
+    ),
+    *("1 a 1 1 0 5 call - 2,0,- ", "1 a 1 1 0 5 call - 0,0 "),
+]
+
+# Foreign members of the index, and their scores.
+MEMBERS = {"foreign": 2e12, "1 x cart": 2e12, f"{2**53} 0 cart": 2e12, "-1 0 cart": 2e12, "1 0 cart": 1e300}
 
 
 @pytest.fixture
@@ -130,7 +156,7 @@ def test_a_foreign_value_at_a_receipt_key_is_corrupt_state(
     engine.put_voucher(Voucher(code="A", credits=50))
     backend.admin.set("vs:{A}:redemption:order", value)
     before = backend.contents()
-    with pytest.raises(CorruptState):
+    with pytest.raises(CorruptState, match=NOT_WRITTEN_HERE):
         act(engine)
     assert backend.contents() == before
 
@@ -163,3 +189,67 @@ def test_a_foreign_expired_index_member_is_corrupt_state(
     with pytest.raises(CorruptState):
         engine.validate("A")
     assert backend.contents() == before
+
+
+@pytest.mark.parametrize(("key", "act"), RETURNED)
+def test_a_foreign_receipt_is_told_as_a_stored_value(
+    engine: VoucherSessions, backend: Backend, key: str, act: methodcaller
+) -> None:
+    """Not as a reply that a proxy has changed, although only Python reads it."""
+    engine.put_voucher(Voucher(code="A", credits=50))
+    for value in NO_RECEIPTS:
+        backend.admin.set(key, value)
+        before = backend.contents()
+        with pytest.raises(CorruptState, match=NOT_WRITTEN_HERE) as raised:
+            act(engine)
+        assert type(raised.value) is CorruptState, value
+        assert not isinstance(raised.value.__context__, ForeignValue | ValueError), "its text may have a session key"
+        assert backend.contents() == before, value
+
+
+@pytest.mark.parametrize(("key", "act"), RETURNED)
+def test_a_newer_receipt_is_told_with_the_call(
+    engine: VoucherSessions, backend: Backend, key: str, act: methodcaller
+) -> None:
+    engine.put_voucher(Voucher(code="A", credits=50))
+    backend.admin.set(key, "2 new")
+    with pytest.raises(UnknownFormat, match=r"^[a-z_]+ of 'A': a stored value has format 2") as raised:
+        act(engine)
+    assert (raised.value.where.split(" ")[0], raised.value.format) == (str(act).split("'")[1], 2)
+
+
+@pytest.mark.parametrize("queued", [act for _, act in RETURNED])
+def test_a_pipeline_tells_a_stored_value_for_each_call(
+    engine: VoucherSessions, backend: Backend, execute: Callable[..., list[Any]], queued: methodcaller
+) -> None:
+    engine.put_voucher(Voucher(code="A", credits=50))
+    for key, _ in RETURNED:
+        backend.admin.set(key, "hello world")
+    pipe = engine.pipeline()
+    queued(pipe)
+    found, state = execute(pipe.get_voucher("A"), raise_on_error=False)
+    assert NOT_WRITTEN_HERE in str(found)
+    assert state.credits.limit == 50
+
+
+@pytest.mark.parametrize("act", [methodcaller("list_sessions", "A"), lambda engine: list(engine.iter_sessions("A"))])
+def test_a_foreign_member_of_the_index_is_told_as_a_stored_value(
+    engine: VoucherSessions, backend: Backend, act: Callable[[Any], Any]
+) -> None:
+    engine.put_voucher(Voucher(code="A", credits=50))
+    for key in ("one", "two"):
+        engine.validate("A", session={"type": "LOCK", "key": key})
+    for member, score in MEMBERS.items():
+        backend.admin.zadd("vs:{A}:locks", {member: score})
+        before = backend.contents()
+        with pytest.raises(CorruptState, match=NOT_WRITTEN_HERE):
+            act(engine)
+        assert backend.contents() == before
+        backend.admin.zrem("vs:{A}:locks", member)
+
+
+def test_repair_is_named_by_its_own_name(engine: VoucherSessions, backend: Backend) -> None:
+    backend.admin.set("vs:{A}", "hello")
+    for verb in ("audit", "repair"):
+        with pytest.raises(CorruptState, match=f"^{verb}: {NOT_WRITTEN_HERE}"):
+            getattr(engine, verb)("A")

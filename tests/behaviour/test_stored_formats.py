@@ -105,8 +105,24 @@ def test_the_partition_says_its_format_too(make_engine: Callable[..., VoucherSes
     value: Any = backend.admin.get("vs:partition")
     assert value.startswith(b"1 ")
     backend.admin.set("vs:partition", b"2" + value[1:])
-    with pytest.raises(UnknownFormat):
+    with pytest.raises(
+        UnknownFormat, match=r"^get_voucher of 'A', at the key 'vs:partition': a stored value has format 2"
+    ):
         make_engine(partition=lambda code: "one").get_voucher("A")
     backend.admin.set("vs:partition", b"1 0")
     with pytest.raises(InvalidRequest):
         make_engine(partition=lambda code: "one").get_voucher("A")
+
+
+def test_a_foreign_value_at_the_key_of_the_partition_is_told_with_the_key_and_the_users_call(
+    make_engine: Callable[..., VoucherSessions], backend: Backend, execute: Callable[..., list[Any]]
+) -> None:
+    problem = r"the key 'vs:partition' contains a value that this library did not write, so nothing was changed: "
+    engine = make_engine(partition=lambda code: "one")
+    for write in (lambda: backend.admin.set("vs:partition", "hello"), lambda: backend.admin.rpush("vs:partition", "x")):
+        backend.admin.delete("vs:partition")
+        write()
+        with pytest.raises(CorruptState, match=f"^redeem_stack of 'A', 'B': {problem}"):
+            engine.redeem_stack(["A", "B"])
+        with pytest.raises(CorruptState, match=f"^put_voucher of 'B': {problem}"):
+            execute(engine.pipeline().put_voucher(Voucher(code="B")).get_voucher("A"))

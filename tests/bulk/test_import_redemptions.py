@@ -466,6 +466,19 @@ def test_a_newer_format_is_refused_before_anything_is_written(
     assert backend.contents() == before
 
 
+@pytest.mark.parametrize("value", ["hello", b"1 a 1 30 0 5 call - - \xff"])
+def test_a_foreign_receipt_is_told_as_a_stored_value(
+    gift: VoucherSessions, backend: Backend, value: str | bytes
+) -> None:
+    backend.admin.set("vs:{GIFT}:redemption:order", value)
+    before = backend.contents()
+    with pytest.raises(
+        CorruptState, match="a key of 'GIFT' contains a value that this library did not write, so nothing"
+    ):
+        import_redemptions(gift, [row()], count=True, on_bad_row="collect")
+    assert backend.contents() == before
+
+
 # Runs that end early
 
 

@@ -167,8 +167,17 @@ def test_without_a_cluster_no_call_goes_on_without_the_comparison(failure: Excep
     client = PartitionServerDown()
     client.failure = failure
     client.times = [0.0]
-    with pytest.raises((ServerRefused, ServerUnavailable)):
+    with pytest.raises((ServerRefused, ServerUnavailable), match=r"^get_voucher of 'A'.*\(at the key 'vs:partition'\)"):
         untyped.VoucherSessions(client, partition=str.upper).get_voucher("A")
+
+
+def test_a_pipeline_without_calls_makes_the_first_call_under_its_own_name() -> None:
+    client = PartitionServerDown()
+    client.failure = FAILURES[-1]
+    client.times = [0.0]
+    engine = untyped.VoucherSessions(client, partition=str.upper)
+    with pytest.raises(ServerRefused, match=r"^agree_on_partition: the server refused the call: OOM"):
+        engine._transport.run_all([])
 
 
 def test_a_server_that_hangs_is_asked_less_often(

@@ -9,7 +9,7 @@ import pytest
 import redis
 import redis.exceptions
 from support import untyped
-from support.scripted_clients import ScriptedClient
+from support.scripted_clients import ScriptedClient, call_id_of
 
 from core.both_engines import CHANGING, READING, on_both
 from voucher_sessions import CorruptState, OutcomeUnknown, ServerUnavailable
@@ -73,6 +73,58 @@ def test_an_invalid_reply_is_corrupt_state(act: methodcaller, nonsense: Any) -> 
 def test_a_reply_that_contradicts_itself_is_corrupt_state(act: methodcaller, reply: Any) -> None:
     for seen in on_both(act, reply):
         assert isinstance(seen, CorruptState), seen
+
+
+PROXY = "the reply does not have the form that {}.lua returns{}: check which server the client is connected to"
+
+
+@pytest.mark.parametrize(
+    ("act", "script", "reply"),
+    [
+        (methodcaller("get_redemption", "A", "order"), "get_redemption", [b"receipts"]),
+        (methodcaller("get_redemption", "A", "order"), "get_redemption", [b"receipts", 5]),
+        (methodcaller("get_redemption", "A", "order"), "get_redemption", [b"rollback", b"hello"]),
+        (methodcaller("get_redemption", "A", "order"), "get_redemption", [b"receipts", "hello"]),
+        (methodcaller("list_sessions", "A"), "list_sessions", [b"sessions", 5, 6, 7]),
+        (methodcaller("list_sessions", "A"), "list_sessions", [b"sessions", 5, b"foreign"]),
+        (methodcaller("list_sessions", "A"), "list_sessions", [b"sessions", 5, b"1 0 cart", b"soon"]),
+        (methodcaller("get_voucher", "A"), "get_voucher", [b"state", b"hello"]),
+    ],
+)
+def test_a_malformed_reply_is_told_as_one(act: methodcaller, script: str, reply: Any) -> None:
+    for seen in on_both(act, reply):
+        assert PROXY.format(script, "") in str(seen)
+
+
+@pytest.mark.parametrize(
+    "reply", [[b"receipts"], [b"receipts", 5], [b"deleted", 1], [b"refused", 1], [b"receipts", None]]
+)
+def test_a_malformed_reply_to_a_change_says_that_the_change_may_have_happened(reply: Any) -> None:
+    for seen in on_both(methodcaller("redeem", "A", session="cart"), reply):
+        assert PROXY.format("redeem", ", so the change may have happened") in str(seen)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        methodcaller("redeem", "A", redemption_id="order"),
+        methodcaller("rollback", "A", "order"),
+        methodcaller("rollback", "A", "order", credits=1, rollback_id="refund"),
+        methodcaller("adjust", "A", credits=1, adjustment_id="topup"),
+    ],
+)
+def test_a_damaged_receipt_of_this_very_call_came_from_a_change(act: methodcaller) -> None:
+    """Only this call writes its id, so it has changed something, and the value was damaged later or on its way."""
+    statuses = {"adjust": b"adjusted", "rollback": b"rollback" if "refund" in str(act) else b"receipts"}
+    verb = str(act).split("'")[1]
+
+    class Damaging(ScriptedClient):
+        def reply(self, command: tuple[Any, ...]) -> Any:
+            self._replies = [[statuses.get(verb, b"receipts"), b"1 life " + call_id_of(command)]]
+            return super().reply(command)
+
+    with pytest.raises(CorruptState, match="so the change may have happened"):
+        act(untyped.VoucherSessions(Damaging()))
 
 
 @pytest.mark.parametrize(

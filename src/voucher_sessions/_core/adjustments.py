@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from voucher_sessions._core.receipts import fields_of
-from voucher_sessions._core.replies import Reply, as_amount, as_bytes, voucher_of, without_status
+from voucher_sessions._core.replies import (
+    UNREADABLE,
+    ForeignValue,
+    Reply,
+    as_amount,
+    as_bytes,
+    voucher_of,
+    without_status,
+)
 from voucher_sessions.errors import AdjustmentConflict, AdjustmentRefused
 from voucher_sessions.results import Adjustment
 
@@ -19,8 +27,7 @@ def adjustment(code: str, adjustment_id: str, changes: tuple[int, int, int], cal
         without_limit = (at, limit) == (1, -1)
         raise AdjustmentRefused(code, _BALANCES[at], None if without_limit else as_amount(limit), changes[at - 1])
     item, *voucher = without_status(reply, b"adjusted")
-    life, quantity_text, credits_text, points_text, adjusted_by = fields_of("an adjustment", item).split(" ")
-    adjusted = int(quantity_text), int(credits_text), int(points_text)
+    life, adjusted, adjusted_by = _fields(as_bytes(item))
     replayed = adjusted_by != call_id
     is_another = bool(voucher) and as_bytes(voucher[0]).decode() != life  # put again after a deletion
     if adjusted != changes or (is_another and replayed):
@@ -35,3 +42,12 @@ def adjustment(code: str, adjustment_id: str, changes: tuple[int, int, int], cal
         voucher=voucher_of(code, voucher[1:]) if voucher and not is_another else None,
         replayed=replayed,
     )
+
+
+def _fields(value: bytes) -> tuple[str, tuple[int, int, int], str]:
+    """The fields of a receipt: the life of the voucher, the changes, the call id."""
+    try:
+        life, quantity, credits, points, call_id = fields_of(value, 5)
+        return life, (int(quantity), int(credits), int(points)), call_id
+    except UNREADABLE:
+        raise ForeignValue from None

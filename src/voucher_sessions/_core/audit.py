@@ -43,7 +43,7 @@ def _locked(quantity: int, credits: int, points: int) -> Locked:
 
 def audit(keys: Keys, code: str) -> Calls[Audit]:
     """Compare locks and totals. ``exact`` is False if the book changed during each of 20 tries."""
-    found, _ = yield from _walk(keys, code)
+    found, _ = yield from _walk("audit", keys, code)
     return found
 
 
@@ -53,7 +53,7 @@ def repair(keys: Keys, code: str) -> Calls[Audit]:
     tries = 0
     while True:
         tries += 1
-        found, book = yield from _walk(keys, code)
+        found, book = yield from _walk("repair", keys, code)
         if found.exact and not found.differs:  # a repair whose reply was lost may have succeeded
             return before or found
         if found.exact and (yield _repair(keys, code, book, found.counted)):
@@ -63,15 +63,15 @@ def repair(keys: Keys, code: str) -> Calls[Audit]:
         before = found
 
 
-def _walk(keys: Keys, code: str) -> Calls[tuple[Audit, bytes]]:
+def _walk(verb: str, keys: Keys, code: str) -> Calls[tuple[Audit, bytes]]:
     """The audit, and the text of the book that it belongs to."""
     tries = 0
     while True:
         tries += 1
-        first: _PartialCount = yield _count(keys, code, 0)
+        first: _PartialCount = yield _count(verb, keys, code, 0)
         part, counted = first, first.counted
         while part.next >= 0 and part.book == first.book:
-            part = yield _count(keys, code, part.next)
+            part = yield _count(verb, keys, code, part.next)
             counted = _locked(*map(sum, zip(_amounts(counted), _amounts(part.counted), strict=True)))
         found = Audit(
             code=code,
@@ -89,9 +89,9 @@ def _amounts(locked: Locked) -> tuple[int, int, int]:
     return locked.quantity, locked.credits, locked.points
 
 
-def _count(keys: Keys, code: str, start: int) -> Call[_PartialCount]:
+def _count(verb: str, keys: Keys, code: str, start: int) -> Call[_PartialCount]:
     return Call(
-        verb="audit",
+        verb=verb,
         codes=(code,),
         script=scripts.AUDIT,
         keys=keys.voucher(code),

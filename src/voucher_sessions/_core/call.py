@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import uniform
 from time import monotonic
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from voucher_sessions._core import client_errors
-from voucher_sessions._core.replies import Item, Reply
+from voucher_sessions._core.replies import UNREADABLE, ForeignValue, Item, Reply
 from voucher_sessions._core.requests import VoucherRequest, new_call_id
 from voucher_sessions._core.scripts import Script
 from voucher_sessions.errors import (
@@ -27,6 +27,7 @@ from voucher_sessions.errors import (
     UnknownFormat,
     VoucherExists,
     VoucherNotFound,
+    call_in_text,
 )
 
 T = TypeVar("T")
@@ -105,6 +106,7 @@ class Call(Generic[T]):
     ``verb`` is the name of the engine's method; ``requested`` has the amounts that the call names for each voucher.
     ``read`` turns the script's reply, without the call id at its beginning, into the result. ``changes`` is False if the
     script only reads; a lost reply then leaves nothing unknown. ``changed_keys`` are those keys that may keep its id.
+    ``key_in_text`` is the name of the call's only key, for texts, if it is not a key of a voucher.
     ``may_have_run`` becomes True when a try may have reached the server and its reply was not read. ``abandoned`` is set
     when the task of the call was cancelled while it waited for a reply.
     """
@@ -122,13 +124,18 @@ class Call(Generic[T]):
     rollback_id: str | None = None
     adjustment_id: str | None = None
     changed_keys: Sequence[bytes] = ()
+    key_in_text: str | None = None
     id: str = field(default_factory=new_call_id)
     may_have_run: bool = False
     abandoned: Abandoned | None = None
 
     def __repr__(self) -> str:
         """Without keys and arguments: they contain the session key, which must not appear in logs."""
-        return f"<{self.verb} of {', '.join(map(repr, self.codes))}>"
+        return f"<{call_in_text(self.verb, self.codes)}>"
+
+    def before(self, calls: Sequence[Call[Any]]) -> Call[T]:
+        """This call, to be sent before others. Its errors name the first of them, which is the one that users know."""
+        return replace(self, verb=calls[0].verb, codes=calls[0].codes) if calls else self
 
     def evalsha_command(self) -> tuple[Arg, ...]:
         """The command that runs the script if the server has it; otherwise the server answers NOSCRIPT."""
@@ -142,12 +149,15 @@ class Call(Generic[T]):
         """The result that the reply stands for.
 
         Raises ``OutOfStep`` if it is not the reply to this call; the error of a refusal (such as ``VoucherNotFound``),
-        ``CallAgain``, or ``CorruptState`` for a reply that the script cannot have given.
+        ``CallAgain``; ``CorruptState`` for a reply that the script cannot have given, or that contains a stored value
+        which this library did not write.
         """
         if not self.is_own(reply):
             raise client_errors.OutOfStep(f"{self.verb}: the connection gave the reply to another command")
+        reply = reply[1:]
+        foreign_format: int | None = None
+        is_foreign = False
         try:
-            reply = reply[1:]
             if not _REPLY_TYPES.issuperset(map(type, reply)):
                 raise TypeError("not a list of bytes and integers")
             if reply[0] in _STATUSES_WITHOUT_RESULT:
@@ -155,12 +165,36 @@ class Call(Generic[T]):
             return self.read(reply)
         except InvalidRequest:  # a ValueError as well, but not about the form of the reply
             raise
-        except (TypeError, ValueError, LookupError, ArithmeticError):
-            # Raised below, so that this error is not its __context__: its text may quote the reply and a session key.
+        except ForeignValue as error:
+            foreign_format = error.format
+            is_foreign = not self._has_written(reply)
+        except UNREADABLE:
             pass
+        # Raised here, so that the errors above are not its __context__: a text may quote the reply and a session key.
+        if is_foreign:
+            raise self._error_of_stored_value(foreign_format)
+        unknown = ", so the change may have happened" if self.changes else ""
         raise CorruptState(
-            f"{self.verb}: the reply does not have the form that {self.script.name}.lua returns: check which server the "
-            "client is connected to, and whether a proxy or a wrapper of the client changes replies"
+            f"{self.verb}: the reply does not have the form that {self.script.name}.lua returns{unknown}: check which "
+            "server the client is connected to, whether a proxy or a wrapper of the client changes replies, and what "
+            "else writes under the prefix"
+        )
+
+    def _has_written(self, reply: Reply) -> bool:
+        """Whether a stored value in the reply has the id of this call, which the script stores with each change."""
+        return any(isinstance(item, bytes) and self.id.encode() in item for item in reply)
+
+    def _error_of_stored_value(self, newer_format: int | None) -> CorruptState:
+        """The error for a stored value in a newer format; None: in a form that this library does not write."""
+        if newer_format is not None:
+            at_key = f", at the key {self.key_in_text!r}" if self.key_in_text else ""
+            return UnknownFormat(call_in_text(self.verb, self.codes) + at_key, newer_format)
+        call, keys = self.verb, f"a key of {', '.join(map(repr, self.codes))}"
+        if self.key_in_text:
+            call, keys = call_in_text(self.verb, self.codes), f"the key {self.key_in_text!r}"
+        return CorruptState(
+            f"{call}: {keys} contains a value that this library did not write, so nothing was changed: find out what "
+            "else writes under the prefix"
         )
 
     def is_own(self, reply: object) -> bool:
@@ -226,22 +260,20 @@ class Call(Generic[T]):
                 adjustment_id=self.adjustment_id,
             )
         elif without_answer:
-            raised = ServerUnavailable(self.verb, self.codes, str(error))
+            raised = ServerUnavailable(self.verb, self.codes, self._problem(error))
         elif client_errors.is_refusal(error):
-            codes = ", ".join(map(repr, self.codes))
             problem = _STORED_VALUE.search(str(error))
-            if problem and problem["format"]:
-                raised = UnknownFormat(f"{self.verb} of {codes}", int(problem["format"]))
-            elif problem:
-                raised = CorruptState(
-                    f"{self.verb}: a key of {codes} contains a value that this library did not write: "
-                    "find out what else writes under the prefix"
-                )
+            if problem:
+                raised = self._error_of_stored_value(int(problem["format"]) if problem["format"] else None)
             else:
-                raised = ServerRefused(self.verb, self.codes, str(error), client_errors.remedy(error))
+                raised = ServerRefused(self.verb, self.codes, self._problem(error), client_errors.remedy(error))
         if raised is not error:
             raised.__cause__ = error
         return raised
+
+    def _problem(self, error: Exception) -> str:
+        """What the client raised, with the key of the call if it is not one of a voucher."""
+        return f"{error} (at the key {self.key_in_text!r})" if self.key_in_text else str(error)
 
     def _codes_in(self, reply: Reply) -> list[str]:
         """The codes of the vouchers that follow a status. The script numbers them from 1."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from hashlib import sha256
 from typing import Final, NamedTuple, Self
 
 from voucher_sessions._core.replies import (
+    UNREADABLE,
+    ForeignValue,
     Item,
     Reply,
     as_amount,
@@ -23,9 +26,8 @@ from voucher_sessions.errors import (
     RedemptionConflict,
     RedemptionRolledBack,
     RollbackExceeded,
-    UnknownFormat,
 )
-from voucher_sessions.models import model_of
+from voucher_sessions.models import MAX_NUMBER, model_of
 from voucher_sessions.results import Redemption, Rollback, StackRedemption
 
 _UNKNOWN: Final = "?"  # the stack of an imported redemption
@@ -38,11 +40,16 @@ def stack_fingerprint(codes: Sequence[str]) -> str:
     return sha256(b"".join(b"%d:%b" % (len(code), code) for code in sorted(map(str.encode, codes)))).hexdigest()[:16]
 
 
-def fields_of(kind: str, item: Item) -> str:
-    """The fields of a receipt, without its format at the beginning."""
-    format_, fields = as_bytes(item).decode().split(" ", 1)
-    if int(format_) > FORMAT:
-        raise UnknownFormat(kind, int(format_))
+def fields_of(value: bytes, count: int) -> list[str]:
+    """The fields of a receipt behind its format. The last of them may contain spaces.
+
+    Raises ``ForeignValue`` for a newer format, and one of ``UNREADABLE`` for any other value that is not a receipt.
+    """
+    format_, *fields = value.decode().split(" ", count)
+    if int(format_) > FORMAT and fields:
+        raise ForeignValue(int(format_))
+    if format_ != str(FORMAT) or len(fields) != count:
+        raise ValueError("not the fields of a receipt")
     return fields
 
 
@@ -68,7 +75,7 @@ class Receipt(NamedTuple):
     quantity: int
     credits: int
     points: int
-    redeemed_at_ms: int
+    redeemed_at: datetime
     call_id: str
     stack: str
     credits_back: int
@@ -78,21 +85,31 @@ class Receipt(NamedTuple):
 
     @classmethod
     def read(cls, item: Item) -> Self:
-        # The session key is the last field, because it may contain spaces.
-        fields = fields_of("a receipt", item)
-        _life, quantity, credits, points, at, call_id, stack, given_back, key = fields.split(" ", 8)
+        """The receipt in a reply. A script returns it as it is stored, so ``ForeignValue`` is raised for other values."""
+        value = as_bytes(item)
+        try:
+            return cls._of_value(value)
+        except UNREADABLE:
+            raise ForeignValue from None
+
+    @classmethod
+    def _of_value(cls, value: bytes) -> Self:
+        _life, quantity, credits, points, at, call_id, stack, given_back, key = fields_of(value, 9)
         credits_back, points_back, rolled_back_by = ("0,0,-" if given_back == "-" else given_back).split(",")
-        if int(credits_back) > int(credits) or int(points_back) > int(points):
+        amounts = int(quantity), int(credits), int(points), int(credits_back), int(points_back)
+        if min(amounts) < 0 or max(amounts) > MAX_NUMBER:
+            raise ValueError("out of range")
+        if amounts[3] > amounts[1] or amounts[4] > amounts[2]:
             raise ValueError("more was given back than was taken")
         return cls(
-            quantity=int(quantity),
-            credits=int(credits),
-            points=int(points),
-            redeemed_at_ms=int(at),
+            quantity=amounts[0],
+            credits=amounts[1],
+            points=amounts[2],
+            redeemed_at=datetime_of(int(at)),
             call_id=call_id,
             stack=stack,
-            credits_back=int(credits_back),
-            points_back=int(points_back),
+            credits_back=amounts[3],
+            points_back=amounts[4],
             rolled_back_by=None if rolled_back_by == "-" else rolled_back_by,
             session_key=key or None,
         )
@@ -118,7 +135,7 @@ class Receipt(NamedTuple):
                 "quantity": self.quantity,
                 "credits": self.credits,
                 "points": self.points,
-                "redeemed_at": datetime_of(self.redeemed_at_ms),
+                "redeemed_at": self.redeemed_at,
                 "rolled_back": self.rolled_back,
                 "credits_rolled_back": self.credits if self.rolled_back else self.credits_back,
                 "points_rolled_back": self.points if self.rolled_back else self.points_back,
@@ -211,9 +228,8 @@ def partial_rollback(
         balance, requested = {1: ("credits", credits), 2: ("points", points)}[int(reply[1])]
         raise RollbackExceeded(code, redemption_id, balance, requested, as_amount(reply[2]))
     (item,) = without_status(reply, b"rollback")
-    text = fields_of("a rollback", item)
-    rolled_credits, rolled_points, rolled_by, rolled_redemption = text.split(" ", 3)
-    if (int(rolled_credits), int(rolled_points), rolled_redemption) != (credits, points, redemption_id):
+    rolled_credits, rolled_points, rolled_by, rolled_redemption = _rollback_of_value(as_bytes(item))
+    if (rolled_credits, rolled_points, rolled_redemption) != (credits, points, redemption_id):
         raise RedemptionConflict(code, redemption_id, rollback_id)
     return Rollback(
         code=code,
@@ -224,3 +240,12 @@ def partial_rollback(
         points=points,
         replayed=rolled_by != call_id,
     )
+
+
+def _rollback_of_value(value: bytes) -> tuple[int, int, str, str]:
+    """The fields of the receipt of a partial rollback: credits, points, call id and redemption id."""
+    try:
+        credits, points, call_id, redemption_id = fields_of(value, 4)
+        return int(credits), int(points), call_id, redemption_id
+    except UNREADABLE:
+        raise ForeignValue from None

@@ -33,6 +33,8 @@ from voucher_sessions.results import (
 Item = bytes | int
 Reply = Sequence[Item]
 
+# What reading a value of a wrong form raises. pydantic's ValidationError is a ValueError.
+UNREADABLE: Final = (TypeError, ValueError, LookupError, ArithmeticError)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _REASONS: Final[dict[Item, Reason | None]] = {
     b"": None,
@@ -46,6 +48,17 @@ _LIMIT_ERRORS: Final[dict[Reason, tuple[type[LimitExceeded], str]]] = {
     "gift_amount_exceeded": (GiftAmountExceeded, "credits"),
     "loyalty_card_points_exceeded": (LoyaltyPointsExceeded, "points"),
 }
+
+
+class ForeignValue(Exception):
+    """A script has returned a stored value as it is, and this library did not write it, or a newer version did.
+
+    ``format`` is the number of the newer format; None if the value has no format of this library.
+    """
+
+    def __init__(self, format: int | None = None) -> None:
+        super().__init__()
+        self.format = format
 
 
 def ms_of(time: datetime) -> int:
@@ -226,13 +239,19 @@ class ListedSession(NamedTuple):
 def listed_sessions(reply: Reply) -> list[ListedSession]:
     """The reply 'sessions'."""
     now_ms, *items = without_status(reply, b"sessions")
-    listed: list[ListedSession] = []
-    for item, expires_item in groups(items, 2):
-        member, expires_at_ms = as_bytes(item), int(float(expires_item))
+    now_ms = int(now_ms)
+    return [_listed_session(now_ms, as_bytes(item), float(expires_item)) for item, expires_item in groups(items, 2)]
+
+
+def _listed_session(now_ms: int, member: bytes, expires_at: float) -> ListedSession:
+    """A member of the index, with its score. No script has checked them."""
+    try:
+        expires_at_ms = int(expires_at)
         credits, points, key = member.split(b" ", 2)
-        fields = _active_session(key.decode(), int(now_ms), expires_at_ms, int(credits), int(points))
-        listed.append(ListedSession(expires_at_ms, member, model_of(ActiveSession, fields)))
-    return listed
+        fields = _active_session(key.decode(), now_ms, expires_at_ms, int(credits), int(points))
+        return ListedSession(expires_at_ms, member, model_of(ActiveSession, fields))
+    except UNREADABLE:
+        raise ForeignValue from None
 
 
 def active_sessions(reply: Reply) -> list[ActiveSession]:

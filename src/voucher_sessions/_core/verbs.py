@@ -145,6 +145,7 @@ class Verbs:
             args=[fingerprint],
             read=partial(replies.check_partition, fingerprint),
             changes=False,
+            key_in_text=key.decode(),
         )
 
     def partition_fails_for(self, code: str) -> bool:
@@ -162,7 +163,7 @@ class Verbs:
     def check_permissions(self, tag: str) -> Call[dict[str, str]]:
         """For each of ``scripts.COMMANDS`` the error with which the server refuses it, or ''."""
         return Call(
-            verb="check_permissions",
+            verb="check_server",
             codes=(),
             script=scripts.CHECK_PERMISSIONS,
             keys=[self._keys.probe(tag)],

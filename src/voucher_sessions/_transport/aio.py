@@ -164,7 +164,7 @@ class AsyncTransport:
             self._first_call_due_at = time.monotonic() + FIRST_CALL_PAUSE_SECONDS
         begun = time.monotonic()
         try:
-            await self._result_of(first, RetryPeriod(self._retry_seconds if shared else 0))
+            await self._result_of(first.before(calls), RetryPeriod(self._retry_seconds if shared else 0))
         except (ServerRefused, *CLIENT_ERRORS) as error:
             if shared or client_errors.is_cluster_view_forbidden(error):
                 raise
