@@ -67,7 +67,8 @@ class VoucherSessions:
             that they can be used in one stack. All engines of a prefix must use the same function. None: each code has
             its own slot.
         durability: Replicas or disks that must confirm each change before the call returns. A change that is not
-            confirmed in time raises ``NotDurable``: it took effect, and the call is safe to repeat.
+            confirmed in time raises ``NotDurable``. The call is safe to repeat, a ``put_voucher`` that sets ``used``
+            only with ``if_exists="keep"``.
         receipt_ttl: Seconds, or a timedelta, after which a redemption is forgotten, and with it the protection of its
             id against a second redemption; at least 10 minutes. None: never.
         default_ttl: Seconds, or a timedelta: how long a session lives that is validated without ``ttl``. None: 7 days,
@@ -253,10 +254,10 @@ class VoucherSessions:
         Raises:
             InvalidRequest: A parameter is wrong. Nothing was sent.
             VoucherExists: There is such a voucher, and ``if_exists`` is ``"raise"``. A call that is repeated after
-                ``OutcomeUnknown`` may raise it about the voucher that its own first try has created.
+                ``OutcomeUnknown`` or ``NotDurable`` may raise it about the voucher that its own first try has created.
             OutcomeUnknown: The reply was lost. Repeat the call: it sets the same limits again. If it sets ``used``,
                 repeat it with ``if_exists="keep"``; otherwise the old used figures would replace what was redeemed in
-                between.
+                between. The same is true of ``NotDurable``.
         """
         return self._runner.run(self._verbs.put_voucher, voucher, used, if_exists)
 

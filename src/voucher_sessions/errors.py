@@ -23,7 +23,7 @@
     │                                    the reply was lost: repeat the same call, or look up what happened
     ├── ServerRefused (redis.exceptions.ResponseError)
     │                                    the server did not run the call: full, read-only, no permission, …
-    ├── NotDurable                       the change took effect, but was not confirmed by replicas or disk in time
+    ├── NotDurable                       replicas or disk did not confirm in time what the call changed or found
     ├── CorruptState                     the keys in Redis contain values that this library did not write
     │   └── UnknownFormat                a newer version of this library wrote them
     └── EmbeddedServerError              the server of embedded:// cannot be started
@@ -190,7 +190,8 @@ class VoucherNotFound(VoucherSessionsError):
 class VoucherExists(VoucherSessionsError):
     """``put_voucher(if_exists="raise")`` found a voucher of this ``code``. Nothing was changed.
 
-    A call that is repeated after ``OutcomeUnknown`` can raise it about the voucher that its own first try has created.
+    A call that is repeated after ``OutcomeUnknown`` or ``NotDurable`` can raise it about the voucher that its own first
+    try has created.
     """
 
     def __init__(self, code: str) -> None:
@@ -487,7 +488,7 @@ class OutcomeUnknown(VoucherSessionsError, redis.exceptions.ConnectionError):
     Repeat the call with the key or the id of this error, or look up what happened with ``get_redemption``,
     ``get_session`` or ``get_voucher``. Repeating is safe, except for ``put_voucher`` with ``used``, which would replace
     what was redeemed in between. If the first call took effect, a repeated redeem, rollback or adjust returns
-    ``replayed=True``; validate sets the same lock again, and extend sets the expiry again.
+    ``replayed=True``; validate sets the same lock again, extend the expiry, and put_voucher the limits.
 
     Attributes:
         verb: The method that was called.
@@ -562,10 +563,25 @@ class ServerRefused(VoucherSessionsError, redis.exceptions.ResponseError):
         return f"{call}: the server refused the call: {self.problem}. {self.remedy}"
 
 
-class NotDurable(VoucherSessionsError):
-    """The call took effect, but the replicas or disks that ``durability`` requires did not confirm it in time.
+# The id in a result with which the call can be repeated, if its caller has named none.
+_IDS: Final = {
+    "redeem": "redemption id",
+    "redeem_stack": "redemption id",
+    "rollback": "rollback id",
+    "adjust": "adjustment id",
+}
 
-    Repeating the call is safe, as after ``OutcomeUnknown``; if a key or id was generated, ``result`` has it.
+
+class NotDurable(VoucherSessionsError):
+    """The call ran, but the replicas or disks that ``durability`` requires did not confirm its outcome in time.
+
+    A failover or a crash may undo what the call has changed. If the call changed nothing (a refused ``validate``, the
+    ``release`` of a session that is not live, a repeated redemption), its answer may rest on an earlier change that is
+    lost, or that a primary which was replaced did not receive.
+
+    Repeat the call, or accept ``result``. Repeating is safe, as after ``OutcomeUnknown``, except for ``put_voucher``
+    with ``used``, which would replace what was redeemed in between: repeat that with ``if_exists="keep"``. If the call
+    generated a session key or an id of a redemption, a rollback or an adjustment, ``result`` has it.
 
     Attributes:
         verb: The method that was called.
@@ -580,10 +596,39 @@ class NotDurable(VoucherSessionsError):
         self.result = _from_json(result)
 
     def __str__(self) -> str:
-        return (
-            f"{self.verb} took effect, but is not confirmed as durable: {self.problem}. Repeat the call with the session "
-            "key or redemption id in the result of this error, or accept that result"
-        )
+        with_key_or_id = self._with_key_or_id()
+        result = "that result" if with_key_or_id else "the result of this error"
+        accept = "" if self.result is None else f", or accept {result}"
+        repeat = f"Repeat the call{with_key_or_id}{accept}"
+        if self.verb == "put_voucher":
+            repeat = (
+                f"{repeat}. If the call sets used=, repeat it with if_exists='keep', so that it does not set it again"
+            )
+        return f"{self._what_happened()}: {self.problem}. {repeat}"
+
+    def _what_happened(self) -> str:
+        parts = self.result if isinstance(self.result, list) else [self.result]
+        changes = {True if self.verb in {"extend", "extend_stack"} else _has_changed(part) for part in parts}
+        if True in changes:
+            return f"{self.verb} took effect, but is not confirmed as durable"
+        if changes == {False}:
+            return f"{self.verb} changed nothing, and what it found is not confirmed as durable"
+        return f"{self.verb} ran, but what it changed or found is not confirmed as durable"
+
+    def _with_key_or_id(self) -> str:
+        if self.verb in _IDS and getattr(self.result, "id", None) is not None:
+            return f" with the {_IDS[self.verb]} in the result of this error"
+        return " with the session key in the result of this error" if getattr(self.result, "session", None) else ""
+
+
+def _has_changed(part: object) -> bool | None:
+    """Whether the result for one voucher shows that its call changed something; None: it does not show that."""
+    if isinstance(part, bool):
+        return part
+    for name, of_a_change in (("valid", True), ("released", True), ("replayed", False)):
+        if (shown := getattr(part, name, None)) is not None:
+            return bool(shown is of_a_change)
+    return None
 
 
 class CorruptState(VoucherSessionsError):

@@ -46,7 +46,7 @@ class CallEvent:
     - ``exists``: ``VoucherExists``.
     - ``refused``: ``AdjustmentRefused`` or ``RollbackExceeded``.
     - ``invalid``: ``InvalidRequest``; nothing was sent.
-    - ``not_durable``: ``NotDurable``; the change took effect.
+    - ``not_durable``: ``NotDurable``; what the call changed or found was not confirmed in time.
     - ``unknown``: a change that may have taken effect: ``OutcomeUnknown``, or the call was interrupted or cancelled.
     - ``unavailable``: nothing has changed: ``ServerUnavailable``, or another error, for example one that the loader
       raised.

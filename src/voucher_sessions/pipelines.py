@@ -67,10 +67,10 @@ class _Queue:
         Raises:
             InvalidRequest: A parameter is wrong. Nothing was sent.
             VoucherExists: There is such a voucher, and ``if_exists`` is ``"raise"``. A call that is repeated after
-                ``OutcomeUnknown`` may raise it about the voucher that its own first try has created.
+                ``OutcomeUnknown`` or ``NotDurable`` may raise it about the voucher that its own first try has created.
             OutcomeUnknown: The reply was lost. Repeat the call: it sets the same limits again. If it sets ``used``,
                 repeat it with ``if_exists="keep"``; otherwise the old used figures would replace what was redeemed in
-                between.
+                between. The same is true of ``NotDurable``.
         """
         return self._queue(self._verbs.put_voucher, voucher, used, if_exists)
 

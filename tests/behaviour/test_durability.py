@@ -23,6 +23,7 @@ from voucher_sessions import (
     LimitExceeded,
     NotDurable,
     Redemption,
+    Used,
     Voucher,
     VoucherSessions,
 )
@@ -185,6 +186,46 @@ def test_a_user_without_permission_for_wait_gets_not_durable_at_the_first_change
         pytest.raises(NotDurable, match="no permissions to run the 'wait' command"),
     ):
         engine.put_voucher(Voucher(code="A"))
+
+
+def test_what_not_durable_advises_never_gives_back_what_others_have_redeemed(loop: asyncio.AbstractEventLoop) -> None:
+    server = fakeredis.FakeServer()
+    others = VoucherSessions(fakeredis.FakeRedis(server=server))
+    gift, used, unconfirmed = Voucher(code="GIFT", credits=100), Used(credits=20), Durability(replicas=1)
+    for engine in (
+        VoucherSessions(fakeredis.FakeRedis(server=server), durability=unconfirmed),
+        BlockingAsync(AsyncVoucherSessions(fakeredis.FakeAsyncRedis(server=server), durability=unconfirmed), loop),
+    ):
+        with pytest.raises(NotDurable, match=r"If the call sets used=, repeat it with if_exists='keep'"):
+            engine.put_voucher(gift, used=used)
+        others.redeem("GIFT", credits=70)
+        with pytest.raises(NotDurable, match=r"^put_voucher ran"):
+            engine.put_voucher(gift, used=used, if_exists="keep")
+        assert others.get_voucher("GIFT").credits.used == 90
+        others.delete_voucher("GIFT")
+
+
+def test_not_durable_says_of_each_call_of_a_pipeline_whether_it_changed_something(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    durability = Durability(replicas=1)
+    engine = VoucherSessions(fakeredis.FakeRedis(), durability=durability)
+    waiting = AsyncVoucherSessions(fakeredis.FakeAsyncRedis(), durability=durability)
+    pipes: list[Any] = [engine.pipeline(), waiting.pipeline()]
+    for pipe in pipes:
+        pipe.put_voucher(Voucher(code="A", quantity=1)).delete_voucher("B").release("A", "cart")
+        pipe.validate("A", session=LOCK).validate_stack(["A", "B"], session=LOCK).delete_voucher("A")
+        executed = pipe.execute(raise_on_error=False)
+        outcomes = executed if isinstance(executed, list) else loop.run_until_complete(executed)
+        assert {type(each) for each in outcomes} == {NotDurable}
+        assert [str(each).partition(" is not confirmed")[0] for each in outcomes] == [
+            "put_voucher ran, but what it changed or found",
+            "delete_voucher changed nothing, and what it found",
+            "release changed nothing, and what it found",
+            "validate took effect, but",
+            "validate_stack changed nothing, and what it found",
+            "delete_voucher took effect, but",
+        ]
 
 
 @pytest.mark.parametrize(

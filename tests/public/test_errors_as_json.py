@@ -12,10 +12,12 @@ import pytest
 
 import voucher_sessions
 from voucher_sessions import (
+    ActiveSession,
     Adjustment,
     AdjustmentConflict,
     AdjustmentRefused,
     AmountRequired,
+    Available,
     Balance,
     CorruptState,
     CrossSlotStack,
@@ -31,12 +33,17 @@ from voucher_sessions import (
     RedemptionConflict,
     RedemptionNotFound,
     RedemptionRolledBack,
+    Release,
     Rollback,
     RollbackExceeded,
     ServerRefused,
     ServerUnavailable,
     SessionNotFound,
+    SessionType,
+    StackRedemption,
+    StackValidation,
     UnknownFormat,
+    Validation,
     Voucher,
     VoucherExists,
     VoucherNotFound,
@@ -72,6 +79,29 @@ TOP_UP = Adjustment(
     replayed=False,
 )
 REFUND = Rollback(code="A", redemption_id="order", id="refund", quantity=0, credits=5, points=0, replayed=False)
+SESSION = ActiveSession(
+    key=KEY,
+    type=SessionType.LOCK,
+    quantity=1,
+    credits=5,
+    points=0,
+    expires_at=datetime(2026, 11, 21, 12, 45, tzinfo=UTC),
+    remaining_ms=900_000,
+)
+LOCKED = Validation(
+    code="A",
+    valid=True,
+    reason=None,
+    locked_by_others=False,
+    retry_after_ms=None,
+    available=Available(quantity=1, credits=5, points=0),
+    session=SESSION,
+)
+REFUSED = LOCKED.model_copy(update={"valid": False, "reason": "not_found", "session": None})
+RELEASED = Release(code="A", session_key=KEY, released=True, ended=False)
+NOT_LIVE = Release(code="B", session_key=KEY, released=False, ended=True)
+PAID = RECEIPT.model_copy(update={"replayed": False})
+STATE = VoucherState(code="A", quantity=ZERO, credits=ZERO, points=ZERO)
 QUANTITY = QuantityExceeded("A", "quantity_exceeded", 1, 0, False, None)
 POINTS = LoyaltyPointsExceeded("B", "loyalty_card_points_exceeded", 7, 3, True, 1500)
 ERRORS: list[VoucherSessionsError] = [
@@ -106,7 +136,14 @@ ERRORS: list[VoucherSessionsError] = [
     NotDurable("redeem", "no replica confirmed it", RECEIPT),
     NotDurable("adjust", "no replica confirmed it", TOP_UP),
     NotDurable("rollback", "no replica confirmed it", REFUND),
-    NotDurable("release_stack", "no replica confirmed it", [RECEIPT, RECEIPT]),
+    NotDurable("release_stack", "no replica confirmed it", [RELEASED, NOT_LIVE]),
+    NotDurable("validate", "no replica confirmed it", LOCKED),
+    NotDurable("validate", "no replica confirmed it", REFUSED),
+    NotDurable("put_voucher", "no replica confirmed it", STATE),
+    NotDurable("extend", "no replica confirmed it", SESSION),
+    NotDurable("put_voucher", "no replica confirmed it", [True, STATE]),
+    NotDurable("import_redemption", "no replica confirmed it", [False, RECEIPT]),
+    NotDurable("redeem", "no replica confirmed it", None),
     CorruptState("nonsense"),
     UnknownFormat("redeem of 'A'", 2),
     EmbeddedServerError(Path("folder"), "no disk"),
@@ -192,3 +229,70 @@ def test_those_that_an_engine_raises() -> None:
 )
 def test_a_text_says_what_to_do(error: VoucherSessionsError, advice: str) -> None:
     assert advice in str(error)
+
+
+CHANGED = "took effect, but is not confirmed as durable"
+UNCHANGED = "changed nothing, and what it found is not confirmed as durable"
+PERHAPS = "ran, but what it changed or found is not confirmed as durable"
+KEY_OR_ID = "Repeat the call with the {} in the result of this error, or accept that result"
+REPEAT = "Repeat the call, or accept the result of this error"
+REPEAT_PUT = f"{REPEAT}. If the call sets used=, repeat it with if_exists='keep', so that it does not set it again"
+
+
+@pytest.mark.parametrize(
+    ("verb", "result", "happened", "advice"),
+    [
+        ("validate", LOCKED, CHANGED, KEY_OR_ID.format("session key")),
+        ("validate", REFUSED, UNCHANGED, REPEAT),
+        (
+            "validate_stack",
+            StackValidation(valid=True, session=SESSION, validations=[LOCKED]),
+            CHANGED,
+            KEY_OR_ID.format("session key"),
+        ),
+        ("validate_stack", StackValidation(valid=False, session=None, validations=[REFUSED]), UNCHANGED, REPEAT),
+        ("redeem", PAID, CHANGED, KEY_OR_ID.format("redemption id")),
+        ("redeem", RECEIPT, UNCHANGED, KEY_OR_ID.format("redemption id")),
+        (
+            "redeem_stack",
+            StackRedemption(id="order", redemptions=[PAID], replayed=False),
+            CHANGED,
+            KEY_OR_ID.format("redemption id"),
+        ),
+        ("rollback", REFUND, CHANGED, KEY_OR_ID.format("rollback id")),
+        ("rollback", REFUND.model_copy(update={"replayed": True}), UNCHANGED, KEY_OR_ID.format("rollback id")),
+        ("rollback", REFUND.model_copy(update={"id": None}), CHANGED, REPEAT),
+        ("rollback_stack", [REFUND.model_copy(update={"id": None})] * 2, CHANGED, REPEAT),
+        ("adjust", TOP_UP, CHANGED, KEY_OR_ID.format("adjustment id")),
+        ("adjust", TOP_UP.model_copy(update={"replayed": True}), UNCHANGED, KEY_OR_ID.format("adjustment id")),
+        ("release", RELEASED, CHANGED, REPEAT),
+        ("release", NOT_LIVE, UNCHANGED, REPEAT),
+        ("release_stack", [RELEASED, NOT_LIVE], CHANGED, REPEAT),
+        ("release_stack", [NOT_LIVE, NOT_LIVE], UNCHANGED, REPEAT),
+        ("extend", SESSION, CHANGED, REPEAT),
+        ("extend_stack", [SESSION, SESSION], CHANGED, REPEAT),
+        ("delete_voucher", True, CHANGED, REPEAT),
+        ("delete_voucher", False, UNCHANGED, REPEAT),
+        ("repair", True, CHANGED, REPEAT),
+        ("put_voucher", STATE, PERHAPS, REPEAT_PUT),
+        ("put_voucher", (True, STATE), CHANGED, REPEAT_PUT),
+        ("put_voucher", (False, STATE), PERHAPS, REPEAT_PUT),
+        ("import_redemption", (True, PAID), CHANGED, REPEAT),
+        ("import_redemption", (False, RECEIPT), UNCHANGED, REPEAT),
+        ("redeem", None, PERHAPS, "Repeat the call"),
+    ],
+)
+def test_not_durable_names_only_what_its_result_shows(verb: str, result: object, happened: str, advice: str) -> None:
+    assert str(NotDurable(verb, "no replica", result)) == f"{verb} {happened}: no replica. {advice}"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ServerUnavailable("scan_vouchers", (), "gone"),
+        ServerRefused("scan_vouchers", (), "no permission", "check the user"),
+        OutcomeUnknown("scan_vouchers", ()),
+    ],
+)
+def test_a_call_without_codes_leaves_no_hole_in_the_text(error: VoucherSessionsError) -> None:
+    assert str(error).startswith(("scan_vouchers: ", "scan_vouchers failed"))
