@@ -78,7 +78,7 @@ def hidden_commands(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
 def test_no_error_shows_the_arguments_of_a_command_that_the_server_does_not_know(
     hidden_commands: Server, password: str | None, asynchronous: bool, through_the_client: bool
 ) -> None:
-    options = {"password": password, "single_connection_client": through_the_client, "protocol": 2}
+    options: dict[str, Any] = {"password": password, "single_connection_client": through_the_client, "protocol": 2}
     session: SessionFields = {"type": "LOCK", "key": KEY}
 
     def errors() -> Iterator[Any]:
