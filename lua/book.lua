@@ -201,16 +201,16 @@ end
 -- writes the result to `reply`, after its first `n` items.
 -- Reads: book, credits, points, session_key, locks_key, now, reply, n
 -- Sets: fits
-local is_locked, own_credits, own_points = book[SESSION_TEXT], (book[OWN_CREDITS] or 0) + 0, (book[OWN_POINTS] or 0) + 0
+local has_lock, own_credits, own_points = book[SESSION_TEXT] ~= nil, (book[OWN_CREDITS] or 0) + 0, (book[OWN_POINTS] or 0) + 0
 local quantity_limit = book[QUANTITY_LIMIT]
 local quantity_unspent = (quantity_limit < 0 and MAX_NUMBER or quantity_limit) - book[QUANTITY_USED]
 local credits_unspent = book[CREDITS_LIMIT] - book[CREDITS_USED]
 local points_unspent = book[POINTS_LIMIT] - book[POINTS_USED]
 -- The locks of other sessions are never less than 0, even if something other than this library changed the totals.
-local quantity_left = quantity_unspent - math.max(0, book[QUANTITY_LOCKED] - (is_locked and 1 or 0))
+local quantity_left = quantity_unspent - math.max(0, book[QUANTITY_LOCKED] - (has_lock and 1 or 0))
 local credits_left = credits_unspent - math.max(0, book[CREDITS_LOCKED] - own_credits)
 local points_left = points_unspent - math.max(0, book[POINTS_LOCKED] - own_points)
-if is_locked then
+if has_lock then
   -- Below a limit that was lowered there may be more locks than it covers. Then each session can have what it has
   -- locked, until the limit is used up; only what goes beyond its own lock competes with the locks of others.
   quantity_left = math.max(quantity_left, math.min(1, quantity_unspent))
@@ -232,7 +232,7 @@ if reason ~= '' then
     locked_by_others = 1
     local soonest = redis.call('ZRANGEBYSCORE', locks_key, '(' .. string.format('%d', now), '+inf',
       'WITHSCORES', 'LIMIT', 0, 2)
-    local own = is_locked and book[OWN_CREDITS] .. ' ' .. book[OWN_POINTS] .. ' ' .. session_key
+    local own = has_lock and book[OWN_CREDITS] .. ' ' .. book[OWN_POINTS] .. ' ' .. session_key
     retry_after_ms = math.max(1, ((soonest[1] == own and soonest[4] or soonest[2]) or book[LOCKED_UNTIL]) - now)
   end
 end

@@ -67,8 +67,8 @@ class VoucherSessions:
             that they can be used in one stack. All engines of a prefix must use the same function. None: each code has
             its own slot.
         durability: Replicas or disks that must confirm each change before the call returns. A change that is not
-            confirmed in time raises ``NotDurable``. The call is safe to repeat, a ``put_voucher`` that sets ``used``
-            only with ``if_exists="keep"``.
+            confirmed in time raises ``NotDurable``. The call is safe to repeat. Repeat a ``put_voucher`` that sets
+            ``used`` with ``if_exists="keep"``.
         receipt_ttl: Seconds, or a timedelta, after which a redemption is forgotten, and with it the protection of its
             id against a second redemption; at least 10 minutes. None: never.
         default_ttl: Seconds, or a timedelta: how long a session lives that is validated without ``ttl``. None: 7 days,

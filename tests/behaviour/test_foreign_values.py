@@ -192,7 +192,7 @@ def test_a_foreign_expired_index_member_is_corrupt_state(
 
 
 @pytest.mark.parametrize(("key", "act"), RETURNED)
-def test_a_foreign_receipt_is_told_as_a_stored_value(
+def test_a_foreign_receipt_is_reported_as_a_stored_value(
     engine: VoucherSessions, backend: Backend, key: str, act: methodcaller
 ) -> None:
     """Not as a reply that a proxy has changed, although only Python reads it."""
@@ -233,7 +233,7 @@ def test_a_pipeline_tells_a_stored_value_for_each_call(
 
 
 @pytest.mark.parametrize("act", [methodcaller("list_sessions", "A"), lambda engine: list(engine.iter_sessions("A"))])
-def test_a_foreign_member_of_the_index_is_told_as_a_stored_value(
+def test_a_foreign_member_of_the_index_is_reported_as_a_stored_value(
     engine: VoucherSessions, backend: Backend, act: Callable[[Any], Any]
 ) -> None:
     engine.put_voucher(Voucher(code="A", credits=50))

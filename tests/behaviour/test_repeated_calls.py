@@ -73,7 +73,9 @@ def test_a_session_that_has_ended_is_not_locked_again(
     assert gift.validate("GIFT", credits=10, session={"type": "LOCK", "key": "cart"}).valid, "a new call locks anew"
 
 
-def test_a_session_of_points_that_has_ended_is_told_as_it_was(gift: VoucherSessions, send: Callable[..., Any]) -> None:
+def test_a_session_of_points_that_has_ended_is_reported_as_it_was(
+    gift: VoucherSessions, send: Callable[..., Any]
+) -> None:
     gift.put_voucher(Voucher(code="LOYAL", points=50))
     call = CALLS.validate("LOYAL", 0, 20, {"type": "LOCK", "key": "cart"})
     send(call)

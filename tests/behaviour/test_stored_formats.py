@@ -78,7 +78,9 @@ def test_a_newer_format_is_refused_before_anything_is_written(
             assert "upgrade" in str(refused.value)
 
 
-def test_a_damaged_value_of_this_format_is_not_told_as_a_newer_one(engine: VoucherSessions, backend: Backend) -> None:
+def test_a_damaged_value_of_this_format_is_not_reported_as_a_newer_one(
+    engine: VoucherSessions, backend: Backend
+) -> None:
     engine.put_voucher(Voucher(code="A", quantity=9))
     value: Any = backend.admin.get(BOOK)
     assert b",9," in value

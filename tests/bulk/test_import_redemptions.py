@@ -467,7 +467,7 @@ def test_a_newer_format_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize("value", ["hello", b"1 a 1 30 0 5 call - - \xff"])
-def test_a_foreign_receipt_is_told_as_a_stored_value(
+def test_a_foreign_receipt_is_reported_as_a_stored_value(
     gift: VoucherSessions, backend: Backend, value: str | bytes
 ) -> None:
     backend.admin.set("vs:{GIFT}:redemption:order", value)

@@ -9,7 +9,9 @@ import redis
 import redis.exceptions
 
 from core.both_engines import CHANGING, READING, on_both
-from voucher_sessions import OutcomeUnknown, ServerRefused, ServerUnavailable
+from voucher_sessions import CorruptState, OutcomeUnknown, ServerRefused, ServerUnavailable
+from voucher_sessions._core.keys import Keys
+from voucher_sessions._core.verbs import Verbs
 
 
 @pytest.mark.parametrize("act", CHANGING)
@@ -81,3 +83,45 @@ def test_a_refused_password_that_redis_asyncio_wraps_is_no_unknown_outcome() -> 
     for act in CHANGING + READING:
         for seen in on_both(act, error):
             assert seen is error
+
+
+class Unchangeable(Exception):
+    """An exception of the application whose ``args`` are fixed."""
+
+    @property
+    def args(self) -> tuple[str, ...]:  # type: ignore[override]  # a checker must report: it can be set in the base
+        return ("no secret",)
+
+
+class EqualToAll(redis.exceptions.ConnectionError):
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = Exception.__hash__
+
+
+SECRET = "redis://user:secret@host"
+
+
+@pytest.mark.parametrize(
+    "behind", [OSError(2, SECRET), EqualToAll(SECRET), ValueError(SECRET), Unchangeable()], ids=repr
+)
+@pytest.mark.parametrize("chained", ["__cause__", "__context__"])
+def test_no_error_behind_an_error_shows_a_password(behind: Exception, chained: str) -> None:
+    error = EqualToAll(SECRET)
+    setattr(error, chained, behind)
+    for act in CHANGING + READING:
+        for seen in on_both(act, error):
+            assert seen.__cause__ is error
+            assert "secret@" not in f"{seen} {seen!r} {error} {error!r} {behind} {behind!r}"
+
+
+@pytest.mark.parametrize("text", ["WRONGTYPE Operation against a key", "CORRUPT vs:{A}"])
+def test_a_stored_value_that_a_later_try_finds_says_nothing_about_an_earlier_one(text: str) -> None:
+    call = Verbs(Keys("vs")).redeem("A", None, None, None, "order", "raise")
+    error = redis.exceptions.ResponseError(f"{text} script: f_1, on @user_script:12.")
+    assert "nothing was changed" in str(call.error_for(error))
+    call.may_have_run = True
+    found = call.error_for(error)
+    assert type(found) is CorruptState
+    assert "this try changed nothing, but an earlier one may have" in str(found)

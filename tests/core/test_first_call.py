@@ -177,7 +177,7 @@ def test_a_pipeline_without_calls_makes_the_first_call_under_its_own_name() -> N
     client.times = [0.0]
     engine = untyped.VoucherSessions(client, partition=str.upper)
     with pytest.raises(ServerRefused, match=r"^agree_on_partition: the server refused the call: OOM"):
-        engine._transport.run_all([])
+        engine.pipeline().execute()
 
 
 def test_a_server_that_hangs_is_asked_less_often(

@@ -91,7 +91,7 @@ PROXY = "the reply does not have the form that {}.lua returns{}: check which ser
         (methodcaller("get_voucher", "A"), "get_voucher", [b"state", b"hello"]),
     ],
 )
-def test_a_malformed_reply_is_told_as_one(act: methodcaller, script: str, reply: Any) -> None:
+def test_a_malformed_reply_is_reported_as_one(act: methodcaller, script: str, reply: Any) -> None:
     for seen in on_both(act, reply):
         assert PROXY.format(script, "") in str(seen)
 

@@ -294,5 +294,5 @@ def test_not_durable_names_only_what_its_result_shows(verb: str, result: object,
         OutcomeUnknown("scan_vouchers", ()),
     ],
 )
-def test_a_call_without_codes_leaves_no_hole_in_the_text(error: VoucherSessionsError) -> None:
+def test_a_call_without_codes_has_a_whole_sentence(error: VoucherSessionsError) -> None:
     assert str(error).startswith(("scan_vouchers: ", "scan_vouchers failed"))

@@ -194,7 +194,7 @@ def test_a_token_that_was_renewed_while_a_connection_was_opened_is_used(server: 
         asyncio.run(main(relay))
 
 
-def test_options_that_a_connection_does_not_take_are_told_as_redis_py_does(server: Server) -> None:
+def test_options_that_a_connection_does_not_take_are_reported_as_redis_py_does(server: Server) -> None:
     async def main() -> None:
         async with engine_on(server) as engine:
             client: Any = engine.client

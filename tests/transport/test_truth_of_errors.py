@@ -360,7 +360,7 @@ def is_busy(admin: redis.Redis) -> bool:
 
 @contextmanager
 def loading_slowly() -> Iterator[Server]:
-    """A server that has voucher A, and that must be started again: it then loads its data until it is told to hurry."""
+    """A server that has voucher A, and that must be started again: it then loads its data for 15 seconds, unless ``key-load-delay`` is set to 0."""
     slow = {"key_load_delay": "3000", "loading_process_events_interval_bytes": "1024"}
     with running("valkey", save="3600 1", **slow) as own:
         with own.client() as admin:

@@ -6,11 +6,10 @@ from typing import Final
 
 from voucher_sessions._core.receipts import fields_of
 from voucher_sessions._core.replies import (
-    UNREADABLE,
-    ForeignValue,
     Reply,
     as_amount,
     as_bytes,
+    from_stored,
     voucher_of,
     without_status,
 )
@@ -27,7 +26,7 @@ def adjustment(code: str, adjustment_id: str, changes: tuple[int, int, int], cal
         without_limit = (at, limit) == (1, -1)
         raise AdjustmentRefused(code, _BALANCES[at], None if without_limit else as_amount(limit), changes[at - 1])
     item, *voucher = without_status(reply, b"adjusted")
-    life, adjusted, adjusted_by = _fields(as_bytes(item))
+    life, adjusted, adjusted_by = from_stored(_fields, as_bytes(item))
     replayed = adjusted_by != call_id
     is_another = bool(voucher) and as_bytes(voucher[0]).decode() != life  # put again after a deletion
     if adjusted != changes or (is_another and replayed):
@@ -46,8 +45,5 @@ def adjustment(code: str, adjustment_id: str, changes: tuple[int, int, int], cal
 
 def _fields(value: bytes) -> tuple[str, tuple[int, int, int], str]:
     """The fields of a receipt: the life of the voucher, the changes, the call id."""
-    try:
-        life, quantity, credits, points, call_id = fields_of(value, 5)
-        return life, (int(quantity), int(credits), int(points)), call_id
-    except UNREADABLE:
-        raise ForeignValue from None
+    life, quantity, credits, points, call_id = fields_of(value, 5)
+    return life, (int(quantity), int(credits), int(points)), call_id

@@ -70,10 +70,8 @@ def outcomes(
     """The outcome of each call: its result, the exception that it raises, or ``SEND_ALONE``.
 
     ``retried``: a call that failed because servers change their roles or places is sent again, alone, as a single call
-    would be. So is one that came before the server had loaded its data, if others came after it.
-    Sets ``may_have_run`` of the calls whose replies are not proven to be theirs.
+    would be. Sets ``may_have_run`` of the calls whose replies are not proven to be theirs.
     """
-    retried = retried or _is_loaded(replies[: len(batch)])
     confirmations = list(replies[len(batch) : -1])
     in_step = _calls_in_step(batch, replies)
     for call in [] if _is_refused_alike(batch, replies) else batch[in_step:]:
@@ -88,11 +86,6 @@ def raise_if_loading(batch: Sequence[Call[Any]], replies: Sequence[Any]) -> None
     """Raise the server's error if it ran nothing of a batch, since it is loading its data: so the batch is sent again."""
     if all(map(client_errors.is_loading, replies[: len(batch)])):  # it answers ECHO meanwhile
         raise replies[0]
-
-
-def _is_loaded(replies: Sequence[Any]) -> bool:
-    """Whether the server has loaded its data between two calls of the batch."""
-    return client_errors.is_loading(replies[0]) and not client_errors.is_loading(replies[-1])
 
 
 def is_out_of_step(batch: Sequence[Call[Any]], replies: Sequence[Any]) -> bool:

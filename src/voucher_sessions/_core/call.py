@@ -192,9 +192,11 @@ class Call(Generic[T]):
         call, keys = self.verb, f"a key of {', '.join(map(repr, self.codes))}"
         if self.key_in_text:
             call, keys = call_in_text(self.verb, self.codes), f"the key {self.key_in_text!r}"
+        earlier = self.changes and self.may_have_run
+        nothing_changed = "this try changed nothing, but an earlier one may have" if earlier else "nothing was changed"
         return CorruptState(
-            f"{call}: {keys} contains a value that this library did not write, so nothing was changed: find out what "
-            "else writes under the prefix"
+            f"{call}: {keys} contains a value that this library did not write, so {nothing_changed}: find out what else "
+            "writes under the prefix"
         )
 
     def is_own(self, reply: object) -> bool:

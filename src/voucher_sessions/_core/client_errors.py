@@ -6,6 +6,7 @@ No other module of ``_core`` imports the exceptions of redis-py.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from redis.exceptions import (
@@ -86,14 +87,17 @@ _REMEDIES: Final = {
 
 def remove_secrets(error: BaseException) -> None:
     """Remove session keys and passwords from the text of a client's error, and of those that it was raised from."""
-    seen: list[BaseException] = []
+    seen: set[int] = set()
     behind: list[BaseException | None] = [error]
     while behind:
         each = behind.pop()
-        if each is not None and each not in seen:
-            each.args = tuple(without_secrets(arg) if isinstance(arg, str) else arg for arg in each.args)
-            seen.append(each)
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
             behind += [each.__cause__, each.__context__]
+            with suppress(Exception):  # an exception of the application may have args that cannot be changed
+                each.args = tuple(without_secrets(arg) if isinstance(arg, str) else arg for arg in each.args)
+            if isinstance(each, OSError) and isinstance(each.strerror, str):  # its text does not come from its args
+                each.strerror = without_secrets(each.strerror)
 
 
 def is_transient(error: Exception) -> bool:

@@ -8,13 +8,13 @@ from hashlib import sha256
 from typing import Final, NamedTuple, Self
 
 from voucher_sessions._core.replies import (
-    UNREADABLE,
     ForeignValue,
     Item,
     Reply,
     as_amount,
     as_bytes,
     datetime_of,
+    from_stored,
     groups,
     limit_exceeded,
     without_status,
@@ -43,7 +43,7 @@ def stack_fingerprint(codes: Sequence[str]) -> str:
 def fields_of(value: bytes, count: int) -> list[str]:
     """The fields of a receipt behind its format. The last of them may contain spaces.
 
-    Raises ``ForeignValue`` for a newer format, and one of ``UNREADABLE`` for any other value that is not a receipt.
+    Raises ``ForeignValue`` for a newer format, and an error of ``UNREADABLE`` for any other value that is not a receipt.
     """
     format_, *fields = value.decode().split(" ", count)
     if int(format_) > FORMAT and fields:
@@ -86,11 +86,7 @@ class Receipt(NamedTuple):
     @classmethod
     def read(cls, item: Item) -> Self:
         """The receipt in a reply. A script returns it as it is stored, so ``ForeignValue`` is raised for other values."""
-        value = as_bytes(item)
-        try:
-            return cls._of_value(value)
-        except UNREADABLE:
-            raise ForeignValue from None
+        return from_stored(cls._of_value, as_bytes(item))
 
     @classmethod
     def _of_value(cls, value: bytes) -> Self:
@@ -228,7 +224,7 @@ def partial_rollback(
         balance, requested = {1: ("credits", credits), 2: ("points", points)}[int(reply[1])]
         raise RollbackExceeded(code, redemption_id, balance, requested, as_amount(reply[2]))
     (item,) = without_status(reply, b"rollback")
-    rolled_credits, rolled_points, rolled_by, rolled_redemption = _rollback_of_value(as_bytes(item))
+    rolled_credits, rolled_points, rolled_by, rolled_redemption = from_stored(_rollback_of_value, as_bytes(item))
     if (rolled_credits, rolled_points, rolled_redemption) != (credits, points, redemption_id):
         raise RedemptionConflict(code, redemption_id, rollback_id)
     return Rollback(
@@ -244,8 +240,5 @@ def partial_rollback(
 
 def _rollback_of_value(value: bytes) -> tuple[int, int, str, str]:
     """The fields of the receipt of a partial rollback: credits, points, call id and redemption id."""
-    try:
-        credits, points, call_id, redemption_id = fields_of(value, 4)
-        return int(credits), int(points), call_id, redemption_id
-    except UNREADABLE:
-        raise ForeignValue from None
+    credits, points, call_id, redemption_id = fields_of(value, 4)
+    return int(credits), int(points), call_id, redemption_id

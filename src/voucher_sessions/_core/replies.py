@@ -7,9 +7,9 @@ read the replies that contain receipts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from voucher_sessions._core.requests import SessionRequest
 from voucher_sessions.errors import (
@@ -30,6 +30,7 @@ from voucher_sessions.results import (
     VoucherState,
 )
 
+T = TypeVar("T")
 Item = bytes | int
 Reply = Sequence[Item]
 
@@ -59,6 +60,14 @@ class ForeignValue(Exception):
     def __init__(self, format: int | None = None) -> None:
         super().__init__()
         self.format = format
+
+
+def from_stored(read: Callable[..., T], *values: Any) -> T:
+    """What ``read`` makes of stored values. ``ForeignValue`` if they have no form that this library writes."""
+    try:
+        return read(*values)
+    except UNREADABLE:
+        raise ForeignValue from None
 
 
 def ms_of(time: datetime) -> int:
@@ -240,18 +249,18 @@ def listed_sessions(reply: Reply) -> list[ListedSession]:
     """The reply 'sessions'."""
     now_ms, *items = without_status(reply, b"sessions")
     now_ms = int(now_ms)
-    return [_listed_session(now_ms, as_bytes(item), float(expires_item)) for item, expires_item in groups(items, 2)]
+    return [
+        from_stored(_listed_session, now_ms, as_bytes(item), float(expires_item))
+        for item, expires_item in groups(items, 2)
+    ]
 
 
 def _listed_session(now_ms: int, member: bytes, expires_at: float) -> ListedSession:
     """A member of the index, with its score. No script has checked them."""
-    try:
-        expires_at_ms = int(expires_at)
-        credits, points, key = member.split(b" ", 2)
-        fields = _active_session(key.decode(), now_ms, expires_at_ms, int(credits), int(points))
-        return ListedSession(expires_at_ms, member, model_of(ActiveSession, fields))
-    except UNREADABLE:
-        raise ForeignValue from None
+    expires_at_ms = int(expires_at)
+    credits, points, key = member.split(b" ", 2)
+    fields = _active_session(key.decode(), now_ms, expires_at_ms, int(credits), int(points))
+    return ListedSession(expires_at_ms, member, model_of(ActiveSession, fields))
 
 
 def active_sessions(reply: Reply) -> list[ActiveSession]:

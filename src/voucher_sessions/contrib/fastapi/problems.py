@@ -142,7 +142,7 @@ _ROWS: Final = (
         NotDurable,
         503,
         "not_durable",
-        "The outcome is not confirmed as durable. Repeat the same request, with the id or the key that this answer has.",
+        "The outcome is not confirmed as durable. Repeat the same request, with the id or the key if this answer has one.",
     ),
     _Row(
         UnknownFormat,
