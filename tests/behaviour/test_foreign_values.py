@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from operator import methodcaller
 from typing import Any
@@ -24,7 +25,11 @@ ACTS: list[methodcaller] = [
 ]
 
 
-NOT_WRITTEN_HERE = "a key of 'A' contains a value that this library did not write, so nothing was changed: find out"
+# A call through the client, or one that is repeated, does not know what an earlier try did.
+NOT_WRITTEN_HERE = (
+    "a key of 'A' contains a value that this library did not write, so "
+    "(nothing was changed|this try changed nothing, but an earlier one may have): find out"
+)
 REDEMPTION, ROLLBACK, ADJUSTMENT = "vs:{A}:redemption:order", "vs:{A}:rollback:refund", "vs:{A}:adjustment:topup"
 # What reads which receipt. Most scripts return it as it is stored.
 RETURNED: list[tuple[str, methodcaller]] = [
@@ -228,7 +233,7 @@ def test_a_pipeline_tells_a_stored_value_for_each_call(
     pipe = engine.pipeline()
     queued(pipe)
     found, state = execute(pipe.get_voucher("A"), raise_on_error=False)
-    assert NOT_WRITTEN_HERE in str(found)
+    assert re.search(NOT_WRITTEN_HERE, str(found))
     assert state.credits.limit == 50
 
 
