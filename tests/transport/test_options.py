@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import socket
 import sys
 from collections.abc import Callable
@@ -139,6 +140,45 @@ def test_an_option_that_is_accepted_is_one_of_the_client_of_a_cluster() -> None:
         assert not problem_of(partial(AsyncVoucherSessions.from_url, URLS["redis+cluster"], **given)), name
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("engine", "scheme"),
+    [
+        *itertools.product(ENGINES, ("redis", "rediss", "unix", "redis+sentinel")),
+        (AsyncVoucherSessions, "redis+cluster"),  # the sync one connects as it is built
+    ],
+)
+def test_an_option_that_is_refused_is_none_of_redis_py(engine: Any, scheme: str) -> None:
+    library: Any = redis if engine is VoucherSessions else redis.asyncio
+
+    def make(name: str) -> None:
+        given: Any = {name: 1 if name == "port" else None}
+        if scheme == "redis+cluster":
+            library.RedisCluster(**{"host": "127.0.0.1", **given})
+            return
+        if scheme == "redis+sentinel":
+            client = library.sentinel.Sentinel([("127.0.0.1", 1)], **given).master_for("service")
+        else:
+            client = library.Redis.from_url(URLS[scheme], **given)
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)
+
+    # redis-py replaces these two of a client from Sentinel, and makes the startup nodes from host and port.
+    replaced = {"redis+sentinel": {"connection_pool", "is_master"}, "redis+cluster": {"startup_nodes"}}
+    refused: list[str] = []
+    for name in every_name():
+        try:
+            close(engine.from_url(URLS[scheme], **{name: 1 if name == "port" else None}))
+        except InvalidRequest:
+            refused.append(name)
+        except Exception:  # about the value: the engine takes the name
+            continue
+    assert [name for name in refused if "argument" not in problem_of(partial(make, name))] == [
+        name for name in refused if name in replaced.get(scheme, ())
+    ]
+    assert len(refused) > 10
+
+
 @pytest.mark.parametrize("name", ["startup_nodes", "connection_kwargs"])
 def test_the_nodes_of_a_cluster_are_in_the_url(engine: Any, name: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
@@ -162,6 +202,54 @@ def test_tls_with_sentinel_needs_ssl(engine: Any) -> None:
     assert refused.value.field == "url"
     close(engine.from_url(SENTINEL, ssl=True, ssl_ca_certs="/ca.pem"))
     close(engine.from_url(f"{SENTINEL}?ssl=1&ssl_ca_certs=/ca.pem"))
+
+
+@pytest.mark.parametrize(
+    ("value", "on"),
+    [*((word, True) for word in ("true", "True", "1", "yes", "T")), *((word, False) for word in ("false", "0", "No"))],
+)
+def test_ssl_in_the_url_is_a_boolean(engine: Any, value: str, on: bool) -> None:
+    with_sentinel = engine.from_url(f"{SENTINEL}?ssl={value}")
+    assert ("SSL" in with_sentinel.client.connection_pool.connection_class.__name__) is on
+    close(with_sentinel)
+    with_cluster = AsyncVoucherSessions.from_url(f"{URLS['redis+cluster']}?ssl={value}")
+    nodes: Any = with_cluster.client.nodes_manager
+    (node,) = nodes.startup_nodes.values()
+    assert ("SSL" in node.connection_class.__name__) is on
+    close(with_cluster)
+
+
+def test_tls_that_is_turned_off_in_the_url_takes_no_options(engine: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"ssl_ca_certs.*it needs ssl=True"):
+        engine.from_url(f"{SENTINEL}?ssl=false&ssl_ca_certs=/ca.pem")
+    close(engine.from_url(f"{SENTINEL}?ssl=false&ssl_ca_certs=/ca.pem", ssl=True))
+
+
+@pytest.mark.parametrize("scheme", ["redis+sentinel", "redis+cluster"])
+@pytest.mark.parametrize("value", ["maybe", "off", "2", "%20"])
+def test_ssl_in_the_url_that_is_no_boolean(engine: Any, scheme: str, value: str) -> None:
+    with pytest.raises(InvalidRequest, match="has the option ssl, which must be true or false") as refused:
+        engine.from_url(f"{URLS[scheme]}?ssl={value}")
+    assert refused.value.field == "url"
+
+
+@pytest.mark.parametrize("option", ["ssl=true", "ssl=maybe", "ssl_cert_reqs=none", "ssl_ca_certs=/ca.pem"])
+def test_tls_for_one_server_has_a_scheme_of_its_own(engine: Any, option: str) -> None:
+    name, _, value = option.partition("=")
+    for url, given in ((f"redis://127.0.0.1:1?{option}", {}), ("redis://127.0.0.1:1", {name: value})):
+        with pytest.raises(InvalidRequest, match=rf"{name}.*: use rediss://"):
+            engine.from_url(url, **given)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "unix", "redis+cluster"])
+def test_a_dict_that_the_scheme_does_not_have(engine: Any, scheme: str) -> None:
+    with pytest.raises(InvalidRequest, match="sentinel_kwargs, which no client for") as refused:
+        engine.from_url(f"{URLS[scheme]}?sentinel_kwargs=x")
+    assert refused.value.field == "url"
+    for given in ({}, {"pasword": "x"}, 5):
+        with pytest.raises(InvalidRequest, match="is no option") as refused:
+            engine.from_url(URLS[scheme], sentinel_kwargs=given)
+        assert refused.value.field == "sentinel_kwargs"
 
 
 def test_a_name_in_a_url_that_cannot_be_encoded(engine: Any) -> None:

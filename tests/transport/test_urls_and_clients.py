@@ -361,6 +361,36 @@ def test_a_connection_class_of_the_application_may_take_options_of_its_own() -> 
         assert isinstance(engine.client, redis.Redis)
 
 
+class Region(redis.Connection):
+    """Takes an option of its own out of all others, as no signature shows."""
+
+    def __init__(self, **options: Any) -> None:
+        self.region = options.pop("region", None)
+        super().__init__(**options)
+
+
+class Inherited(Region):
+    """Has the ``__init__`` of its base."""
+
+
+class OneOption(redis.Connection):
+    def __init__(self, shop: str = "") -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize("connection_class", [Region, Inherited])
+def test_a_connection_class_that_takes_any_option(connection_class: type[Any]) -> None:
+    with VoucherSessions.from_url("redis://127.0.0.1:1", connection_class=connection_class, region="north") as engine:
+        pool: Any = vars(engine.client)["connection_pool"]
+        assert pool.connection_class(**pool.connection_kwargs).region == "north"
+
+
+@pytest.mark.parametrize("connection_class", [redis.Connection, OneOption, object])
+def test_a_connection_class_that_does_not_take_any_option(connection_class: type[Any]) -> None:
+    with pytest.raises(InvalidRequest, match="region: is no option"):
+        VoucherSessions.from_url("redis://127.0.0.1:1", connection_class=connection_class, region="north")
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         "url",

@@ -6,7 +6,7 @@ import asyncio
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest.mock import AsyncMock, MagicMock, Mock, create_autospec
+from unittest.mock import AsyncMock, MagicMock, Mock, create_autospec, patch
 
 import fakeredis
 import pytest
@@ -335,6 +335,21 @@ def test_an_asyncio_engine_takes_a_mock(mock: Any) -> None:
     assert AsyncVoucherSessions(mock())
     with pytest.raises(InvalidRequest, match="use AsyncVoucherSessions"):
         VoucherSessions(mock())
+
+
+@pytest.mark.parametrize("replaced", ["redis.Redis", "redis.RedisCluster"])
+def test_an_engine_while_a_class_of_redis_py_is_replaced_by_a_mock(replaced: str) -> None:
+    real = redis.Redis(port=1)
+    with patch(replaced) as mock:
+        for client in (mock(), real, fakeredis.FakeRedis()):
+            assert VoucherSessions(client).client is client
+
+
+@pytest.mark.parametrize("replaced", ["redis.asyncio.Redis", "redis.asyncio.RedisCluster"])
+def test_an_asyncio_engine_while_a_class_of_redis_py_is_replaced_by_a_mock(replaced: str) -> None:
+    real = redis.asyncio.Redis(port=1)
+    with patch(replaced, new_callable=AsyncMock):
+        assert AsyncVoucherSessions(real).client is real
 
 
 # --- What cannot work ------------------------------------------------------------------------------------------------

@@ -24,16 +24,17 @@ import redis.sentinel
 
 from voucher_sessions.errors import InvalidRequest
 
+# All these classes are named at import: a test of the application may replace redis.Redis by a mock.
+_SYNC_CLIENTS: Final = (redis.Redis, redis.RedisCluster)
+_ASYNC_CLIENTS: Final = (aioredis.Redis, aioredis.RedisCluster)
 _SYNC: Final = (
-    redis.Redis,
-    redis.RedisCluster,
+    *_SYNC_CLIENTS,
     redis.ConnectionPool,
     redis.connection.AbstractConnection,
     redis.cluster.NodesManager,
 )
 _ASYNC: Final = (
-    aioredis.Redis,
-    aioredis.RedisCluster,
+    *_ASYNC_CLIENTS,
     aioredis.ConnectionPool,
     redis.asyncio.connection.AbstractConnection,
     redis.asyncio.cluster.NodesManager,
@@ -127,9 +128,9 @@ def _is_async(client: object, execute: Any, classes: list[type[Any]]) -> bool | 
     Its own class decides if it is one of redis-py's (those of fakeredis are subclasses), because instrumentation may
     have replaced ``execute_command`` by a plain function that returns a coroutine.
     """
-    if isinstance(client, redis.Redis | redis.RedisCluster):
+    if isinstance(client, _SYNC_CLIENTS):
         return False
-    if isinstance(client, aioredis.Redis | aioredis.RedisCluster):
+    if isinstance(client, _ASYNC_CLIENTS):
         return True
     candidates = (execute, inspect.unwrap(execute), getattr(type(client), "execute_command", None))
     if any(map(inspect.iscoroutinefunction, candidates)):

@@ -54,28 +54,36 @@ ENGINE_OPTIONS: Final = (
 )
 # Options whose values are dicts.
 _DICTS: Final = ("sentinel_kwargs", "socket_keepalive_options")
+# The words for a boolean in a URL. redis-py takes every word that is not one of the first for true.
+_BOOLEANS: Final = {
+    **dict.fromkeys(("0", "F", "FALSE", "N", "NO"), False),
+    **dict.fromkeys(("1", "T", "TRUE", "Y", "YES"), True),
+}
 
 
 def check_options(
     scheme: str,
-    in_url: Collection[str],
+    in_url: Mapping[str, str],
     options: Mapping[str, Any],
     *,
     asynchronous: bool,
-    further: type[Any] | None = None,
+    own_class: type[Any] | None = None,
 ) -> None:
     """``InvalidRequest`` for the first name that is no option of a client for URLs of this scheme.
 
-    ``further`` is a class that takes options too, beside redis-py's.
+    ``own_class`` takes options too, beside redis-py's classes: the ``connection_class`` of the application, or the
+    client of fakeredis.
     """
-    ssl = bool(options.get("ssl", "ssl" in in_url))
-    known = _known(scheme, further, asynchronous=asynchronous, ssl=ssl)
+    ssl = scheme in _SSL_CLASSES and bool(options.get("ssl", as_boolean("ssl", in_url.get("ssl", "no"))))
+    known = _known(scheme, own_class, asynchronous=asynchronous, ssl=ssl)
     for of_url, names in ((True, in_url), (False, options)):
         for name in names:
             if name in known:
                 continue
-            if name in _known(scheme, further, asynchronous=asynchronous, ssl=True):
+            if name in _known(scheme, own_class, asynchronous=asynchronous, ssl=True):
                 advice = ": it needs ssl=True too"
+            elif scheme == "redis" and (name == "ssl" or name in _known("rediss", None, asynchronous=asynchronous)):
+                advice = ": use rediss://"
             else:
                 advice = _advice(name, {*known, *ENGINE_OPTIONS}, of_url=of_url)
             if of_url:
@@ -85,21 +93,42 @@ def check_options(
             raise InvalidRequest(name, f"is no option of a client for {scheme}://{advice}")
 
 
-def check_dicts(in_url: Collection[str], options: Mapping[str, Any], *, asynchronous: bool) -> None:
-    """``InvalidRequest`` for an option that is no dict although it must be one, or has a key that redis-py refuses."""
-    for name in _DICTS:
+def as_boolean(name: str, value: str) -> bool:
+    """The value of an option in a URL, in the words that redis-py reads for its own boolean options."""
+    if value.upper() not in _BOOLEANS:
+        raise InvalidRequest("url", f"has the option {name}, which must be true or false")
+    return _BOOLEANS[value.upper()]
+
+
+def takes_any_name(connection_class: type[Any]) -> bool:
+    """Whether its ``__init__`` is not redis-py's and takes ``**``: only it knows the names of its options."""
+    owner = next(base for base in connection_class.__mro__ if "__init__" in vars(base))
+    if owner.__module__.partition(".")[0] in ("redis", "builtins"):
+        return False
+    parameters = inspect.signature(vars(owner)["__init__"]).parameters.values()
+    return any(each.kind is each.VAR_KEYWORD for each in parameters)
+
+
+def check_dicts(scheme: str, in_url: Collection[str], options: Mapping[str, Any], *, asynchronous: bool) -> None:
+    """``InvalidRequest`` for an option that is no dict although it must be one, or has a key that redis-py refuses.
+
+    Only options that a client for URLs of this scheme has; ``check_options`` refuses the others.
+    """
+    of_scheme = _known(scheme, None, asynchronous=asynchronous)
+    given = {name: options.get(name) or {} for name in _DICTS if name in of_scheme}
+    for name, value in given.items():
         if name in in_url:
             raise InvalidRequest("url", f"has the option {name}, which is a dict: give it to from_url as an argument")
-        if not isinstance(options.get(name) or {}, Mapping):
+        if not isinstance(value, Mapping):
             raise InvalidRequest(name, "must be a dict")
     known = names_of_sentinel_options(asynchronous=asynchronous)
-    for key in options.get("sentinel_kwargs") or {}:
+    for key in given.get("sentinel_kwargs", ()):
         if key not in known:
             advice = _advice(str(key), known)
             raise InvalidRequest(
                 "sentinel_kwargs", f"has {_shown(str(key))}, which is no option of a client for a Sentinel{advice}"
             )
-    if not all(isinstance(key, int) for key in options.get("socket_keepalive_options") or {}):
+    if not all(isinstance(key, int) for key in given.get("socket_keepalive_options", ())):
         raise InvalidRequest(
             "socket_keepalive_options", "must have constants of socket as keys, as in {socket.TCP_KEEPIDLE: 60}"
         )
@@ -125,18 +154,18 @@ def _shown(name: str) -> str:
     return name[:100].encode(errors="backslashreplace").decode()
 
 
-def _known(scheme: str, further: type[Any] | None, *, asynchronous: bool, ssl: bool) -> frozenset[str]:
+def _known(scheme: str, own_class: type[Any] | None, *, asynchronous: bool, ssl: bool = False) -> frozenset[str]:
     classes = (_ASYNC_CLASSES if asynchronous else _CLASSES)[scheme] + (_SSL_CLASSES.get(scheme, ()) if ssl else ())
     unnamed = (_ASYNC_UNNAMED if asynchronous else _UNNAMED)[scheme]
-    return _names(classes, asynchronous=asynchronous, further=further).union(unnamed)
+    return _names(classes, asynchronous=asynchronous, own_class=own_class).union(unnamed)
 
 
-def _names(classes: Iterable[str], *, asynchronous: bool, further: type[Any] | None = None) -> frozenset[str]:
+def _names(classes: Iterable[str], *, asynchronous: bool, own_class: type[Any] | None = None) -> frozenset[str]:
     """The names of all arguments that these classes take."""
     modules = (redis.asyncio, redis.asyncio.sentinel) if asynchronous else (redis, redis.sentinel)
     found = [next(vars(each)[name] for each in modules if name in vars(each)) for name in classes]
-    if further:
-        found.append(further)
+    if own_class:
+        found.append(own_class)
     return frozenset(name for each in found for name in _named(each)).difference(_FROM_THE_URL)
 
 

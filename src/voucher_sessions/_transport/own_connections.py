@@ -23,6 +23,10 @@ from redis.retry import Retry
 
 from voucher_sessions._transport.numbers_as_text import packing_as_text
 
+# Named at import: a test of the application may replace redis.Redis by a mock.
+_CLIENTS: Final = (redis.Redis, aioredis.Redis)
+_CLUSTER: Final = redis.RedisCluster
+_ASYNC_CLUSTER: Final = aioredis.RedisCluster
 _REDIS: Final = f"{Path(redis.__file__).parent}{os.sep}"
 # The methods of a connection that the engine or the client calls. If a class overrides one of them, as those of
 # fakeredis do, the engine does not use that class: calls go through the client.
@@ -46,14 +50,14 @@ def are_allowed(client: Any) -> bool:
     """
     if not _sends_as_redis_py(client):
         return False
-    if isinstance(client, aioredis.RedisCluster):
+    if isinstance(client, _ASYNC_CLUSTER):
         nodes = client.nodes_manager.startup_nodes.values()
         # A token that a provider renews by itself would not reach connections to the nodes.
         is_renewed = any(map(_has_tokens_that_are_renewed, nodes))
         return _are_made_by_redis_py(nodes) and not is_renewed
-    if isinstance(client, redis.RedisCluster):
+    if isinstance(client, _CLUSTER):
         return True
-    if not isinstance(client, redis.Redis | aioredis.Redis) or _has_one_connection(client):
+    if not isinstance(client, _CLIENTS) or _has_one_connection(client):
         return False
     return is_pool_of_redis_py(client.connection_pool)
 

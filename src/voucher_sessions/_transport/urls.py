@@ -19,7 +19,13 @@ from redis.credentials import UsernamePasswordCredentialProvider
 from redis.sentinel import Sentinel
 
 from voucher_sessions._transport.clients import reply_timeout_ms
-from voucher_sessions._transport.options import check_dicts, check_options, names_of_sentinel_options
+from voucher_sessions._transport.options import (
+    as_boolean,
+    check_dicts,
+    check_options,
+    names_of_sentinel_options,
+    takes_any_name,
+)
 from voucher_sessions.errors import InvalidRequest
 from voucher_sessions.models import is_a
 
@@ -120,13 +126,20 @@ def _clients(url: str, options: Mapping[str, Any], classes: _ClientClasses, serv
 
 def _check_options(url: str, options: Mapping[str, Any], classes: _ClientClasses) -> None:
     scheme, _, rest = url.partition("://")
-    in_url = [] if scheme == "embedded" else list(parse_qs(rest.partition("?")[2]))  # a path may contain a "?"
+    query = "" if scheme == "embedded" else rest.partition("?")[2]  # a path may contain a "?"
+    in_url = {name: values[0] for name, values in parse_qs(query).items()}
     if scheme == "memory" and "?" in rest:
         raise InvalidRequest("url", "has a '?', and memory:// has no options in the URL: give them as arguments")
-    check_dicts(in_url, options, asynchronous=classes is _ASYNC)
-    further = getattr(_fakeredis(), classes.fake) if scheme == "memory" else options.get("connection_class")
-    if further is None or isclass(further):  # of a function that makes connections, the options are not known
-        check_options(scheme, in_url, options, asynchronous=classes is _ASYNC, further=further)
+    asynchronous = classes is _ASYNC
+    check_dicts(scheme, in_url, options, asynchronous=asynchronous)
+    if scheme == "memory":
+        own_class = getattr(_fakeredis(), classes.fake)
+    else:
+        own_class = options.get("connection_class")
+        # The options of a function that makes connections are not known, nor those of a class that takes any.
+        if own_class is not None and (not isclass(own_class) or takes_any_name(own_class)):
+            return
+    check_options(scheme, in_url, options, asynchronous=asynchronous, own_class=own_class)
 
 
 def _new_clients(url: str, options: Mapping[str, Any], classes: _ClientClasses, servers: ExitStack) -> list[Any]:
@@ -189,6 +202,8 @@ def _several_hosts(url: str, *, default_port: int) -> _SeveralHosts:
         raise InvalidRequest("url", "needs one or more hosts: host:port,host:port")
     addresses = [(each["host"], each.get("port", default_port)) for each in parsed]
     options = {name: value for name, value in parsed[0].items() if name not in ("host", "port")}
+    if "ssl" in options:  # redis-py leaves it as text, which would count as true
+        options["ssl"] = as_boolean("ssl", options["ssl"])
     return _SeveralHosts(addresses, unquote(path.strip("/")), options)
 
 
