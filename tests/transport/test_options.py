@@ -213,8 +213,8 @@ def test_ssl_in_the_url_is_a_boolean(engine: Any, value: str, on: bool) -> None:
     assert ("SSL" in with_sentinel.client.connection_pool.connection_class.__name__) is on
     close(with_sentinel)
     with_cluster = AsyncVoucherSessions.from_url(f"{URLS['redis+cluster']}?ssl={value}")
-    nodes: Any = with_cluster.client.nodes_manager
-    (node,) = nodes.startup_nodes.values()
+    cluster: Any = with_cluster.client
+    (node,) = cluster.nodes_manager.startup_nodes.values()
     assert ("SSL" in node.connection_class.__name__) is on
     close(with_cluster)
 

@@ -366,7 +366,7 @@ class Region(redis.Connection):
 
     def __init__(self, **options: Any) -> None:
         self.region = options.pop("region", None)
-        super().__init__(**options)
+        redis.Connection.__init__(self, **options)
 
 
 class Inherited(Region):
@@ -375,7 +375,7 @@ class Inherited(Region):
 
 class OneOption(redis.Connection):
     def __init__(self, shop: str = "") -> None:
-        super().__init__()
+        redis.Connection.__init__(self)
 
 
 @pytest.mark.parametrize("connection_class", [Region, Inherited])
