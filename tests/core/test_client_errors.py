@@ -86,11 +86,10 @@ def test_a_refused_password_that_redis_asyncio_wraps_is_no_unknown_outcome() -> 
 
 
 class Unchangeable(Exception):
-    """An exception of the application whose ``args`` are fixed."""
+    """An exception of the application whose attributes are fixed."""
 
-    @property
-    def args(self) -> tuple[str, ...]:  # type: ignore[override]  # a checker must report: it can be set in the base
-        return ("no secret",)
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(name)
 
 
 class EqualToAll(redis.exceptions.ConnectionError):

@@ -167,7 +167,7 @@ def _prepared_socket_path() -> Path:
         if _is_private_directory(path.parent):
             return path
     # TMPDIR may have a long path, so it counts only if there is no /tmp.
-    common = "/tmp"  # noqa: S108 - only the parent of a directory with a random name, which mkdtemp creates for this user alone
+    common = "/tmp"  # noqa: S108 - nothing is written to a predictable name in it: mkdtemp makes a random one that only this user may enter
     parent = common if os.access(common, os.W_OK) else tempfile.gettempdir()
     path = Path(tempfile.mkdtemp(prefix="voucher-sessions-", dir=parent), "server.sock")
     try:
@@ -209,7 +209,7 @@ def started(
         cwd=cwd,
         user=user,
         pass_fds=pass_fds,
-        preexec_fn=end,  # noqa: PLW1509 - safe beside threads: it calls prctl, getppid and _exit alone, and none of them waits for a lock
+        preexec_fn=end,  # noqa: PLW1509 - a child of a process with threads must not wait for a lock; this function only makes system calls
     )
 
 
@@ -248,7 +248,7 @@ def _locked(file: IO[bytes]) -> bool:
     return True
 
 
-def _report(text: str) -> None:  # pragma: no cover - its process has no coverage.py; test_embedded_server.py runs it
+def _report(text: str) -> None:  # pragma: no cover - python -S has no coverage.py; test_embedded_server.py tests it
     """Write a text to the engine that waits for it, and wait until that engine has taken ``users.lock`` or ended."""
     with suppress(BrokenPipeError):
         os.write(sys.stdout.fileno(), os.fsencode(text))
@@ -260,7 +260,7 @@ def _report(text: str) -> None:  # pragma: no cover - its process has no coverag
     os.close(null)
 
 
-def main() -> None:  # pragma: no cover - its process has no coverage.py; test_embedded_server.py runs it
+def main() -> None:  # pragma: no cover - python -S has no coverage.py; test_embedded_server.py tests it
     """Run as a program of its own."""
     binary, kind = sys.argv[1:]
     os.umask(0o077)  # only this user may read what the server writes
@@ -281,5 +281,5 @@ def main() -> None:  # pragma: no cover - its process has no coverage.py; test_e
             shutil.rmtree(folder, ignore_errors=True)
 
 
-if __name__ == "__main__":  # pragma: no cover - its process has no coverage.py; test_embedded_server.py runs it
+if __name__ == "__main__":  # pragma: no cover - python -S has no coverage.py; test_embedded_server.py tests it
     main()
