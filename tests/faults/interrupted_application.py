@@ -46,11 +46,16 @@ def session(key: str) -> Session:
 
 
 class Signals:
-    """Signals whose handler raises once, and only while a call runs: so the test itself is not interrupted."""
+    """Signals whose handler raises once, and only while a call runs: so the test itself is not interrupted.
 
-    def __init__(self, kind: str, random_: random.Random) -> None:
+    ``pace``: how many seconds a call takes here. A timer goes off within that time, or within that of the longest calls;
+    some calls have none, so that calls of each kind come to an end however slow the machine becomes.
+    """
+
+    def __init__(self, kind: str, random_: random.Random, pace: float) -> None:
         self._alarm = kind == "alarm"
         self._random = random_
+        self._pace = pace
         self._error: type[BaseException] = JobTimeout if self._alarm else KeyboardInterrupt
         self._armed = False
         signal.signal(signal.SIGALRM if self._alarm else signal.SIGINT, self._handle)
@@ -64,9 +69,8 @@ class Signals:
         """Make a call that a signal may interrupt; whether one did."""
         try:
             self._armed = True
-            if self._alarm:
-                longest = 0.0006 if self._random.random() < 0.8 else 0.004  # so that pipelines come to an end as well
-                signal.setitimer(signal.ITIMER_REAL, self._random.uniform(0.00001, longest))
+            if self._alarm and (latest := self._random.choices([self._pace, 8 * self._pace, 0.0], [80, 15, 5])[0]):
+                signal.setitimer(signal.ITIMER_REAL, self._random.uniform(0.00001, latest))
             call()
             self._armed = False
         except self._error:
@@ -170,7 +174,10 @@ def main(socket: str, calls: int, seconds: float, seed: int, kind: str, transpor
         application = Application(client, random_, f"app-{os.getpid()}")
         for _ in range(100):  # pydantic builds a model at its first use, and raises a handler's error as one of its own
             application.step()
-        signals = Signals(kind, random_)
+        begins = time.monotonic()
+        for _ in range(100):
+            application.step()
+        signals = Signals(kind, random_, (time.monotonic() - begins) / 100)
         print("ready", flush=True)
         ends, interrupted = time.monotonic() + seconds, 0
         wrong: list[str] = []
