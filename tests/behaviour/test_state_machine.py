@@ -894,7 +894,7 @@ class OnServer(Machine):
         return now
 
 
-MANY = settings(max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=50, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
 FEW = settings(MANY, max_examples=15, stateful_step_count=30)
 
 

@@ -433,7 +433,7 @@ def rows_of(number: int, cells: str) -> Iterator[str]:
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("cells", ["1", "x"], ids=["good", "bad"])
-def test_a_million_rows_need_no_more_memory_than_a_few(cells: str, server: Server, engine: VoucherSessions) -> None:
+def test_many_rows_need_no_more_memory_than_a_few(cells: str, server: Server, engine: VoucherSessions) -> None:
     def peak_kb(number: int) -> int:
         with Path("v.csv").open("w") as file:
             file.writelines(rows_of(number, cells))
@@ -450,5 +450,5 @@ def test_a_million_rows_need_no_more_memory_than_a_few(cells: str, server: Serve
         engine.client.flushall()
         return int(done.stderr.splitlines()[-1])
 
-    few, million = peak_kb(5_000), peak_kb(1_000_000)
-    assert million < few + 10_000
+    few, many = peak_kb(5_000), peak_kb(200_000)
+    assert many < few + 5_000

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from support.moved_clock import FakeClock
 
 from faults.moved_clocks import HOUR, Figures, Shop, agree, lock
 from voucher_sessions import LimitExceeded, SessionNotFound, Voucher
@@ -45,7 +46,6 @@ CALLS = st.one_of(
 )
 # Not shrunk: that takes longer than a test may. The history that failed is printed whole, 40 calls at most.
 RANDOM = settings(
-    max_examples=300,
     report_multiple_bugs=False,
     deadline=None,
     phases=[Phase.reuse, Phase.generate],
@@ -167,7 +167,9 @@ def replay(shop: Shop, calls: list[Any], checker: Checker) -> None:
 
 @pytest.mark.timeout(600)
 def test_nothing_is_granted_twice_whatever_the_clock_shows(shop: Shop) -> None:
-    @settings(RANDOM)
+    slower = isinstance(shop.clock, FakeClock)
+
+    @settings(RANDOM, max_examples=60 if slower else 300)
     @given(calls=st.lists(CALLS, min_size=5, max_size=40))
     def histories(calls: list[Any]) -> None:
         replay(shop, calls, Checker(shop))
