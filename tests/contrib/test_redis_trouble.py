@@ -183,15 +183,15 @@ def test_a_slow_call_that_is_cancelled_has_taken_effect(
 
 @pytest.mark.parametrize("method", ["down", "lose_replies", "slow"])
 def test_in_a_with_statement_the_trouble_ends_with_the_block(engine: Any, trouble: RedisTrouble, method: str) -> None:
-    arguments = {"down": (), "lose_replies": (5,), "slow": (100,)}[method]
+    arguments = {"down": (), "lose_replies": (5,), "slow": (500,)}[method]
     begun = time.monotonic()
     expected = nullcontext() if method == "slow" else pytest.raises(ServerUnavailable)
     with getattr(trouble, method)(*arguments), expected:
         engine.ping()
-    assert method != "slow" or time.monotonic() - begun > 0.09
+    assert method != "slow" or time.monotonic() - begun > 0.49
     begun = time.monotonic()
     engine.ping()
-    assert time.monotonic() - begun < 0.09
+    assert time.monotonic() - begun < 0.49
     assert trouble.replies_to_lose == 0
 
 
