@@ -155,15 +155,15 @@ def test_a_slow_server_does_what_it_was_asked_for(
     engine: Any, trouble: RedisTrouble, untroubled: VoucherSessions
 ) -> None:
     engine.ping()
-    trouble.slow(120)
+    trouble.slow(500)
     begun = time.monotonic()
     assert engine.redeem("GIFT", credits=30).credits == 30
-    assert time.monotonic() - begun > 0.11
+    assert time.monotonic() - begun > 0.49
     assert used(untroubled) == 30
     trouble.end()
     begun = time.monotonic()
     engine.ping()
-    assert time.monotonic() - begun < 0.1
+    assert time.monotonic() - begun < 0.49
 
 
 def test_a_slow_call_that_is_cancelled_has_taken_effect(
