@@ -83,7 +83,7 @@ def assert_redeemed_once(engine: VoucherSessions, begun: list[tuple[str, int, st
 @pytest.mark.timeout(2 * SECONDS)
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_timer_whose_handler_raises(transport: str) -> None:
-    calls = 10_000
+    calls = 15_000
     with running("valkey") as server, server.client() as admin:
         engine = VoucherSessions(admin)
         create_vouchers(engine)
