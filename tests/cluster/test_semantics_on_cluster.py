@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from behaviour.test_semantics import *  # noqa: F403 - pytest runs tests that are imported; with a list of names, a new test would not run on clusters
+from behaviour.test_semantics import *  # noqa: F403 - pytest runs the tests that a module imports: all of them, so that a new one runs on clusters too

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from behaviour.test_stacks import *  # noqa: F403 - pytest runs tests that are imported; with a list of names, a new test would not run on clusters
+from behaviour.test_stacks import *  # noqa: F403 - pytest runs the tests that a module imports: all of them, so that a new one runs on clusters too
 
 # What these check happens before there is a client.
 for name in (

@@ -27,10 +27,10 @@ VOUCHERS, SLICE_SECONDS = 4, 0.25  # so many vouchers at a time, and seconds unt
 SHARED_CART_SECONDS = 0.1  # seconds for which a shared cart stands
 HOUR_MS = 3_600_000
 TIMEOUT, DELAY, RATE = 0.1, 0.2, 0.12
-# Who repeats a call without telling may be refused by the second try and served by the first, if that comes late, or if
-# its lock has expired before the second: nobody remembers refusals. So calls come late, and locks are short, only where
-# no client repeats by itself, and no engine either, as engines do when a connection is out of step.
-SENT_ONCE: tuple[Fault, ...] = FAULTS
+# A client may send a call twice without its caller's knowledge, and an engine does so on a connection out of step. The
+# first try can then lock and the second be refused, if the first comes late or its lock has expired in between. The
+# checker expects one effect of a call, so such clients get neither late calls nor short locks, and the others no
+# connection out of step.
 SENT_AGAIN: tuple[Fault, ...] = tuple(fault for fault in FAULTS + OUT_OF_STEP if fault != "late")
 
 # Yields calls and is sent their outcomes.
@@ -234,7 +234,7 @@ def run(plan: LoadPlan) -> LoadResult:
     """All callers of one process."""
     recorder = Recorder(f"p{plan.number}")
     with Proxy(plan.socket, delay=DELAY) as for_once, Proxy(plan.socket, delay=DELAY) as for_repeating:
-        for_once.follow(at_random(plan.seed, RATE, SENT_ONCE))
+        for_once.follow(at_random(plan.seed, RATE, FAULTS))
         for_repeating.follow(at_random(plan.seed + 1, RATE, SENT_AGAIN))
         ports = for_once.port, for_repeating.port
         with ThreadPoolExecutor(4) as threads:

@@ -234,7 +234,7 @@ def held(server: Server) -> Iterator[Callable[[int], Coroutine[Any, Any, None]]]
             while sum("b" in each["flags"] for each in admin.client_list()) < calls:
                 assert time.monotonic() < deadline, "they do not come"
                 await asyncio.sleep(0.002)
-            # redis-py sends within ``asyncio.wait_for``, which on Python 3.11 loses a cancellation as it ends.
+            # redis-py sends within ``asyncio.wait_for``, which on Python 3.11 loses a cancellation that comes as it ends.
             for _ in range(20):
                 await asyncio.sleep(0)
 

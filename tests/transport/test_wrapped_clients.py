@@ -59,7 +59,7 @@ class TracedAndClosed(Traced):
         return self._client.execute()
 
 
-class TracedProxy(wrapt.ObjectProxy):  # type: ignore[type-arg]  # before wrapt 2 it takes none
+class TracedProxy(wrapt.ObjectProxy):  # type: ignore[type-arg]  # with a type argument, which mypy demands, wrapt 1 raises an error
     """A proxy that says that it is the client inside."""
 
     def __init__(self, client: Any) -> None:
@@ -84,7 +84,7 @@ class Lazy:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
-    @property  # type: ignore[misc]  # as such proxies do it
+    @property  # type: ignore[misc]  # mypy refuses __class__ as a property; proxies such as Django's have it, so this one must
     def __class__(self) -> Any:
         return type(self._client)
 

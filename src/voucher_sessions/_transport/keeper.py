@@ -167,7 +167,7 @@ def _prepared_socket_path() -> Path:
         if _is_private_directory(path.parent):
             return path
     # TMPDIR may have a long path, so it counts only if there is no /tmp.
-    common = "/tmp"  # noqa: S108 - nothing is written to a predictable name in it: mkdtemp makes a random one that only this user may enter
+    common = "/tmp"  # noqa: S108 - the rule warns of names in /tmp that others can guess; mkdtemp, below, makes a random one that only this user may enter
     parent = common if os.access(common, os.W_OK) else tempfile.gettempdir()
     path = Path(tempfile.mkdtemp(prefix="voucher-sessions-", dir=parent), "server.sock")
     try:
@@ -209,7 +209,7 @@ def started(
         cwd=cwd,
         user=user,
         pass_fds=pass_fds,
-        preexec_fn=end,  # noqa: PLW1509 - a child of a process with threads must not wait for a lock; this function only makes system calls
+        preexec_fn=end,  # noqa: PLW1509 - the rule warns of a child that waits forever for a lock that a thread held at the fork; `end` takes no lock
     )
 
 
@@ -248,7 +248,7 @@ def _locked(file: IO[bytes]) -> bool:
     return True
 
 
-def _report(text: str) -> None:  # pragma: no cover - python -S has no coverage.py; test_embedded_server.py tests it
+def _report(text: str) -> None:  # pragma: no cover - test_embedded_server.py runs it, in a process without coverage.py
     """Write a text to the engine that waits for it, and wait until that engine has taken ``users.lock`` or ended."""
     with suppress(BrokenPipeError):
         os.write(sys.stdout.fileno(), os.fsencode(text))
@@ -260,7 +260,7 @@ def _report(text: str) -> None:  # pragma: no cover - python -S has no coverage.
     os.close(null)
 
 
-def main() -> None:  # pragma: no cover - python -S has no coverage.py; test_embedded_server.py tests it
+def main() -> None:  # pragma: no cover - test_embedded_server.py runs it, in a process without coverage.py
     """Run as a program of its own."""
     binary, kind = sys.argv[1:]
     os.umask(0o077)  # only this user may read what the server writes
@@ -281,5 +281,5 @@ def main() -> None:  # pragma: no cover - python -S has no coverage.py; test_emb
             shutil.rmtree(folder, ignore_errors=True)
 
 
-if __name__ == "__main__":  # pragma: no cover - python -S has no coverage.py; test_embedded_server.py tests it
+if __name__ == "__main__":  # pragma: no cover - test_embedded_server.py runs it, in a process without coverage.py
     main()
